@@ -1,0 +1,41 @@
+# Every target sets up what it needs; a second run installs nothing again.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+PYTEST_ARGS ?=
+
+.PHONY: search test check format gpu clean
+
+search: $(VENV)/.run-ready
+	$(BIN)/python search.py search_space=hybrid $(ARGS)
+
+test: $(VENV)/.test-ready
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.test-ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(VENV)/.test-ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+gpu: $(VENV)/.test-ready
+	$(BIN)/python scripts/gpu_suite.py --out outputs/gpu_suite
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The newest torch would bring gigabytes of CUDA on a machine that may have no GPU: the bound in pyproject.toml decides.
+$(VENV)/.run-ready: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+$(VENV)/.test-ready: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@ $(VENV)/.run-ready
+
+clean:
+	rm -rf $(VENV) outputs
