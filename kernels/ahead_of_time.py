@@ -1,0 +1,154 @@
+"""Compile every kernel for GPUs that are not there, so that a machine without one can refuse what would not run there.
+
+The Triton interpreter proves the arithmetic. This file proves what the interpreter cannot see: that the kernel compiles
+for an architecture, that it keeps its values in registers, and that its shared memory fits. The compiler checks neither
+of the last two, so both are read from the compiled code.
+
+    python -m kernels.ahead_of_time [--op attention] [--arch 80,90,100]
+
+A kernel family offers `ahead_of_time_cases() -> list[Case]` in its `gpu.py`, with the launch configurations it uses.
+"""
+
+import argparse
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+OPS = ("attention", "matrix_recurrence", "selective_scan", "grouped_matmul")
+ARCHITECTURES = (80, 90, 100)
+SHARED_LIMIT_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # per block, CUDA C programming guide, table 30
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel with the types and constants of one launch.
+
+    `signature` gives each runtime argument its Triton type ("*bf16", "*fp32", "i32", "fp32"), `constexprs` each
+    constant its value (None for a pointer that this launch leaves out), `options` the launch options (`num_warps`,
+    `num_stages`). Pointers are taken to be aligned to 16 bytes, as torch allocates them.
+    """
+
+    name: str
+    kernel: object
+    signature: dict[str, str]
+    constexprs: dict[str, object] = field(default_factory=dict)
+    options: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a compiled kernel takes: registers per thread, stack bytes per thread (spills), shared bytes per block."""
+
+    registers: int
+    stack_bytes: int
+    shared_bytes: int
+
+
+def compile_case(case: Case, arch: int) -> Resources:
+    """Compile for compute capability `arch` (80, 90, 100) and read the resources from the machine code.
+
+    Raises RuntimeError when the Triton interpreter is on, ValueError when the case does not give every argument once.
+    """
+    if not isinstance(case.kernel, triton.runtime.JITFunction):
+        raise RuntimeError(
+            f"Compiling ahead of time needs kernels as functions for the GPU, but {case.name} was decorated with the "
+            "Triton interpreter on. Unset TRITON_INTERPRET before Python starts."
+        )
+    names = case.kernel.arg_names
+    given = set(case.signature) | set(case.constexprs)
+    if given != set(names) or len(given) != len(case.signature) + len(case.constexprs):
+        raise ValueError(
+            f"Case {case.name} must give every argument of its kernel once: missing {sorted(set(names) - given)}, "
+            f"unknown {sorted(given - set(names))}, twice {sorted(set(case.signature) & set(case.constexprs))}."
+        )
+    signature = {name: case.signature.get(name, "constexpr") for name in names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
+    source = ASTSource(case.kernel, signature=signature, constexprs=dict(case.constexprs), attrs=aligned)
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(case.options))
+    registers, stack_bytes = _registers_and_stack(compiled.asm["cubin"])
+    return Resources(registers, stack_bytes, compiled.metadata.shared)
+
+
+def _registers_and_stack(cubin: bytes) -> tuple[int, int]:
+    """Registers and stack bytes per thread, from the resource table that NVIDIA's object reader prints."""
+    reader = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        table = subprocess.run([reader, "-res-usage", path], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", table)
+    assert found, f"no resource line in the output of cuobjdump: {table!r}"
+    return int(found[1]), int(found[2])
+
+
+def complaint(case: Case, arch: int, resources: Resources) -> str | None:
+    """What forbids this launch on this architecture, as one sentence; None if nothing does."""
+    where = f"{case.name} on sm_{arch} ({case.options})"
+    if resources.stack_bytes > 0:
+        return (
+            f"{where} spills {resources.stack_bytes} bytes per thread at {resources.registers} registers: take smaller "
+            "blocks or more warps."
+        )
+    if resources.shared_bytes > SHARED_LIMIT_BYTES[arch]:
+        return (
+            f"{where} needs {resources.shared_bytes} bytes of shared memory, above the {SHARED_LIMIT_BYTES[arch]} of "
+            "the architecture: take smaller blocks or fewer stages."
+        )
+    return None
+
+
+def check(case: Case, arch: int) -> str | None:
+    """Compile one case and return what forbids it as one sentence, or None if it may be launched."""
+    return complaint(case, arch, compile_case(case, arch))
+
+
+def cases_of(op: str) -> list[Case]:
+    """The cases that the kernels of one operation offer. Raises ValueError for an unknown operation."""
+    if op not in OPS:
+        raise ValueError(f"An operation must be one of {', '.join(OPS)}, but got {op!r}.")
+    return importlib.import_module(f"kernels._{op}.gpu").ahead_of_time_cases()
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table of resources; return 1 when a case spills or exceeds the shared memory, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kernels.ahead_of_time", description="Compile kernels without a GPU."
+    )
+    parser.add_argument("--op", choices=OPS, help="only this operation (default: all)")
+    parser.add_argument("--arch", default=",".join(map(str, ARCHITECTURES)), help="compute capabilities, by commas")
+    options = parser.parse_args(arguments)
+    archs = [int(arch) for arch in options.arch.split(",")]
+    if unknown := [arch for arch in archs if arch not in SHARED_LIMIT_BYTES]:
+        parser.error(f"an architecture must be one of {sorted(SHARED_LIMIT_BYTES)}, but got {unknown}")
+    if os.environ.get("TRITON_INTERPRET", "0") == "1":
+        parser.error("unset TRITON_INTERPRET: interpreted kernels cannot be compiled")
+
+    complaints = []
+    print(f"{'case':<56}{'arch':>5}{'registers':>11}{'stack':>7}{'shared':>9}")
+    for op in [options.op] if options.op else OPS:
+        for case in cases_of(op):
+            for arch in archs:
+                resources = compile_case(case, arch)
+                print(
+                    f"{case.name:<56}{arch:>5}{resources.registers:>11}{resources.stack_bytes:>7}"
+                    f"{resources.shared_bytes:>9}",
+                    flush=True,
+                )
+                if problem := complaint(case, arch, resources):
+                    complaints.append(problem)
+    for problem in complaints:
+        print(problem, file=sys.stderr)
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,24 @@
+"""Fixtures of the kernel tests."""
+
+import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def nan_filled_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is allocated and never written reads as NaN, so that a kernel which skips a row is found out."""
+
+    def filled_with_nan(allocate):
+        def allocate_and_fill(*args, **kwargs):
+            tensor = allocate(*args, **kwargs)
+            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+        return allocate_and_fill
+
+    monkeypatch.setattr(torch, "empty", filled_with_nan(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", filled_with_nan(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", filled_with_nan(torch.Tensor.new_empty))
