@@ -1,0 +1,208 @@
+"""The options of every kind of token mixer. Formulas and sources stand in `nas/mixers/`, one file per kind.
+
+Inner width of a mixer is `num_heads * head_dim`; it need not equal the model width.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from nas.architecture.errors import ArchitectureError
+from nas.architecture.options import Options, option
+
+Position = Literal["rope", "none"]
+DEFAULT_ROPE_BASE = 10000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixerOptions(Options):
+    """Base of the token mixers; `family` names the row of the learning-rate table."""
+
+    family: ClassVar[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoMixer(MixerOptions):
+    """No token mixing: the block is an FFN alone."""
+
+    kind: ClassVar[str] = "none"
+    family: ClassVar[str] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention(MixerOptions):
+    """Softmax attention: MHA, GQA or MQA by `num_kv_heads`; sliding window when `window` is set."""
+
+    kind: ClassVar[str] = "attention"
+    family: ClassVar[str] = "attention"
+
+    num_heads: int = option(role="heads", minimum=1)
+    num_kv_heads: int | None = option(None, role="heads", minimum=1)
+    head_dim: int = option(64, role="head_dim", minimum=4)
+    window: int | None = option(None, role="tokens", minimum=1)
+    position: Position = option("rope")
+    rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
+
+    def check(self) -> None:
+        check_attention_heads(self.num_heads, self.num_kv_heads, self.head_dim, self.position)
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    def canonical(self) -> "Attention":
+        base = self.rope_base if self.position == "rope" else DEFAULT_ROPE_BASE
+        return replace(self, num_kv_heads=self.kv_heads, rope_base=float(base))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSparseAttention(MixerOptions):
+    """Dynamic block-sparse attention: each token and KV head sees its own block and `top_k` earlier blocks."""
+
+    kind: ClassVar[str] = "block_sparse_attention"
+    family: ClassVar[str] = "attention"
+
+    num_heads: int = option(role="heads", minimum=1)
+    num_kv_heads: int | None = option(None, role="heads", minimum=1)
+    head_dim: int = option(64, role="head_dim", minimum=4)
+    block_size: int = option(64, role="tokens", minimum=1)
+    top_k: int = option(4, minimum=1)
+    position: Position = option("rope")
+    rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
+
+    def check(self) -> None:
+        check_attention_heads(self.num_heads, self.num_kv_heads, self.head_dim, self.position)
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    def canonical(self) -> "BlockSparseAttention":
+        base = self.rope_base if self.position == "rope" else DEFAULT_ROPE_BASE
+        return replace(self, num_kv_heads=self.kv_heads, rope_base=float(base))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedLinearAttention(MixerOptions):
+    """GLA: matrix state with a decay per key channel."""
+
+    kind: ClassVar[str] = "gated_linear_attention"
+    family: ClassVar[str] = "gated_linear_attention"
+
+    num_heads: int = option(role="heads", minimum=1)
+    head_dim: int = option(64, role="head_dim", minimum=4)
+    key_dim: int | None = option(None, role="state", minimum=1)
+    gate_rank: int = option(16, minimum=1)
+    conv_size: int = option(0, minimum=0)
+
+    @property
+    def key_size(self) -> int:
+        return self.head_dim if self.key_dim is None else self.key_dim
+
+    def canonical(self) -> "GatedLinearAttention":
+        return replace(self, key_dim=self.key_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mamba2(MixerOptions):
+    """Mamba-2 (SSD): matrix state with one decay per head."""
+
+    kind: ClassVar[str] = "mamba2"
+    family: ClassVar[str] = "mamba2"
+
+    num_heads: int = option(role="heads", minimum=1)
+    head_dim: int = option(64, role="head_dim", minimum=4)
+    state_dim: int = option(64, role="state", minimum=1)
+    num_groups: int = option(1, minimum=1)
+    conv_size: int = option(4, minimum=0)
+
+    def check(self) -> None:
+        if self.num_heads % self.num_groups:
+            raise ArchitectureError(
+                f"num_groups must divide num_heads, but got num_groups={self.num_groups}, num_heads={self.num_heads}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mamba1(MixerOptions):
+    """Mamba-1: a diagonal state per channel. Inner width is `num_heads * head_dim`, usually twice the model width."""
+
+    kind: ClassVar[str] = "mamba1"
+    family: ClassVar[str] = "mamba1"
+
+    num_heads: int = option(role="heads", minimum=1)
+    head_dim: int = option(64, role="head_dim", minimum=4)
+    state_dim: int = option(16, role="state", minimum=1)
+    dt_rank: int | None = option(None, role="width", minimum=1)
+    conv_size: int = option(4, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedDeltaNet(MixerOptions):
+    """Gated DeltaNet: matrix state, one decay per head, delta rule."""
+
+    kind: ClassVar[str] = "gated_deltanet"
+    family: ClassVar[str] = "gated_deltanet"
+
+    num_heads: int = option(role="heads", minimum=1)
+    head_dim: int = option(64, role="head_dim", minimum=4)
+    key_dim: int | None = option(None, role="state", minimum=1)
+    conv_size: int = option(4, minimum=0)
+
+    @property
+    def key_size(self) -> int:
+        return self.head_dim if self.key_dim is None else self.key_dim
+
+    def canonical(self) -> "GatedDeltaNet":
+        return replace(self, key_dim=self.key_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadMix(MixerOptions):
+    """Several mixers side by side in one layer, each with its own heads, fused into one output.
+
+    `concat`: heads are concatenated and projected once. `norm_mean`: mean of normalised branches with learned scales.
+    """
+
+    kind: ClassVar[str] = "head_mix"
+    family: ClassVar[str] = "head_mix"
+
+    parts: tuple[MixerOptions, ...]
+    fuse: Literal["concat", "norm_mean"] = option("norm_mean")
+
+    def check(self) -> None:
+        if not isinstance(self.parts, tuple) or not all(isinstance(p, MixerOptions) for p in self.parts):
+            raise ArchitectureError(f"parts must be a list of mixers, but got {self.parts!r}.")
+        if len(self.parts) < 2:
+            raise ArchitectureError(f"head_mix needs at least 2 parts, but got {len(self.parts)}.")
+        for part in self.parts:
+            if isinstance(part, HeadMix | NoMixer):
+                raise ArchitectureError(f"A part of head_mix must be a mixer with heads, but got {part.kind!r}.")
+
+    def canonical(self) -> "HeadMix":
+        parts = sorted((p.canonical() for p in self.parts), key=repr)
+        return replace(self, parts=tuple(parts))  # type: ignore[arg-type]
+
+
+def check_attention_heads(num_heads: int, num_kv_heads: int | None, head_dim: int, position: Position) -> None:
+    """KV heads divide heads; rotary positions need an even head size; the kernels take multiples of 4 up to 256."""
+    if num_kv_heads is not None and num_heads % num_kv_heads:
+        raise ArchitectureError(
+            f"num_kv_heads must divide num_heads, but got num_kv_heads={num_kv_heads}, num_heads={num_heads}."
+        )
+    if head_dim % 4 or not 16 <= head_dim <= 256:
+        raise ArchitectureError(f"head_dim must be a multiple of 4 from 16 to 256, but got {head_dim}.")
+
+
+MIXERS: dict[str, type[MixerOptions]] = {
+    cls.kind: cls
+    for cls in (
+        NoMixer,
+        Attention,
+        BlockSparseAttention,
+        GatedLinearAttention,
+        Mamba2,
+        Mamba1,
+        GatedDeltaNet,
+        HeadMix,
+    )
+}

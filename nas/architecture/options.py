@@ -1,0 +1,83 @@
+"""What the options of every kind of part have in common: typed fields that check themselves, free of torch.
+
+A kind is one frozen dataclass. Each field carries, beside its default, what holds for it and the role it plays when
+the network is resized (see resize.py):
+
+* `heads`: a number of heads; shares between parts are kept.
+* `width`: a number of channels that grows with the width of the model.
+* `head_dim`: the size of one head; set by the deployment.
+* `state`: the size of a recurrent state; grows with the size of a head.
+* `tokens`: a number of tokens (window, block); absolute on text, scaled with the length on synthetic tasks.
+* `share`: a count whose ratio to another count matters (experts active of all); never resized alone.
+* `fixed`: everything else.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+from nas.architecture.errors import ArchitectureError, did_you_mean
+
+Role = Literal["heads", "width", "head_dim", "state", "tokens", "share", "fixed"]
+
+
+def option(default: Any = dataclasses.MISSING, *, role: Role = "fixed", minimum: float | None = None) -> Any:
+    """A dataclass field with its role in resizing and its smallest valid value."""
+    return field(default=default, metadata={"role": role, "minimum": minimum})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of the options of mixers and FFNs. `kind` is the name in the architecture file."""
+
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            if f.metadata:
+                check_value(f.name, getattr(self, f.name), hints[f.name], f.metadata["minimum"])
+        self.check()
+
+    def check(self) -> None:
+        """Rules that hold between several options; raises ArchitectureError."""
+
+    def canonical(self) -> "Options":
+        """The same function with options that do not matter set to their defaults."""
+        return self
+
+
+def check_value(name: str, value: object, hint: Any, minimum: float | None) -> None:
+    """Raise ArchitectureError unless `value` has the annotated type and is at least `minimum`."""
+    allowed = get_args(hint) if get_origin(hint) is not Literal and type(None) in get_args(hint) else (hint,)
+    if value is None and type(None) in allowed:
+        return
+    for kind in allowed:
+        if get_origin(kind) is Literal:
+            if value in get_args(kind):
+                return
+            raise ArchitectureError(f"{name} is {value!r}. {did_you_mean(value, map(str, get_args(kind)))}")
+        if kind is bool and isinstance(value, bool):
+            return
+        if kind is int and isinstance(value, int) and not isinstance(value, bool):
+            break
+        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            break
+    else:
+        wanted = " or ".join("null" if t is type(None) else getattr(t, "__name__", str(t)) for t in allowed)
+        raise ArchitectureError(f"{name} must be of type {wanted}, but got {value!r}.")
+    if minimum is not None and not float(value) >= minimum:  # type: ignore[arg-type]
+        raise ArchitectureError(f"{name} must be at least {minimum:g}, but got {value!r}.")
+
+
+def field_names(kind: type[Options]) -> list[str]:
+    """The names of a kind's options in the order of the file."""
+    return [f.name for f in dataclasses.fields(kind)]
+
+
+def role_of(kind: type[Options], name: str) -> Role:
+    """The role in resizing of one option of a kind."""
+    for f in dataclasses.fields(kind):
+        if f.name == name:
+            return f.metadata.get("role", "fixed")
+    raise KeyError(name)
