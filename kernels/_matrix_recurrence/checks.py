@@ -1,0 +1,73 @@
+"""What the two doors of the matrix recurrence accept; each refusal names the argument, what came and the rule."""
+
+import torch
+from torch import Tensor
+
+LARGEST_HEAD = 256
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_arguments(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None, state: Tensor | None, *, step: bool
+) -> None:
+    """Raise ValueError or TypeError unless the arguments fit together; `step` drops the T axis from every rule."""
+    _check_tokens(q, k, v, step=step)
+    lead = tuple(v.shape[:-2])
+    heads, key_size, value_size = v.shape[-2], q.shape[-1], v.shape[-1]
+    per_head = (*lead, heads)
+    axes = "[B, {}]" if step else "[B, T, {}]"
+    if log_decay is not None and tuple(log_decay.shape) not in ((heads,), per_head, (*per_head, key_size)):
+        forms = f"[Hv], {axes.format('Hv')} or {axes.format('Hv, K')}"
+        raise ValueError(
+            f"log_decay must have shape {forms} = {[heads]}, {list(per_head)} or {[*per_head, key_size]} for these q "
+            f"and v, but got {list(log_decay.shape)}."
+        )
+    if beta is not None and tuple(beta.shape) != per_head:
+        raise ValueError(
+            f"beta must have shape {axes.format('Hv')} = {list(per_head)} for this v, but got {list(beta.shape)}."
+        )
+    for name, gate in (("log_decay", log_decay), ("beta", beta)):
+        if gate is not None and gate.dtype not in (q.dtype, torch.float32):
+            raise TypeError(f"{name} must be {q.dtype} like q or torch.float32, but got {gate.dtype}.")
+    if state is not None:
+        _check_state(state, (lead[0], heads, key_size, value_size), "state" if step else "initial_state")
+    for name, other in (("k", k), ("v", v), ("log_decay", log_decay), ("beta", beta), ("state", state)):
+        if other is not None and other.device != q.device:
+            raise ValueError(f"All tensors must be on one device, but q is on {q.device} and {name} on {other.device}.")
+
+
+def _check_tokens(q: Tensor, k: Tensor, v: Tensor, *, step: bool) -> None:
+    rank, form = (3, "[B, H, D]") if step else (4, "[B, T, H, D]")
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if tensor.ndim != rank:
+            raise ValueError(f"{name} must have {rank} axes {form}, but got shape {list(tensor.shape)}.")
+    if q.shape != k.shape:
+        raise ValueError(f"q and k must have one shape, but got {list(q.shape)} and {list(k.shape)}.")
+    if q.shape[:-2] != v.shape[:-2]:
+        raise ValueError(
+            f"v must agree with q in every axis before the heads, but got v {list(v.shape)} and q {list(q.shape)}."
+        )
+    if 0 in q.shape or 0 in v.shape:
+        raise ValueError(f"No axis may be empty, but got q {list(q.shape)} and v {list(v.shape)}.")
+    if v.shape[-2] % q.shape[-2]:
+        raise ValueError(
+            f"The heads of v must be a multiple of those of q and k, but got {v.shape[-2]} and {q.shape[-2]}."
+        )
+    if max(q.shape[-1], v.shape[-1]) > LARGEST_HEAD:
+        raise ValueError(
+            f"Head sizes K and V must be at most {LARGEST_HEAD}, but got K={q.shape[-1]} and V={v.shape[-1]}."
+        )
+    if not q.dtype == k.dtype == v.dtype or q.dtype not in DTYPES:
+        raise TypeError(
+            "q, k and v must share one dtype of float32, bfloat16 and float16, but got "
+            f"{q.dtype}, {k.dtype} and {v.dtype}."
+        )
+
+
+def _check_state(state: Tensor, shape: tuple[int, int, int, int], name: str) -> None:
+    if tuple(state.shape) != shape:
+        raise ValueError(
+            f"{name} must have shape [B, Hv, K, V] = {list(shape)} for these q and v, but got {list(state.shape)}."
+        )
+    if state.dtype != torch.float32:
+        raise TypeError(f"{name} must be torch.float32, but got {state.dtype}; call .float() on it.")
