@@ -1,0 +1,7 @@
+"""The public door of the kernels: what others import, and nothing else."""
+
+from kernels._grouped_matmul import grouped_matmul as grouped_matmul
+from kernels._selective_scan import selective_scan as selective_scan
+from kernels._selective_scan import selective_scan_step as selective_scan_step
+from kernels.backend import Backend as Backend
+from kernels.backend import use_backend as use_backend

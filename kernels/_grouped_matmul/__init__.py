@@ -1,0 +1,40 @@
+"""The grouped matrix product of mixture-of-experts layers: tokens sorted by expert, each times its expert's matrix.
+
+Source: the "dropless" formulation of Gale et al., MegaBlocks (arXiv 2211.15841), section 3.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels._grouped_matmul import portable, reference
+from kernels.backend import choose_backend
+
+
+def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
+    """Multiply consecutive groups of rows of x by one matrix each.
+
+    Args:
+        x: [M, K], rows sorted by group.
+        w: [E, K, N], one matrix per group, in the type of x; under autocast both are cast to its type.
+        group_sizes: [E] int32 or int64, rows per group; zero is fine. Rows of x beyond their sum belong to no group:
+            their output and their gradient are zero.
+
+    Returns [M, N] in the type of x, accumulated in float32. x and w receive gradients.
+
+    Raises ValueError when shapes or types do not belong together. That the sizes sum to at most M is checked by the
+    portable backend only: the GPU would have to wait for it, and ignores what lies beyond M.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, w = x.to(dtype), w.to(dtype)
+    if x.dim() != 2 or w.dim() != 3 or x.shape[1] != w.shape[1]:
+        raise ValueError(f"x must be [M, K] and w [E, K, N], but got x {list(x.shape)} and w {list(w.shape)}.")
+    if x.dtype != w.dtype:
+        raise ValueError(f"x and w must have one type, but got {x.dtype} and {w.dtype}: cast one of them.")
+    if list(group_sizes.shape) != [w.shape[0]] or group_sizes.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            f"group_sizes must be [{w.shape[0]}] of int32 or int64, one per matrix of w, but got "
+            f"{list(group_sizes.shape)} of {group_sizes.dtype}."
+        )
+    implementation = {"reference": reference, "portable": portable}[choose_backend(x)]
+    return implementation.grouped_matmul(x, w, group_sizes)
