@@ -1,0 +1,1 @@
+"""The search: samples architectures, walks the ladder, keeps the rows, filters the front. Only this room knows Optuna."""

@@ -1,0 +1,99 @@
+"""The rows of a study: what became of one sampled architecture, with every number that was measured on it.
+
+A row is plain data. It lives in the study's journal, in `trials.csv`, and is all that front and report ever see.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nas.architecture import Architecture, from_dict, to_dict
+from nas.measurement import Measurement
+
+State = Literal["complete", "rejected", "duplicate", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One trial that ended.
+
+    `origin` is `sampled` or `reference: <design>`; `values` maps the name of an objective to its measurement (the
+    stages that were reached); `seconds` maps a stage (`count`, `measure`, `train`) to its wall time.
+    """
+
+    number: int
+    id: str
+    state: State
+    reason: str | None
+    origin: str
+    architecture: Architecture
+    deployed: Architecture | None
+    values: dict[str, Measurement]
+    seconds: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def is_reference(self) -> bool:
+        return self.origin.startswith("reference: ")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A form that JSON can hold; `Row.from_dict` reads it back."""
+        return {
+            "number": self.number,
+            "id": self.id,
+            "state": self.state,
+            "reason": self.reason,
+            "origin": self.origin,
+            "architecture": to_dict(self.architecture),
+            "deployed": None if self.deployed is None else to_dict(self.deployed),
+            "values": {name: m.to_dict() for name, m in self.values.items()},
+            "seconds": self.seconds,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Row":
+        deployed = data["deployed"]
+        return cls(
+            number=data["number"],
+            id=data["id"],
+            state=data["state"],
+            reason=data["reason"],
+            origin=data["origin"],
+            architecture=from_dict(data["architecture"]),
+            deployed=None if deployed is None else from_dict(deployed),
+            values={name: Measurement.from_dict(m) for name, m in data["values"].items()},
+            seconds=data["seconds"],
+            seed=data["seed"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseFloor:
+    """What one architecture's number does over seeds: differences below about `2 * sd` are none.
+
+    `values` are the numbers of the seeds, `design_sd` the spread of the reference designs' numbers in the same study
+    (None when fewer than two were trained).
+    """
+
+    name: str
+    unit: str
+    values: tuple[float, ...]
+    sd: float
+    design_sd: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """All that a report shows. `front` and `front_required` hold trial numbers, without and with the requirements."""
+
+    study: str
+    rows: tuple[Row, ...]
+    front: tuple[int, ...]
+    front_required: tuple[int, ...]
+    reference: int | None
+    noise: tuple[NoiseFloor, ...]
+    hypervolume: float | None
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    seconds: float
+    tool_seconds: float
