@@ -2,6 +2,9 @@
 
 from nas.architecture.architecture import Architecture as Architecture
 from nas.architecture.architecture import Block as Block
+from nas.architecture.canonical import canonical as canonical
+from nas.architecture.canonical import canonical_id as canonical_id
+from nas.architecture.diagram import diagram as diagram
 from nas.architecture.errors import ArchitectureError as ArchitectureError
 from nas.architecture.errors import did_you_mean as did_you_mean
 from nas.architecture.ffns import FFNS as FFNS
@@ -19,3 +22,10 @@ from nas.architecture.mixers import Mamba1 as Mamba1
 from nas.architecture.mixers import Mamba2 as Mamba2
 from nas.architecture.mixers import MixerOptions as MixerOptions
 from nas.architecture.mixers import NoMixer as NoMixer
+from nas.architecture.resize import Scale as Scale
+from nas.architecture.resize import resized as resized
+from nas.architecture.yaml_form import from_dict as from_dict
+from nas.architecture.yaml_form import read_architecture as read_architecture
+from nas.architecture.yaml_form import to_dict as to_dict
+from nas.architecture.yaml_form import to_yaml as to_yaml
+from nas.architecture.yaml_form import write_architecture as write_architecture

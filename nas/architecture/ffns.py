@@ -13,6 +13,9 @@ Activation = Literal["silu", "gelu", "relu2"]
 class FfnOptions(Options):
     """Base of the FFNs."""
 
+    def canonical(self, d_model: int) -> "FfnOptions":
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoFfn(FfnOptions):
@@ -50,6 +53,11 @@ class Moe(FfnOptions):
             raise ArchitectureError(
                 f"top_k must be at most num_experts, but got top_k={self.top_k}, num_experts={self.num_experts}."
             )
+
+    def canonical(self, d_model: int) -> FfnOptions:
+        if self.num_experts == 1:
+            return Glu(d_ff=self.d_ff * (1 + self.num_shared), activation=self.activation)
+        return self
 
 
 FFNS: dict[str, type[FfnOptions]] = {cls.kind: cls for cls in (NoFfn, Glu, Moe)}

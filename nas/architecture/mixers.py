@@ -3,6 +3,7 @@
 Inner width of a mixer is `num_heads * head_dim`; it need not equal the model width.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -18,6 +19,9 @@ class MixerOptions(Options):
     """Base of the token mixers; `family` names the row of the learning-rate table."""
 
     family: ClassVar[str]
+
+    def canonical(self, d_model: int) -> "MixerOptions":
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,7 @@ class Attention(MixerOptions):
     def kv_heads(self) -> int:
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
-    def canonical(self) -> "Attention":
+    def canonical(self, d_model: int) -> "Attention":
         base = self.rope_base if self.position == "rope" else DEFAULT_ROPE_BASE
         return replace(self, num_kv_heads=self.kv_heads, rope_base=float(base))
 
@@ -76,7 +80,7 @@ class BlockSparseAttention(MixerOptions):
     def kv_heads(self) -> int:
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
-    def canonical(self) -> "BlockSparseAttention":
+    def canonical(self, d_model: int) -> "BlockSparseAttention":
         base = self.rope_base if self.position == "rope" else DEFAULT_ROPE_BASE
         return replace(self, num_kv_heads=self.kv_heads, rope_base=float(base))
 
@@ -98,7 +102,7 @@ class GatedLinearAttention(MixerOptions):
     def key_size(self) -> int:
         return self.head_dim if self.key_dim is None else self.key_dim
 
-    def canonical(self) -> "GatedLinearAttention":
+    def canonical(self, d_model: int) -> "GatedLinearAttention":
         return replace(self, key_dim=self.key_size)
 
 
@@ -135,6 +139,13 @@ class Mamba1(MixerOptions):
     dt_rank: int | None = option(None, role="width", minimum=1)
     conv_size: int = option(4, minimum=0)
 
+    def step_rank(self, d_model: int) -> int:
+        """Rank of the projection to the step size: `dt_rank`, or d_model / 16 as published."""
+        return math.ceil(d_model / 16) if self.dt_rank is None else self.dt_rank
+
+    def canonical(self, d_model: int) -> "Mamba1":
+        return replace(self, dt_rank=self.step_rank(d_model))
+
 
 @dataclass(frozen=True, kw_only=True)
 class GatedDeltaNet(MixerOptions):
@@ -152,7 +163,7 @@ class GatedDeltaNet(MixerOptions):
     def key_size(self) -> int:
         return self.head_dim if self.key_dim is None else self.key_dim
 
-    def canonical(self) -> "GatedDeltaNet":
+    def canonical(self, d_model: int) -> "GatedDeltaNet":
         return replace(self, key_dim=self.key_size)
 
 
@@ -178,9 +189,27 @@ class HeadMix(MixerOptions):
             if isinstance(part, HeadMix | NoMixer):
                 raise ArchitectureError(f"A part of head_mix must be a mixer with heads, but got {part.kind!r}.")
 
-    def canonical(self) -> "HeadMix":
-        parts = sorted((p.canonical() for p in self.parts), key=repr)
-        return replace(self, parts=tuple(parts))  # type: ignore[arg-type]
+    def canonical(self, d_model: int) -> MixerOptions:
+        parts: list[MixerOptions] = []
+        for part in sorted((p.canonical(d_model) for p in self.parts), key=repr):
+            joined = join_heads(parts[-1], part) if parts and self.fuse == "concat" else None
+            if joined is None:
+                parts.append(part)
+            else:
+                parts[-1] = joined
+        return parts[0] if len(parts) == 1 else replace(self, parts=tuple(parts))
+
+
+def join_heads(first: MixerOptions, second: MixerOptions) -> MixerOptions | None:
+    """One multi-head attention that computes what two concatenated ones compute, or None if there is none."""
+    if not (isinstance(first, Attention) and isinstance(second, Attention)):
+        return None
+    total = first.num_heads + second.num_heads
+    if first.kv_heads != first.num_heads or second.kv_heads != second.num_heads:
+        return None
+    if replace(first, num_heads=total, num_kv_heads=total) != replace(second, num_heads=total, num_kv_heads=total):
+        return None
+    return replace(first, num_heads=total, num_kv_heads=total)
 
 
 def check_attention_heads(num_heads: int, num_kv_heads: int | None, head_dim: int, position: Position) -> None:

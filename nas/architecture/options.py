@@ -42,8 +42,8 @@ class Options:
     def check(self) -> None:
         """Rules that hold between several options; raises ArchitectureError."""
 
-    def canonical(self) -> "Options":
-        """The same function with options that do not matter set to their defaults."""
+    def canonical(self, d_model: int) -> "Options":
+        """The same function in a network of this width, with implied options written out and idle ones at defaults."""
         return self
 
 

@@ -1,0 +1,46 @@
+"""An architecture in one short line, and the letters it is made of.
+
+One letter a mixer: A attention, S sliding-window attention, B block-sparse attention, L gated linear attention,
+M Mamba-2, m Mamba-1, G gated DeltaNet, (AM) heads of A and M side by side, 0 none. Behind it the FFN:
+nothing for a GLU, e for experts, - for none.
+"""
+
+from nas.architecture.architecture import Architecture, Block
+from nas.architecture.ffns import FfnOptions, Moe, NoFfn
+from nas.architecture.mixers import Attention, HeadMix, MixerOptions
+
+MIXER_LETTERS = {
+    "attention": "A",
+    "block_sparse_attention": "B",
+    "gated_linear_attention": "L",
+    "mamba2": "M",
+    "mamba1": "m",
+    "gated_deltanet": "G",
+    "none": "0",
+}
+
+
+def mixer_letter(mixer: MixerOptions) -> str:
+    """The letter of a mixer; the letters of its parts in brackets for head_mix."""
+    if isinstance(mixer, HeadMix):
+        return f"({''.join(mixer_letter(p) for p in mixer.parts)})"
+    if isinstance(mixer, Attention) and mixer.window is not None:
+        return "S"
+    return MIXER_LETTERS[mixer.kind]
+
+
+def ffn_letter(ffn: FfnOptions) -> str:
+    """The mark of an FFN behind its mixer's letter."""
+    if isinstance(ffn, NoFfn):
+        return "-"
+    return "e" if isinstance(ffn, Moe) else ""
+
+
+def block_letters(block: Block) -> str:
+    """Mixer letter and FFN mark of one block."""
+    return mixer_letter(block.mixer) + ffn_letter(block.ffn)
+
+
+def diagram(architecture: Architecture) -> str:
+    """The layers from first to last, e.g. `MMA(AM)Ge`."""
+    return "".join(block_letters(block) for block in architecture.blocks)

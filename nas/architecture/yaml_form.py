@@ -1,0 +1,168 @@
+"""The architecture file: YAML that a person can read and edit, and that executes nothing when it is loaded.
+
+Only plain scalars, lists and mappings are read. Aliases are refused, because a few lines of them can expand to
+gigabytes. Every rule that is broken is one sentence that names the block.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.architecture.architecture import Architecture, Block
+from nas.architecture.errors import ArchitectureError, did_you_mean
+from nas.architecture.ffns import FFNS
+from nas.architecture.mixers import MIXERS, HeadMix
+from nas.architecture.options import Options
+
+MAX_FILE_BYTES = 1_000_000
+MAX_BLOCKS = 2_000
+BLOCK_KEYS = ("repeat", "mixer", "ffn")
+
+
+def to_dict(architecture: Architecture) -> dict[str, Any]:
+    """The architecture as nested dicts and lists; equal neighbouring blocks are written once with `repeat`."""
+    data = _options_to_dict(architecture)
+    del data["kind"]
+    data["blocks"] = []
+    for block, run in groupby(architecture.blocks):
+        count = len(list(run))
+        entry: dict[str, Any] = {"repeat": count} if count > 1 else {}
+        entry["mixer"] = _options_to_dict(block.mixer)
+        entry["ffn"] = _options_to_dict(block.ffn)
+        data["blocks"].append(entry)
+    return data
+
+
+def _options_to_dict(options: Options) -> dict[str, Any]:
+    data: dict[str, Any] = {"kind": getattr(options, "kind", "architecture")}
+    for f in fields(options):
+        value = getattr(options, f.name)
+        if f.name == "parts":
+            data["parts"] = [_options_to_dict(part) for part in value]
+        elif value is not None:
+            data[f.name] = value
+    return data
+
+
+def from_dict(data: object) -> Architecture:
+    """The architecture that nested dicts and lists describe; raises ArchitectureError with the place and the rule."""
+    given = _mapping(data, "The architecture")
+    known = [f.name for f in fields(Architecture)]
+    _refuse_unknown(given, known, "The architecture")
+    _require(given, [f.name for f in fields(Architecture) if f.default is MISSING] + ["blocks"], "The architecture")
+    entries = given["blocks"]
+    if not isinstance(entries, list):
+        raise ArchitectureError(f"blocks must be a list, but got {type(entries).__name__}.")
+    blocks: list[Block] = []
+    for index, entry in enumerate(entries):
+        blocks.extend(_read_block(entry, f"blocks[{index}]"))
+        if len(blocks) > MAX_BLOCKS:
+            raise ArchitectureError(f"An architecture may have at most {MAX_BLOCKS} blocks, but got more.")
+    return Architecture(**{**given, "blocks": tuple(blocks)})
+
+
+def _read_block(data: object, place: str) -> list[Block]:
+    given = _mapping(data, place)
+    _refuse_unknown(given, BLOCK_KEYS, place)
+    repeat = given.get("repeat", 1)
+    if not isinstance(repeat, int) or isinstance(repeat, bool) or not 1 <= repeat <= MAX_BLOCKS:
+        raise ArchitectureError(f"{place}: repeat must be a whole number from 1 to {MAX_BLOCKS}, but got {repeat!r}.")
+    mixer = _read_part(given.get("mixer", {"kind": "none"}), MIXERS, f"{place}.mixer")
+    ffn = _read_part(given.get("ffn", {"kind": "none"}), FFNS, f"{place}.ffn")
+    try:
+        return [Block(mixer=mixer, ffn=ffn)] * repeat  # type: ignore[arg-type]
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{place}: {error}") from None
+
+
+def _read_part(data: object, kinds: Mapping[str, type[Options]], place: str) -> Options:
+    given = dict(_mapping(data, place))
+    _require(given, ["kind"], place)
+    kind = given.pop("kind")
+    if kind not in kinds:
+        raise ArchitectureError(f"{place}: unknown kind {kind!r}. {did_you_mean(kind, kinds)}")
+    cls = kinds[kind]
+    _refuse_unknown(given, [f.name for f in fields(cls)], place)
+    _require(given, [f.name for f in fields(cls) if f.default is MISSING], place)
+    if cls is HeadMix:
+        if not isinstance(given["parts"], list):
+            raise ArchitectureError(f"{place}: parts must be a list of mixers, but got {given['parts']!r}.")
+        given["parts"] = tuple(_read_part(part, MIXERS, f"{place}.parts[{i}]") for i, part in enumerate(given["parts"]))
+    try:
+        return cls(**given)
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{place}: {error}") from None
+
+
+def _mapping(data: object, place: str) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        raise ArchitectureError(f"{place} must be a mapping of names to values, but got {type(data).__name__}.")
+    return data
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: list[str] | tuple[str, ...], place: str) -> None:
+    for key in given:
+        if key not in known:
+            raise ArchitectureError(f"{place}: unknown key {key!r}. {did_you_mean(key, known)}")
+
+
+def _require(given: Mapping[str, Any], names: list[str], place: str) -> None:
+    for name in names:
+        if name not in given:
+            raise ArchitectureError(f"{place}: {name} is missing; it has no default.")
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """SafeLoader without aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ArchitectureError("An architecture file may not use YAML aliases (*name); write the block out.")
+        return super().compose_node(parent, index)
+
+
+def read_architecture(path: str | Path) -> Architecture:
+    """Read an architecture file. Raises ArchitectureError, naming the file, for anything but a valid one."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ArchitectureError(f"the file is larger than {MAX_FILE_BYTES:,} bytes.")
+        return from_dict(yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader))
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{path}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise ArchitectureError(f"{path}: not a readable architecture file{where} ({problem}).") from None
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise ArchitectureError(f"{path}: the architecture file cannot be read ({reason}).") from None
+
+
+class _CompactDumper(yaml.SafeDumper):
+    """Blocks one below the other, the options of a part on one line."""
+
+
+def _represent_mapping(dumper: yaml.SafeDumper, data: dict[str, Any]) -> yaml.Node:
+    node = dumper.represent_mapping("tag:yaml.org,2002:map", data.items())
+    node.flow_style = "kind" in data
+    return node
+
+
+_CompactDumper.add_representer(dict, _represent_mapping)
+
+
+def to_yaml(architecture: Architecture) -> str:
+    """The text of the architecture file."""
+    return yaml.dump(to_dict(architecture), Dumper=_CompactDumper, sort_keys=False, default_flow_style=False, width=110)
+
+
+def write_architecture(path: str | Path, architecture: Architecture, *, comment: str = "") -> None:
+    """Write an architecture file, with `comment` as leading lines."""
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    Path(path).write_text(head + to_yaml(architecture), encoding="utf-8")
