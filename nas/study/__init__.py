@@ -1,1 +1,1 @@
-"""The search: samples architectures, walks the ladder, keeps the rows, filters the front. Only this room knows Optuna."""
+"""The search: samples architectures, walks the ladder, keeps the rows, filters the front. Only here is Optuna known."""

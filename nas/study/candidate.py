@@ -1,0 +1,50 @@
+"""One architecture on its way up the ladder, and what can stop it there."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from nas.architecture import Architecture
+from nas.measurement import Measurement
+from nas.study.events import Observer
+
+
+class Rejected(Exception):
+    """The architecture breaks a hard limit or cannot be built as asked; the message is the recorded reason."""
+
+
+@dataclass(kw_only=True)
+class Candidate:
+    """What is known so far: counted after `count`, measured after `measure`, scored after `train`.
+
+    `architecture` is the proxy that is trained, `deployed` the model that is counted and measured. `models` holds the
+    trained copy of each task until the run has stored what it keeps.
+    """
+
+    architecture: Architecture
+    deployed: Architecture
+    counts: Any = None
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    scores: dict[str, Measurement] = field(default_factory=dict)
+    models: dict[str, Any] = field(default_factory=dict)
+
+
+class Evaluator(Protocol):
+    """The ladder's stages, cheapest first. Each writes its numbers into the candidate.
+
+    `admit` raises Rejected for what cannot be matched or deployed; the stages raise whatever fails, and the run loop
+    records it.
+    """
+
+    def admit(self, architecture: Architecture) -> Candidate:
+        """Match the parameters of a sampled architecture and map it to its deployment."""
+        ...
+
+    def count(self, candidate: Candidate) -> None: ...
+
+    def measure(self, candidate: Candidate) -> None: ...
+
+    def train(self, candidate: Candidate, seed: int, observer: Observer) -> None: ...
+
+    def save(self, candidate: Candidate, stem: str) -> None:
+        """Write the trained weights beside `stem`, a path without its ending."""
+        ...

@@ -1,0 +1,234 @@
+"""The run loop: asks for architectures until the budget is trained, and records what became of each.
+
+* `trials` is a total: the number of architectures trained to the full budget, counted over all runs of the study.
+* An architecture already seen, in canonical form, is never trained again.
+* A failure is recorded with its reason and the search goes on; if the first five trials all fail, it stops.
+* Ctrl-C leaves the current trial as interrupted; the next run takes it up again.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from nas.architecture import Architecture, canonical_id, write_architecture
+from nas.measurement import Measurement
+from nas.objectives import OBJECTIVES, STAGES, Limit, Objective, Requirement
+from nas.study.candidate import Candidate, Evaluator, Rejected
+from nas.study.events import Observer
+from nas.study.front import front_of, meets, reference_value
+from nas.study.rows import Row, State
+from nas.study.storage import StudyError
+from nas.study.trials import INTERRUPTED, REASON, note_row, note_start, rows_of
+
+FAILURES_THAT_STOP = 5
+
+
+class TrialFailed(Exception):
+    """Tells Optuna that the trial broke; the row says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """What is optimised, required and limited, and the reference design that relative requirements refer to."""
+
+    objectives: tuple[Objective, ...]
+    requirements: tuple[Requirement, ...]
+    limits: tuple[Limit, ...]
+    reference: str
+
+    def reference_row(self, rows: Sequence[Row]) -> Row | None:
+        """The trained reference design, if it lies in the space and has been trained."""
+        wanted = f"reference: {self.reference}"
+        return next((r for r in rows if r.origin == wanted and r.state == "complete"), None)
+
+    def applicable(self, rows: Sequence[Row]) -> tuple[Requirement, ...]:
+        """The requirements that can be judged: relative ones need the reference."""
+        known = self.reference_row(rows) is not None
+        return tuple(r for r in self.requirements if known or not r.relative_to_reference)
+
+    def fronts(self, rows: Sequence[Row]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Trial numbers of the front, and of the front among those that meet the requirements."""
+        reference, requirements = self.reference_row(rows), self.applicable(rows)
+        able = [r for r in rows if r.state == "complete" and meets(r, requirements, reference)]
+        return front_of(rows, self.objectives), front_of(able, self.objectives)
+
+
+@dataclass(kw_only=True)
+class Loop:
+    """One run of a study; `run` returns when `trials` architectures are trained or nothing new can be sampled."""
+
+    study: optuna.Study
+    space: Callable[[Any], Architecture]
+    evaluator: Evaluator
+    bars: Bars
+    observer: Observer
+    directory: Path
+    trials: int
+    seed: int
+    patience: int
+    clock: Callable[[], float] = time.perf_counter
+
+    def __post_init__(self) -> None:
+        self.rows = list(rows_of(self.study))
+        self.fruitless: Counter[str] = Counter()
+        self.work_seconds = 0.0
+        (self.directory / "architectures").mkdir(parents=True, exist_ok=True)
+
+    @property
+    def done(self) -> int:
+        return sum(row.state == "complete" for row in self.rows)
+
+    def run(self) -> None:
+        """Walk the ladder with one architecture after another. Raises StudyError when the search cannot go on."""
+        if self.done < self.trials:
+            self.study.optimize(self._trial, catch=(TrialFailed,), callbacks=[self._after])
+        if self.fruitless.total() >= self.patience:
+            self._explain_exhaustion()
+
+    def _after(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        failed = [row for row in self.rows if row.state == "failed" and row.reason != INTERRUPTED]
+        if self.done == 0 and len(failed) >= FAILURES_THAT_STOP:
+            raise StudyError(
+                f"The first {len(failed)} trials all failed, so the search stops; the last reason: {failed[-1].reason}"
+            )
+        if self.done >= self.trials or self.fruitless.total() >= self.patience:
+            study.stop()
+
+    def _trial(self, trial: optuna.Trial) -> list[float]:
+        sampled = self.space(trial)
+        origin = note_start(trial, sampled)
+        self.observer.trial_started(trial.number, sampled, origin, self.done, self.trials)
+        seconds: dict[str, float] = {}
+        candidate = Candidate(architecture=sampled, deployed=sampled)
+        state: State = "complete"
+        reason = None
+        try:
+            candidate = self.evaluator.admit(sampled)
+            state, reason = self._climb(candidate, seconds)
+        except Rejected as rejection:
+            state, reason = "rejected", str(rejection)
+        except KeyboardInterrupt:
+            trial.set_user_attr(REASON, INTERRUPTED)
+            raise
+        except Exception as error:
+            state, reason = "failed", f"{type(error).__name__}: {first_sentence(error)}"
+        row = Row(
+            number=trial.number,
+            id=canonical_id(candidate.architecture),
+            state=state,
+            reason=reason,
+            origin=origin,
+            architecture=candidate.architecture,
+            deployed=candidate.deployed if candidate.counts is not None else None,
+            values=known_values(candidate),
+            seconds=seconds,
+            seed=self.seed,
+        )
+        return self._finish(trial, row, candidate)
+
+    def _climb(self, candidate: Candidate, seconds: dict[str, float]) -> tuple[State, str | None]:
+        """Run the stages until a limit or a duplicate stops the candidate. Returns the state and its reason."""
+        identity = canonical_id(candidate.architecture)
+        twin = next((r for r in self.rows if r.id == identity and is_final(r)), None)
+        if twin is not None:
+            return "duplicate", f"same architecture as trial {twin.number}"
+        for stage in STAGES:
+            self.observer.stage_started(stage)
+            start = self.clock()
+            try:
+                if stage == "count":
+                    self.evaluator.count(candidate)
+                elif stage == "measure":
+                    self.evaluator.measure(candidate)
+                else:
+                    self.evaluator.train(candidate, self.seed, self.observer)
+            finally:
+                seconds[stage] = self.clock() - start
+                self.work_seconds += seconds[stage] if stage != "count" else 0.0
+            for limit in self.bars.limits:
+                if limit.objective.stage == stage:
+                    broken = limit.broken_by(limit.objective(candidate))
+                    if broken is not None:
+                        raise Rejected(broken)
+        return "complete", None
+
+    def _finish(self, trial: optuna.Trial, row: Row, candidate: Candidate) -> list[float]:
+        """Store the row, then tell Optuna: values, TrialPruned or TrialFailed."""
+        self.rows.append(row)
+        note_row(trial, row)
+        front, required = self.bars.fronts(self.rows)
+        if row.state == "complete":
+            self._note_constraints(trial, row)
+            self._keep_weights(row, candidate, {*front, *required})
+            self.fruitless.clear()
+        else:
+            for requirement in self.bars.applicable(self.rows):
+                trial.set_constraint(requirement.name, 1.0)
+            self.fruitless[rejection_kind(row)] += 1
+        self.observer.row_finished(row, front, self.done, self.trials)
+        if row.state == "complete":
+            return [row.values[o.name].value for o in self.bars.objectives]
+        raise TrialFailed(row.reason) if row.state == "failed" else optuna.TrialPruned(row.reason)
+
+    def _note_constraints(self, trial: optuna.Trial, row: Row) -> None:
+        reference = self.bars.reference_row(self.rows)
+        for requirement in self.bars.applicable(self.rows):
+            violation = requirement.violation(row.values[requirement.name], reference_value(requirement, reference))
+            trial.set_constraint(requirement.name, violation)
+
+    def _keep_weights(self, row: Row, candidate: Candidate, members: set[int]) -> None:
+        """Store file and weights of a member of a front; delete those of rows that left both."""
+        folder = self.directory / "architectures"
+        if row.number in members:
+            write_architecture(folder / f"{row.id}.yaml", row.architecture, comment=f"trial {row.number}, {row.origin}")
+            self.evaluator.save(candidate, str(folder / row.id))
+        candidate.models.clear()
+        kept = {r.id for r in self.rows if r.number in members}
+        for path in folder.iterdir():
+            if path.suffix in (".yaml", ".safetensors") and path.stem not in kept:
+                path.unlink()
+
+    def _explain_exhaustion(self) -> None:
+        counts = ", ".join(f"{n} by {kind}" for kind, n in self.fruitless.most_common())
+        sentence = f"{self.fruitless.total()} samples in a row brought nothing new to train ({counts})"
+        if self.done == 0:
+            raise StudyError(f"{sentence}; loosen the limits or widen the search space.")
+        self.observer.message(f"{sentence}: the search ends with {self.done} of {self.trials} trials.")
+
+
+def known_values(candidate: Candidate) -> dict[str, Measurement]:
+    """Every objective's number that the stages passed so far have given."""
+    stages = {
+        "count": candidate.counts is not None,
+        "measure": bool(candidate.measurements),
+        "train": bool(candidate.scores),
+    }
+    known = candidate.measurements.keys() | candidate.scores.keys()
+    return {
+        name: objective(candidate)
+        for name, objective in OBJECTIVES.items()
+        if stages[objective.stage] and (objective.stage == "count" or name in known)
+    }
+
+
+def is_final(row: Row) -> bool:
+    """Whether a row settles its architecture: trained, rejected, or broken for a reason of its own."""
+    return row.state in ("complete", "rejected") or (row.state == "failed" and row.reason != INTERRUPTED)
+
+
+def rejection_kind(row: Row) -> str:
+    """The heading under which a fruitless sample is counted: the limit's name, `duplicate` or `failure`."""
+    if row.state != "rejected" or row.reason is None:
+        return "failure" if row.state == "failed" else "duplicate"
+    return row.reason.split(" ", 1)[0] if " the limit of " in row.reason else row.reason
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first line of an error's message, at most 300 characters."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else "no message"
