@@ -1,0 +1,85 @@
+"""What a search may optimise, require and limit. One literal table; a new objective is one file and one line here."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from nas.architecture import did_you_mean
+from nas.objectives.bars import Limit as Limit
+from nas.objectives.bars import Requirement as Requirement
+from nas.objectives.base import STAGES as STAGES
+from nas.objectives.base import Candidate as Candidate
+from nas.objectives.base import Direction as Direction
+from nas.objectives.base import Objective as Objective
+from nas.objectives.base import ObjectiveError as ObjectiveError
+from nas.objectives.base import Stage as Stage
+from nas.objectives.base import with_unit as with_unit
+from nas.objectives.latency import DECODE_LATENCY, PREFILL_LATENCY
+from nas.objectives.memory import PEAK_MEMORY, SEQUENCE_BYTES
+from nas.objectives.quality import RECALL, RECALL_BITS, TEXT_LOSS
+from nas.objectives.size import ACTIVE_PARAMETERS, FLOPS_PER_TOKEN, PARAMETERS
+
+OBJECTIVES: dict[str, Objective] = {
+    "text_loss": TEXT_LOSS,
+    "recall": RECALL,
+    "recall_bits": RECALL_BITS,
+    "decode_latency_ms": DECODE_LATENCY,
+    "prefill_latency_ms": PREFILL_LATENCY,
+    "peak_memory_bytes": PEAK_MEMORY,
+    "sequence_bytes": SEQUENCE_BYTES,
+    "parameters": PARAMETERS,
+    "active_parameters": ACTIVE_PARAMETERS,
+    "flops_per_token": FLOPS_PER_TOKEN,
+}
+
+
+def find_objective(name: object) -> Objective:
+    """The objective of that name; raises ObjectiveError with the nearest valid names."""
+    if not isinstance(name, str) or name not in OBJECTIVES:
+        raise ObjectiveError(f"There is no objective {name!r}. {did_you_mean(name, OBJECTIVES)}")
+    return OBJECTIVES[name]
+
+
+def parse_objectives(names: Iterable[str]) -> tuple[Objective, ...]:
+    """`optimize: [text_loss, decode_latency_ms]`: at least one, each once."""
+    if isinstance(names, str | Mapping) or not isinstance(names, Iterable):
+        raise ObjectiveError(f"optimize must be a list of objectives such as [text_loss, recall], but got {names!r}.")
+    found = tuple(find_objective(name) for name in names)
+    if not found:
+        raise ObjectiveError(f"optimize needs at least one objective, but got none. {did_you_mean('', OBJECTIVES)}")
+    for objective in found:
+        if found.count(objective) > 1:
+            raise ObjectiveError(f"optimize must name each objective once, but {objective.name} stands there twice.")
+    return found
+
+
+def parse_requirements(require: Mapping[str, float | None] | None) -> tuple[Requirement, ...]:
+    """`require: {recall: 0.9, decode_latency_ms: 20}`; null sets no bar."""
+    return tuple(
+        Requirement(objective=objective, bound=bound, relative_to_reference=objective.is_quality)
+        for objective, bound in parse_bounds("require", require)
+    )
+
+
+def parse_limits(limits: Mapping[str, float | None] | None) -> tuple[Limit, ...]:
+    """`limits: {parameters: 3e7, decode_latency_ms: 50}`; null sets no limit."""
+    return tuple(Limit(objective=objective, bound=bound) for objective, bound in parse_bounds("limits", limits))
+
+
+def parse_bounds(section: str, bounds: Mapping[str, float | None] | None) -> list[tuple[Objective, float]]:
+    """Each named objective with its bound as a number above zero; nulls are left out."""
+    if bounds is None:
+        return []
+    if not isinstance(bounds, Mapping):
+        raise ObjectiveError(f"{section} must map names to numbers, such as {{recall: 0.9}}, but got {bounds!r}.")
+    found = []
+    for name, bound in bounds.items():
+        objective = find_objective(name)
+        if bound is None:
+            continue
+        number = isinstance(bound, int | float) and not isinstance(bound, bool)
+        if not number or not 0 < bound < math.inf:
+            share = section == "require" and objective.is_quality
+            unit = "as a share of what all-attention reaches" if share else f"in {objective.unit}"
+            raise ObjectiveError(f"{section}.{name} must be a number above zero {unit}, or null, but got {bound!r}.")
+        found.append((objective, float(bound)))
+    return found
