@@ -1,0 +1,26 @@
+"""What may be chosen: search spaces turn a trial into an architecture. One file per space, its fields in `conf/`."""
+
+from collections.abc import Mapping
+
+from nas.architecture import ArchitectureError, did_you_mean
+from search_spaces.base import SearchSpace as SearchSpace
+from search_spaces.head_mix import HeadMixSpace
+from search_spaces.hybrid import HybridSpace
+from search_spaces.pattern import PatternSpace
+from search_spaces.picks import Trial as Trial
+
+SPACES: dict[str, type[SearchSpace]] = {
+    "hybrid": HybridSpace,
+    "pattern": PatternSpace,
+    "head_mix": HeadMixSpace,
+}
+
+
+def build_space(name: str, settings: Mapping[str, object], *, vocab_size: int) -> SearchSpace:
+    """The space of a name from the fields of its file in `conf/search_space`.
+
+    Raises ArchitectureError, one sentence, for an unknown name and for fields that are unknown, missing or not valid.
+    """
+    if name not in SPACES:
+        raise ArchitectureError(f"There is no search space {name!r}. {did_you_mean(name, SPACES)}")
+    return SPACES[name](**{**settings, "vocab_size": vocab_size})

@@ -1,0 +1,143 @@
+"""The table of mixers that a space can offer: the letter in patterns, the options that are searched, the heads.
+
+A new mixer is one row here. A searched option is named as the field of the space that lists its choices.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from fractions import Fraction
+
+from nas.architecture import (
+    Architecture,
+    Attention,
+    Block,
+    BlockSparseAttention,
+    FfnOptions,
+    GatedDeltaNet,
+    GatedLinearAttention,
+    HeadMix,
+    Mamba1,
+    Mamba2,
+    MixerOptions,
+    Moe,
+)
+from nas.architecture.options import Options, role_of
+
+HEAD_MIX = "head_mix"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One mixer of a space. `options` maps a field of the space to the option of the mixer that it chooses."""
+
+    make: Callable[..., MixerOptions]
+    letter: str
+    options: dict[str, str]
+    expand: int = 1
+
+
+ATTENTION_OPTIONS = {"position": "position", "num_kv_heads": "num_kv_heads"}
+
+# Mamba layers have an inner width of twice the model's, as published (arXiv 2312.00752 section 3.4, 2405.21060).
+KINDS: dict[str, Kind] = {
+    "attention": Kind(make=Attention, letter="a", options=ATTENTION_OPTIONS),
+    "sliding_window": Kind(make=Attention, letter="s", options={"window": "window", **ATTENTION_OPTIONS}),
+    "block_sparse_attention": Kind(
+        make=BlockSparseAttention,
+        letter="b",
+        options={"block_size": "block_size", "top_k_blocks": "top_k", **ATTENTION_OPTIONS},
+    ),
+    "gated_linear_attention": Kind(make=GatedLinearAttention, letter="l", options={"key_dim": "key_dim"}),
+    "mamba2": Kind(make=Mamba2, letter="m", options={"state_dim": "state_dim"}, expand=2),
+    "mamba1": Kind(make=Mamba1, letter="n", options={"mamba1_state_dim": "state_dim"}, expand=2),
+    "gated_deltanet": Kind(make=GatedDeltaNet, letter="g", options={"key_dim": "key_dim"}),
+}
+LETTERS = {kind.letter: name for name, kind in KINDS.items()}
+FFN_SIGNS = {"glu": "", "moe": "+", "none": "-"}
+
+
+def kind_of(mixer: MixerOptions) -> str:
+    """The name of a mixer in a space: that of its options, but attention with a window is `sliding_window`."""
+    return "sliding_window" if isinstance(mixer, Attention) and mixer.window is not None else mixer.kind
+
+
+def describe_mixer(mixer: MixerOptions, head_dim: int) -> dict[str, object]:
+    """What a space must choose to make this canonical mixer, its states scaled to heads of `head_dim`."""
+    if not isinstance(mixer, HeadMix):
+        return {"mixer": kind_of(mixer), **_describe_options(mixer, head_dim)}
+    kinds = [kind_of(part) for part in mixer.parts]
+    wanted: dict[str, object] = {"mixer": HEAD_MIX, "parts": frozenset(kinds), "fuse": mixer.fuse}
+    for kind, part in zip(kinds, mixer.parts, strict=True):
+        wanted[f"{kind}.heads"] = Fraction(inner_width(part), inner_width(mixer))
+        wanted |= {f"{kind}.{key}": value for key, value in _describe_options(part, head_dim).items()}
+    return wanted
+
+
+def describe_ffn(ffn: FfnOptions) -> dict[str, object]:
+    """What a space must choose to make this FFN. Widths are no choice: they follow from the parameter target."""
+    if isinstance(ffn, Moe):
+        return {"ffn": "moe", "num_experts": ffn.num_experts, "top_k": ffn.top_k, "num_shared": ffn.num_shared}
+    return {"ffn": ffn.kind}
+
+
+def inner_width(mixer: MixerOptions) -> int:
+    """Heads times head size, summed over the parts of a head_mix; 0 for no mixer."""
+    if isinstance(mixer, HeadMix):
+        return sum(inner_width(part) for part in mixer.parts)
+    return getattr(mixer, "num_heads", 0) * getattr(mixer, "head_dim", 0)
+
+
+def agree(a: Architecture, b: Architecture) -> bool:
+    """Whether two canonical architectures differ in sizes only: same kinds, inner width to width, other options."""
+    return (
+        (a.loss, a.tie_embeddings, len(a.blocks)) == (b.loss, b.tie_embeddings, len(b.blocks))
+        and all(
+            inner_width(x.mixer) * b.d_model == inner_width(y.mixer) * a.d_model
+            for x, y in zip(a.blocks, b.blocks, strict=True)
+        )
+        and all(
+            _agree_options(x.mixer, y.mixer) and _agree_options(x.ffn, y.ffn)
+            for x, y in zip(a.blocks, b.blocks, strict=True)
+        )
+    )
+
+
+def pattern_name(blocks: tuple[Block, ...]) -> str:
+    """Short name of a stack: a letter per mixer, `+` after a MoE, `-` where no FFN follows, `(a2m2)` for a head_mix."""
+    return "".join(_mixer_name(block.mixer) + FFN_SIGNS[block.ffn.kind] for block in blocks)
+
+
+def _describe_options(mixer: MixerOptions, head_dim: int) -> dict[str, object]:
+    kind = KINDS.get(kind_of(mixer))
+    if kind is None:
+        return {}
+    wanted: dict[str, object] = {}
+    for key, option in kind.options.items():
+        value = getattr(mixer, option)
+        if option == "num_kv_heads":
+            value = Fraction(value, getattr(mixer, "num_heads"))  # noqa: B009
+        elif role_of(type(mixer), option) == "state":
+            value = Fraction(value * head_dim, getattr(mixer, "head_dim"))  # noqa: B009
+        wanted[key] = value
+    return wanted
+
+
+def _agree_options(a: Options, b: Options) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, HeadMix) and isinstance(b, HeadMix):
+        # The order of parts does not matter: the kinds within one head_mix of a space differ.
+        pairs = zip(sorted(a.parts, key=kind_of), sorted(b.parts, key=kind_of), strict=True)
+        return a.fuse == b.fuse and all(kind_of(x) == kind_of(y) and _agree_options(x, y) for x, y in pairs)
+    return all(getattr(a, f.name) == getattr(b, f.name) for f in fields(a) if not _is_size(type(a), f.name))
+
+
+def _is_size(kind: type[Options], name: str) -> bool:
+    searched = kind is BlockSparseAttention and name == "top_k"
+    return searched or role_of(kind, name) != "fixed"
+
+
+def _mixer_name(mixer: MixerOptions) -> str:
+    if isinstance(mixer, HeadMix):
+        return "(" + "".join(f"{_mixer_name(p)}{getattr(p, 'num_heads', '')}" for p in mixer.parts) + ")"
+    return KINDS[kind_of(mixer)].letter
