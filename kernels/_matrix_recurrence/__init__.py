@@ -39,10 +39,10 @@ def matrix_recurrence(
     Raises ValueError for shapes and devices, TypeError for dtypes that do not fit together.
     """
     check_arguments(q, k, v, log_decay, beta, initial_state, step=False)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
     backend = choose_backend(q)
     run = reference.recurrence if backend == "reference" else portable.recurrence
-    output, state = run(q, k, v, log_decay, beta, initial_state, scale)
+    output, state = run(q, k, v, log_decay, beta, initial_state, factor)
     return (output, state) if return_state else output
 
 
@@ -63,5 +63,5 @@ def matrix_recurrence_step(
     Raises as `matrix_recurrence` does.
     """
     check_arguments(q, k, v, log_decay, beta, state, step=True)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return reference.recurrence_step(q, k, v, state, log_decay, beta, scale)
+    factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
+    return reference.recurrence_step(q, k, v, state, log_decay, beta, factor)

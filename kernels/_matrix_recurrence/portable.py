@@ -14,9 +14,7 @@ section 3.3). Only differences g_t - g_i with t >= i are exponentiated, so nothi
 import torch
 from torch import Tensor
 
-CHUNK = 64
-# Inside a chunk, blocks up to this size compare every pair of tokens channel by channel under a decay per channel.
-PAIRWISE = 8
+from kernels._matrix_recurrence.channel_decay import channel_decayed_products
 
 
 def recurrence(
@@ -33,92 +31,59 @@ def recurrence(
     group = v.shape[2] // q.shape[2]
     # Matrix products below are float32 on purpose; autocast would cast their operands down again.
     with torch.autocast(v.device.type, enabled=False):
-        queries, keys, values = _chunks(q * scale if scale != 1 else q), _chunks(k), _chunks(v)
-        erase = None if beta is None else _chunks(beta[..., None])
+        chunk = _chunk_size(length, max(q.shape[-1], v.shape[-1]))
+        queries, keys, values = _chunks(q, chunk) * scale, _chunks(k, chunk), _chunks(v, chunk)
+        erase = None if beta is None else _chunks(beta[..., None], chunk)
         cumulative = None
         if log_decay is not None:
             if log_decay.ndim == 1:
                 log_decay = log_decay.expand(*v.shape[:3])
             gates = log_decay if log_decay.ndim == 4 else log_decay[..., None]
-            cumulative = _chunks(gates).cumsum(dim=3)
+            cumulative = _chunks(gates, chunk).cumsum(dim=3)
         scores, erasing = _scores(queries, keys, cumulative, group, needs_erasing=erase is not None)
-        if group > 1:
-            queries, keys = queries.repeat_interleave(group, dim=1), keys.repeat_interleave(group, dim=1)
+        queries, keys = _to_value_heads(queries, group), _to_value_heads(keys, group)
         outputs, state = _run_chunks(queries, keys, values, cumulative, erase, scores, erasing, initial_state)
     outputs = outputs.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length]
     return outputs.to(dtype), state
 
 
-def _chunks(x: Tensor) -> Tensor:
+def _chunks(x: Tensor, chunk: int) -> Tensor:
     """[B, T, H, D] -> float32 [B, H, N, C, D]; the last chunk is filled with zeros, which change no state."""
     batch, length, heads, size = x.shape
-    chunk = _chunk_size(length)
     x = torch.nn.functional.pad(x.float(), (0, 0, 0, 0, 0, -length % chunk))
     return x.view(batch, -1, chunk, heads, size).permute(0, 3, 1, 2, 4).contiguous()
 
 
-def _chunk_size(length: int) -> int:
-    """CHUNK, or the power of two that holds a sequence shorter than that."""
-    return min(CHUNK, 1 << (length - 1).bit_length())
+def _chunk_size(length: int, head_size: int) -> int:
+    """32 for small heads and 64 for others, the faster on two CPU cores, or a power of two that holds all tokens."""
+    return min(32 if head_size <= 32 else 64, 1 << (length - 1).bit_length())
+
+
+def _to_value_heads(x: Tensor, group: int) -> Tensor:
+    return x if group == 1 else x.repeat_interleave(group, dim=1)
 
 
 def _scores(
     queries: Tensor, keys: Tensor, cumulative: Tensor | None, group: int, *, needs_erasing: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Decayed lower triangular products q_t·k_i and, for the delta rule, k_t·k_i: [B, Hv, N, C, C] each."""
-    chunk = queries.shape[3]
-    if cumulative is not None and cumulative.shape[-1] > 1:
-        if group > 1:
-            queries, keys = queries.repeat_interleave(group, dim=1), keys.repeat_interleave(group, dim=1)
-        rows = torch.stack((queries, keys)) if needs_erasing else queries[None]
-        products = _channel_decayed_products(rows, keys, cumulative)
-        return products[0], products[1].tril(-1) if needs_erasing else None
-    transposed = keys.transpose(-1, -2)
-    if cumulative is None:
-        decay = None
-    else:
-        later = torch.ones(chunk, chunk, dtype=torch.bool, device=keys.device).triu(1)
-        decay = (cumulative - cumulative.transpose(-1, -2)).masked_fill(later, -torch.inf).exp()
+    """Decayed products q_t·k_i, lower triangular, and for the delta rule k_t·k_i: [B, Hv, N, C, C] each.
 
-    def weigh(products: Tensor, diagonal: int) -> Tensor:
-        if group > 1:
-            products = products.repeat_interleave(group, dim=1)
-        if decay is not None:
-            products = products * decay
-        return products if decay is not None and diagonal == 0 else products.tril(diagonal)
-
-    erasing = weigh(keys @ transposed, -1) if needs_erasing else None
-    return weigh(queries @ transposed, 0), erasing
-
-
-def _channel_decayed_products(rows: Tensor, keys: Tensor, cumulative: Tensor) -> Tensor:
-    """Σ_c rows_tc keys_ic exp(g_tc - g_ic) for i <= t, else zero: rows [R, B, H, N, C, K] -> [R, B, H, N, C, C].
-
-    Two neighbouring blocks of s tokens meet in one matrix product, their decay split at the first token of the later
-    block so that both factors are at most one; s doubles until the chunk is done. Blocks of PAIRWISE tokens at the
-    start compare all pairs, which is cheaper than matrix products that small.
+    Of the second only the part below the diagonal has a meaning; the triangular solve reads no more.
     """
-    chunk = keys.shape[-2]
-    size = min(PAIRWISE, chunk)
-    row_blocks, key_blocks, gate_blocks = (x.unflatten(-2, (-1, size)) for x in (rows, keys, cumulative))
-    later = torch.ones(size, size, dtype=torch.bool, device=keys.device).triu(1)[..., None]
-    differences = gate_blocks[..., :, None, :] - gate_blocks[..., None, :, :]
-    decayed = differences.masked_fill(later, -torch.inf).exp() * key_blocks[..., None, :, :]
-    products = (decayed @ row_blocks[..., None]).squeeze(-1)
-    while size < chunk:
-        rows_late = rows.unflatten(-2, (-1, 2, size))[..., 1, :, :]
-        keys_early = keys.unflatten(-2, (-1, 2, size))[..., 0, :, :]
-        gates = cumulative.unflatten(-2, (-1, 2, size))
-        split = gates[..., 1, :1, :]
-        rows_late = rows_late * (gates[..., 1, :, :] - split).exp()
-        keys_early = keys_early * (split - gates[..., 0, :, :]).exp()
-        across = rows_late @ keys_early.transpose(-1, -2)
-        early, late = products.unflatten(-3, (-1, 2)).unbind(-3)
-        products = torch.cat(
-            (torch.cat((early, torch.zeros_like(across)), dim=-1), torch.cat((across, late), dim=-1)), dim=-2
-        )
-        size *= 2
-    return products.squeeze(-3)
+    if cumulative is not None and cumulative.shape[-1] > 1:
+        queries, keys = _to_value_heads(queries, group), _to_value_heads(keys, group)
+        rows = torch.stack((queries, keys), dim=-2) if needs_erasing else queries.unsqueeze(-2)
+        products = channel_decayed_products(rows, keys, cumulative)
+        return products[..., 0, :], products[..., 1, :] if needs_erasing else None
+    transposed = keys.transpose(-1, -2)
+    scores = _to_value_heads(queries @ transposed, group)
+    erasing = _to_value_heads(keys @ transposed, group) if needs_erasing else None
+    if cumulative is None:
+        return scores.tril(), erasing
+    chunk = keys.shape[3]
+    later = torch.ones(chunk, chunk, dtype=torch.bool, device=keys.device).triu(1)
+    decay = (cumulative - cumulative.transpose(-1, -2)).masked_fill(later, -torch.inf).exp()
+    return scores * decay, None if erasing is None else erasing * decay
 
 
 def _run_chunks(
