@@ -3,6 +3,7 @@
 * `trials` is a total: the number of architectures trained to the full budget, counted over all runs of the study.
 * An architecture already seen, in canonical form, is never trained again.
 * A failure is recorded with its reason and the search goes on; if the first five trials all fail, it stops.
+* A sampler that keeps proposing what is known gives way to random sampling until something new is found.
 * Ctrl-C leaves the current trial as interrupted; the next run takes it up again.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.samplers import BruteForceSampler, RandomSampler
 
 from nas.architecture import Architecture, canonical_id, write_architecture
 from nas.measurement import Measurement
@@ -26,6 +28,7 @@ from nas.study.storage import StudyError
 from nas.study.trials import INTERRUPTED, REASON, note_row, note_start, rows_of
 
 FAILURES_THAT_STOP = 5
+FRUITLESS_BEFORE_RANDOM = 8
 
 
 class TrialFailed(Exception):
@@ -77,6 +80,8 @@ class Loop:
         self.rows = list(rows_of(self.study))
         self.fruitless: Counter[str] = Counter()
         self.work_seconds = 0.0
+        self.sampler = self.study.sampler
+        self.explorer = RandomSampler(seed=self.seed + len(self.study.get_trials(deepcopy=False)))
         (self.directory / "architectures").mkdir(parents=True, exist_ok=True)
 
     @property
@@ -98,6 +103,8 @@ class Loop:
             )
         if self.done >= self.trials or self.fruitless.total() >= self.patience:
             study.stop()
+        stuck = self.fruitless.total() >= FRUITLESS_BEFORE_RANDOM and not isinstance(self.sampler, BruteForceSampler)
+        study.sampler = self.explorer if stuck else self.sampler
 
     def _trial(self, trial: optuna.Trial) -> list[float]:
         sampled = self.space(trial)

@@ -1,0 +1,159 @@
+"""The composed configuration as checked objects, free of torch: a mistake is answered before anything heavy is loaded."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from nas.architecture import Architecture, did_you_mean, read_architecture
+from nas.objectives import (
+    Limit,
+    Objective,
+    Requirement,
+    parse_limits,
+    parse_objectives,
+    parse_requirements,
+)
+from nas.tasks import Task, make_tasks
+from nas.training.recipe import Recipe, recipe_from
+from nas.workload import Deployment
+from scripts.command_line import CONF, UserError
+from search_spaces import SearchSpace, build_space
+
+DESIGNS = CONF / "designs"
+STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """Everything that one search needs, built and checked.
+
+    definition: what makes rows comparable; a study whose definition differs is another study.
+    """
+
+    study: str
+    directory: Path
+    seed: int
+    device: str
+    space: SearchSpace
+    designs: tuple[Architecture, ...]
+    baseline: str
+    tasks: dict[str, Task]
+    recipes: dict[str, Recipe]
+    objectives: tuple[Objective, ...]
+    requirements: tuple[Requirement, ...]
+    ignored_requirements: tuple[Requirement, ...]
+    limits: tuple[Limit, ...]
+    deployment: Deployment
+    sampler: str
+    trials: int
+    noise_seeds: int
+    patience: int
+    tracker: dict[str, Any]
+    definition: dict[str, Any]
+
+    @classmethod
+    def from_config(cls, config: DictConfig) -> "SearchSettings":
+        """Raises one of the user errors, a sentence each, for whatever does not hold."""
+        plain = plain_config(config)
+        study = plain["study"]
+        if not isinstance(study, str) or not STUDY_NAME.fullmatch(study):
+            raise UserError(f"study must be a name of letters, digits, dots and dashes, but got {study!r}.")
+        tasks = make_tasks(plain["task"])
+        space_name = HydraConfig.get().runtime.choices["search_space"]
+        vocab_size = next(iter(tasks.values())).vocab_size
+        space = build_space(space_name, plain["search_space"], vocab_size=vocab_size)
+        objectives = parse_objectives(plain["optimize"])
+        requirements = parse_requirements(plain["require"])
+        limits = parse_limits(plain["limits"])
+        scored = {metric.name for task in tasks.values() for metric in task.metrics}
+        check_scored((*objectives, *(limit.objective for limit in limits)), scored, tasks)
+        judged = tuple(r for r in requirements if r.objective.stage != "train" or r.name in scored)
+        budget = plain["budget"]
+        train = budget["train"]
+        designs = tuple(read_design(name) for name in as_list("designs", plain["designs"]))
+        return cls(
+            study=study,
+            directory=Path(str(plain["outputs"])) / study,
+            seed=whole("seed", plain["seed"], minimum=0),
+            device=str(plain["device"]),
+            space=space,
+            designs=designs,
+            baseline=str(plain["baseline"]),
+            tasks=tasks,
+            recipes={name: recipe_for(name, train) for name in tasks},
+            objectives=objectives,
+            requirements=judged,
+            ignored_requirements=tuple(r for r in requirements if r not in judged),
+            limits=limits,
+            deployment=Deployment.from_config({"device": str(plain["device"]), **plain["measure"]}),
+            sampler=plain["sampler"]["name"],
+            trials=whole("budget.trials", budget["trials"]),
+            noise_seeds=whole("budget.noise_seeds", budget["noise_seeds"]),
+            patience=whole("budget.patience", budget["patience"]),
+            tracker=plain["tracker"],
+            definition={
+                "search_space": {"kind": space_name, **plain["search_space"]},
+                "optimize": [o.name for o in objectives],
+                "task": plain["task"],
+                "train": {name: train[name] for name in tasks},
+                "measure": {k: v for k, v in plain["measure"].items() if k != "seconds"},
+                "seed": plain["seed"],
+            },
+        )
+
+
+def plain_config(config: DictConfig) -> dict[str, Any]:
+    """The configuration as dicts and lists, interpolations resolved."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return plain  # type: ignore[return-value]
+
+
+def check_scored(objectives: tuple[Objective, ...], scored: set[str], tasks: Mapping[str, Task]) -> None:
+    """Raise UserError for an objective or limit that no task of this run gives."""
+    for objective in objectives:
+        if objective.stage == "train" and objective.name not in scored:
+            raise UserError(
+                f"{objective.name} is not scored by this run's tasks ({', '.join(tasks)} give "
+                f"{', '.join(sorted(scored))}); choose another task=... or other objectives."
+            )
+
+
+def recipe_for(task: str, train: Any) -> Recipe:
+    """The recipe of a task in the budget's `train` section."""
+    if not isinstance(train, Mapping) or task not in train:
+        raise UserError(f"budget.train needs a recipe for the task {task!r}. {did_you_mean(task, train or ())}")
+    return recipe_from(dict(train[task]))
+
+
+def read_design(name: object) -> Architecture:
+    """An architecture by its name in conf/designs, or by its path."""
+    known = {path.stem: path for path in DESIGNS.glob("*.yaml")}
+    if name in known:
+        return read_architecture(known[str(name)])
+    if not Path(str(name)).exists():
+        raise UserError(
+            f"There is no design and no file {str(name)!r}. {did_you_mean(name, known)}"
+        )
+    return read_architecture(str(name))
+
+
+def whole(name: str, value: object, *, minimum: int = 1) -> int:
+    """`value` if it is a whole number of at least `minimum`; raises UserError otherwise."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise UserError(f"{name} must be a whole number of at least {minimum}, but got {value!r}.")
+    return value
+
+
+def as_list(name: str, value: object) -> list[Any]:
+    """A list, or a scalar as a list of one; raises UserError for a mapping."""
+    if isinstance(value, Mapping):
+        raise UserError(f"{name} must be a list, but got {value!r}.")
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

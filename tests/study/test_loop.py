@@ -1,0 +1,180 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from nas.study.storage import StudyError
+from tests.study.toys import FreeEvaluator, run_toy
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_budget_is_a_total_of_trained_architectures_over_all_runs(tmp_path):
+    assert run_toy(tmp_path, trials=3).done == 3
+    second = run_toy(tmp_path, trials=5)
+    assert second.done == 5
+    assert len(second.evaluator.trained) == 2
+    assert run_toy(tmp_path, trials=5).evaluator.trained == []
+
+
+def test_no_architecture_is_trained_twice(tmp_path):
+    evaluator = FreeEvaluator()
+    loop = run_toy(tmp_path, trials=16, evaluator=evaluator, patience=1000)
+    names = [name for name, _ in evaluator.trained]
+    assert len(names) == len(set(names)) == 16
+    duplicates = [row for row in loop.rows if row.state == "duplicate"]
+    assert duplicates
+    assert all(row.reason.startswith("same architecture as trial") for row in duplicates)
+
+
+def test_states_of_the_journal_are_complete_pruned_and_fail(tmp_path):
+    loop = run_toy(tmp_path, trials=8, evaluator=FreeEvaluator(fails=frozenset({"mmmm"})), sampler="brute_force")
+    states = {row.number: row.state for row in loop.rows}
+    expected = {"complete": "COMPLETE", "duplicate": "PRUNED", "rejected": "PRUNED", "failed": "FAIL"}
+    for trial in loop.study.trials:
+        assert trial.state.name == expected[states[trial.number]]
+
+
+def test_a_failing_trial_is_recorded_with_its_reason_and_the_search_goes_on(tmp_path):
+    loop = run_toy(tmp_path, trials=15, evaluator=FreeEvaluator(fails=frozenset({"mmmm"})), sampler="brute_force")
+    failed = [row for row in loop.rows if row.state == "failed"]
+    assert [row.reason for row in failed] == ["FloatingPointError: the loss of mmmm is not finite"]
+    assert loop.done == 15
+
+
+def test_five_failures_at_the_start_stop_the_search_with_the_reason(tmp_path):
+    everything = frozenset(f"{a}{b}{c}{d}" for a in "am" for b in "am" for c in "am" for d in "am")
+    with pytest.raises(StudyError, match=r"first 5 trials all failed.*is not finite"):
+        run_toy(tmp_path, trials=8, evaluator=FreeEvaluator(fails=everything))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3", "gp", "random", "qmc", "brute_force"])
+def test_every_sampler_reaches_the_budget_with_pruned_and_constrained_trials(tmp_path, sampler):
+    loop = run_toy(
+        tmp_path,
+        trials=9,
+        sampler=sampler,
+        require={"recall": 0.6, "decode_latency_ms": 4.5},
+        limits={"sequence_bytes": 450},
+        evaluator=FreeEvaluator(fails=frozenset({"mama"})),
+        patience=1000,
+    )
+    assert loop.done == 9
+
+
+def test_brute_force_ends_when_the_space_is_exhausted(tmp_path):
+    loop = run_toy(tmp_path, trials=40, sampler="brute_force", patience=1000)
+    assert loop.done == 16
+
+
+def test_an_exhausted_space_ends_the_search_with_a_message(tmp_path):
+    loop = run_toy(tmp_path, trials=40, sampler="random", patience=60)
+    assert loop.done <= 16
+    assert "brought nothing new to train (60 by duplicate)" in loop.observer.messages[-1]
+
+
+def test_a_limit_that_no_sample_meets_is_named_with_its_count(tmp_path):
+    with pytest.raises(StudyError, match=r"20 samples in a row brought nothing new to train \(.*by sequence_bytes"):
+        run_toy(tmp_path, trials=4, limits={"sequence_bytes": 0.5}, patience=20)
+
+
+def test_rejected_samples_keep_the_numbers_they_reached(tmp_path):
+    loop = run_toy(tmp_path, trials=5, limits={"decode_latency_ms": 3.5})
+    rejected = [row for row in loop.rows if row.state == "rejected"]
+    assert rejected[0].reason == "decode_latency_ms 5 ms is over the limit of 3.5 ms"
+    assert "decode_latency_ms" in rejected[0].values
+    assert "text_loss" not in rejected[0].values
+
+
+def test_the_front_is_shown_with_and_without_the_requirement(tmp_path):
+    loop = run_toy(tmp_path, trials=16, sampler="brute_force", require={"recall": 0.75})
+    front, required = loop.bars.fronts(loop.rows)
+    rows = {row.number: row for row in loop.rows}
+    assert {rows[n].values["recall"].value for n in front} == {0.0, 0.25, 0.5, 0.75, 1.0}
+    assert {rows[n].values["recall"].value for n in required} == {0.75, 1.0}
+
+
+def test_only_members_of_a_front_keep_their_files(tmp_path):
+    loop = run_toy(tmp_path, trials=16, sampler="brute_force")
+    front, required = loop.bars.fronts(loop.rows)
+    ids = {row.id for row in loop.rows if row.number in {*front, *required}}
+    assert {p.stem for p in (tmp_path / "architectures").glob("*.yaml")} == ids
+    assert {p.stem for p in (tmp_path / "architectures").glob("*.safetensors")} == ids
+
+
+def test_control_c_leaves_the_trial_as_fail_and_the_next_run_takes_it_up_once(tmp_path):
+    def interrupt(name):
+        if len(evaluator.trained) == 3:
+            raise KeyboardInterrupt
+
+    evaluator = FreeEvaluator(on_train=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(tmp_path, trials=6, evaluator=evaluator)
+    interrupted = evaluator.trained[-1][0]
+    second = run_toy(tmp_path, trials=6)
+    assert second.evaluator.trained[0][0] == interrupted
+    assert second.done == 6
+    reasons = [row.reason for row in second.rows if row.state == "failed"]
+    assert reasons == ["interrupted"]
+    third = run_toy(tmp_path, trials=7)
+    assert len(third.evaluator.trained) == 1
+
+
+def test_a_resumed_run_does_not_repeat_the_points_of_the_first(tmp_path):
+    whole = run_toy(tmp_path / "whole", trials=12, patience=1000)
+    run_toy(tmp_path / "parts", trials=6, patience=1000)
+    parts = run_toy(tmp_path / "parts", trials=12, patience=1000)
+    sampled = [row.architecture.name for row in parts.rows[1:]]
+    first, second = sampled[:6], sampled[6:12]
+    assert first != second
+    assert whole.done == parts.done == 12
+
+
+KILLED = textwrap.dedent(
+    """
+    import os, signal, sys
+    from pathlib import Path
+    from tests.study.toys import FreeEvaluator, run_toy
+
+    def die(name):
+        if len(evaluator.trained) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    evaluator = FreeEvaluator(on_train=die)
+    run_toy(Path(sys.argv[1]), trials=8, evaluator=evaluator)
+    """
+)
+
+
+def test_kill_9_loses_no_finished_trial_and_repeats_none(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment, cwd=ROOT, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    with (tmp_path / "journal.log").open("ab") as journal:
+        journal.write(b'{"op_code": 6, "worker_id": "torn')
+    loop = run_toy(tmp_path, trials=8)
+    complete = [row for row in loop.rows if row.state == "complete"]
+    assert len(complete) == 8
+    assert len({row.id for row in complete}) == 8
+    assert len(loop.evaluator.trained) == 5
+    states = [t.state for t in loop.study.trials]
+    assert states.count(TrialState.FAIL) == 1
+    assert TrialState.RUNNING not in states
+
+
+def test_the_journal_opens_with_plain_optuna(tmp_path):
+    run_toy(tmp_path, trials=4)
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal.log"))
+    )
+    study = optuna.load_study(study_name="toy", storage=storage)
+    assert study.metric_names == ["text_loss", "decode_latency_ms"]
+    assert len([t for t in study.trials if t.state == TrialState.COMPLETE]) == 4
+    assert all(json.loads(line) for line in (tmp_path / "journal.log").read_text().splitlines())

@@ -1,0 +1,71 @@
+import multiprocessing
+
+import pytest
+
+from nas.study.storage import StudyError, differences, mend_journal, study_lock
+from tests.study.toys import run_toy
+
+
+@pytest.mark.parametrize(
+    ("text", "sound"),
+    [
+        (b'{"a":1}\n{"b":2}\n', b'{"a":1}\n{"b":2}\n'),
+        (b'{"a":1}\n{"b":2}', b'{"a":1}\n'),
+        (b'{"a":1}\n{"b":', b'{"a":1}\n'),
+        (b'{"a":1}\n{"b"\n', b'{"a":1}\n'),
+        (b'{"a', b""),
+        (b"", b""),
+    ],
+)
+def test_a_torn_last_line_is_cut_off_and_nothing_else(tmp_path, text, sound):
+    path = tmp_path / "journal.log"
+    path.write_bytes(text)
+    assert mend_journal(path) == len(text) - len(sound)
+    assert path.read_bytes() == sound
+
+
+def test_a_study_with_another_space_is_refused_and_told_what_changed(tmp_path):
+    run_toy(tmp_path, trials=2)
+    with pytest.raises(StudyError, match=r'search_space.mixers was \["a", "m"\] and is now \["a"\].*study=NAME'):
+        run_toy(tmp_path, trials=3, definition={"search_space": {"mixers": ["a"]}})
+    assert run_toy(tmp_path, trials=2).done == 2
+
+
+def test_differences_name_added_and_removed_fields():
+    assert differences({"a": {"x": 1}, "b": 2}, {"a": {"x": 1, "y": 3}}) == [
+        "a.y was null and is now 3",
+        "b was 2 and is now null",
+    ]
+
+
+def hold(directory, ready, release):
+    with study_lock(directory):
+        ready.set()
+        release.wait(30)
+
+
+def test_two_processes_cannot_run_one_study(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, release = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path, ready, release))
+    other.start()
+    assert ready.wait(60)
+    with pytest.raises(StudyError, match="Another process is running"), study_lock(tmp_path):
+        pass
+    release.set()
+    other.join(30)
+    with study_lock(tmp_path):
+        assert True
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(StudyError, match="must be writable"), study_lock(blocked / "study"):
+        pass
+
+
+def test_a_journal_that_is_no_journal_is_refused(tmp_path):
+    (tmp_path / "journal.log").write_text("not json\nat all\n{}\n")
+    with pytest.raises(StudyError, match="cannot be read"):
+        run_toy(tmp_path, trials=1)
