@@ -1,0 +1,31 @@
+import pytest
+from optuna.trial import FixedTrial
+
+from nas.architecture import ArchitectureError
+
+GLOBAL = {"d_model": 128, "parts": "attention+mamba2", "fuse": "concat", "ffn": "glu"}
+OPTIONS = {"attention.position": "rope", "mamba2.state_dim": 32}
+SPLIT = {f"stages.{stage}.attention.heads_of_4": n for stage, n in [("early", 1), ("middle", 3), ("late", 2)]}
+KV = {"stages.middle.attention.num_kv_heads": 1, "stages.late.attention.num_kv_heads": "full"}
+
+
+def test_heads_are_split_per_stage_and_everything_else_once(make_space):
+    space = make_space("head_mix", num_layers=4)
+    params = GLOBAL | OPTIONS | SPLIT | KV
+    architecture = space(FixedTrial(params))
+    assert architecture.name == "(a1m3)(a3m1)(a3m1)(a2m2)"
+    assert [block.mixer.parts[0].num_kv_heads for block in architecture.blocks] == [1, 1, 1, 2]
+    assert space.encode(architecture) == params
+
+
+def test_only_mixed_designs_lie_in_it(make_space, designs):
+    assert [name for name, _ in make_space("head_mix").references(designs.values())] == ["head-mix"]
+
+
+def test_all_pairs_are_those_of_seven_mixers(make_space):
+    assert len(make_space("head_mix", head_mix_pairs="all").pairs) == 21
+
+
+def test_a_width_of_one_head_is_refused(make_space):
+    with pytest.raises(ArchitectureError, match="head_mix needs at least 2 heads, but d_model=32 has 1"):
+        make_space("head_mix", d_model=[32, 64])
