@@ -1,0 +1,128 @@
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from nas.report.numbers import shown_objectives
+from nas.report.progress import Progress, clock
+from tests.report.examples import OBJECTIVES, REQUIREMENTS, rows
+
+SHOWN = shown_objectives(OBJECTIVES, REQUIREMENTS)
+
+
+def console(*, terminal: bool, height: int = 40) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=160, height=height, _environ={"TERM": "xterm"})
+
+
+def watch(progress: Progress, count: int) -> None:
+    """Walk the first rows of the example through the observer's methods."""
+    done, front = 0, ()
+    for row in rows()[:count]:
+        progress.trial_started(row.number, row.architecture, row.origin, done, 12)
+        progress.stage_started("count")
+        if row.state == "complete":
+            progress.stage_started("train text")
+            progress.step("text", 1, 2, 3.5)
+            progress.step("text", 2, 2, 2.5)
+            done, front = done + 1, (*front, row.number)
+        progress.row_finished(row, front, done, 12)
+
+
+def test_away_from_a_terminal_each_trial_has_a_line_at_its_start_and_one_at_its_end():
+    out = console(terminal=False)
+    with Progress(SHOWN, console=out) as progress:
+        watch(progress, 6)
+        progress.message("a line\nfor the [bold]user[/]")
+    lines = out.file.getvalue().splitlines()
+    assert sum(" started: " in line for line in lines) == 6
+    assert sum(" complete, on the front: " in line for line in lines) == 5
+    (rejected,) = [line for line in lines if " rejected: " in line]
+    assert "over the limit" in rejected
+    assert "\x1b" not in out.file.getvalue()
+    assert lines[-1].endswith("a line for the [bold]user[/]")
+
+
+def test_the_first_two_trained_members_of_the_front_are_lines_with_their_numbers():
+    out = console(terminal=False)
+    with Progress(SHOWN, console=out) as progress:
+        watch(progress, 2)
+    text = out.file.getvalue()
+    assert "trial 1 complete, on the front: MMMMMMMA-; " in text
+    assert "decode_latency_ms 14 ± 0.42 ms (n=16)" in text
+    assert "front now 2 of 2 trained: #0 AAAA, #1 MMMMMMMA-" in text
+
+
+def test_the_terminal_display_shows_trial_numbers_and_front():
+    out = console(terminal=True)
+    with Progress(SHOWN, console=out) as progress:
+        watch(progress, 4)
+        row = rows()[6]
+        progress.trial_started(row.number, row.architecture, row.origin, 4, 12)
+        progress.stage_started("train recall")
+        progress.step("recall", 30, 200, 1.25)
+        text = render(progress)
+    assert "4 of 12 trained" in text
+    assert "recall 30/200  loss 1.2500" in text
+    assert "provisional front (4)" in text
+    assert "2.120 ± 0.006" in text
+
+
+def render(progress: Progress) -> str:
+    out = Console(file=io.StringIO(), width=160, height=progress.console.height)
+    out.print(progress.draw())
+    return out.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_display_fits_a_small_terminal():
+    out = console(terminal=True, height=20)
+    progress = Progress(SHOWN, console=out)
+    watch(progress, 14)
+    assert len(render(progress).splitlines()) <= 20
+
+
+def test_a_message_with_brackets_is_printed_as_it_is():
+    out = console(terminal=True)
+    with Progress(SHOWN, console=out) as progress:
+        progress.message("[red]not a colour[/red]")
+    assert "[red]not a colour[/red]" in out.file.getvalue()
+
+
+def test_an_interrupt_leaves_the_terminal_as_it_was():
+    out = console(terminal=True)
+    with pytest.raises(KeyboardInterrupt), Progress(SHOWN, console=out) as progress:
+        watch(progress, 1)
+        raise KeyboardInterrupt
+    text = out.file.getvalue()
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
+    assert progress.live is None
+
+
+def test_a_resumed_study_knows_the_members_of_earlier_runs_and_counts_only_new_trials_for_the_time_left():
+    out = console(terminal=False)
+    given = rows()
+    with Progress(SHOWN, rows=given[:3], console=out) as progress:
+        assert progress.seconds_left() is None
+        progress.trial_started(6, given[6].architecture, "sampled", 3, 5)
+        progress.began -= 10
+        progress.row_finished(given[6], (0, 6), 4, 5)
+        assert progress.seconds_left() == pytest.approx(10, abs=1)
+    assert "#0 AAAA, #6 MMMM" in out.file.getvalue()
+
+
+def test_a_step_costs_less_than_a_millisecond_and_a_drawing_less_than_fifty():
+    progress = Progress(SHOWN, console=console(terminal=True))
+    watch(progress, 14)
+    began = time.perf_counter()
+    for step in range(1000):
+        progress.step("text", step, 1000, 1.0)
+    assert time.perf_counter() - began < 1.0
+    began = time.perf_counter()
+    for _ in range(10):
+        render(progress)
+    assert time.perf_counter() - began < 0.5 * 10
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03")])
+def test_the_clock_shows_hours_only_when_there_are_some(seconds, text):
+    assert clock(seconds) == text
