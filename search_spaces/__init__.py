@@ -23,4 +23,6 @@ def build_space(name: str, settings: Mapping[str, object], *, vocab_size: int) -
     """
     if name not in SPACES:
         raise ArchitectureError(f"There is no search space {name!r}. {did_you_mean(name, SPACES)}")
+    if "vocab_size" in settings:
+        raise ArchitectureError(f"vocab_size is that of the task ({vocab_size}); the search space must not set it.")
     return SPACES[name](**{**settings, "vocab_size": vocab_size})

@@ -27,6 +27,7 @@ from search_spaces.fields import check_keys, integer, integers, kv_heads, shares
 from search_spaces.kinds import HEAD_MIX, KINDS, agree, describe_ffn, describe_mixer, pattern_name
 from search_spaces.picks import Choice, Draw, Match, OutsideSpaceError, Pick, Trial
 
+# Width of an FFN to width of the model before parameters are matched: near the 8/3 of Llama (arXiv 2302.13971, section 2.2).
 FFN_FACTOR = 3
 
 
@@ -59,7 +60,8 @@ class SearchSpace(ABC):
     def __new__(cls, **given: object) -> "SearchSpace":
         # Before the generated constructor, whose TypeError is no sentence for a user. Copying passes no fields.
         if given:
-            check_keys("The search space", given, [f.name for f in fields(cls)])
+            settings = {name: value for name, value in given.items() if name != "vocab_size"}
+            check_keys("The search space", settings, [f.name for f in fields(cls) if f.name != "vocab_size"])
         return super().__new__(cls)
 
     def __post_init__(self) -> None:

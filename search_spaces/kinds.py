@@ -112,13 +112,13 @@ def _describe_options(mixer: MixerOptions, head_dim: int) -> dict[str, object]:
     if kind is None:
         return {}
     wanted: dict[str, object] = {}
+    has = {f.name: getattr(mixer, f.name) for f in fields(mixer)}
     for key, option in kind.options.items():
-        value = getattr(mixer, option)
+        wanted[key] = has[option]
         if option == "num_kv_heads":
-            value = Fraction(value, getattr(mixer, "num_heads"))  # noqa: B009
+            wanted[key] = Fraction(has[option], has["num_heads"])
         elif role_of(type(mixer), option) == "state":
-            value = Fraction(value * head_dim, getattr(mixer, "head_dim"))  # noqa: B009
-        wanted[key] = value
+            wanted[key] = Fraction(has[option] * head_dim, has["head_dim"])
     return wanted
 
 

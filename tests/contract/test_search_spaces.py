@@ -153,6 +153,7 @@ BAD = [
     ({"num_experts": 1}, "num_experts must be at least 2, but got 1"),
     ({"ffns": "moe", "top_k": [1, 8]}, "top_k must be at most num_experts, but got top_k=8, num_experts=4"),
     ({"match_params": "yes"}, "match_params must be true or false, but got 'yes'"),
+    ({"vocab_size": 300}, r"vocab_size is that of the task \(256\)"),
     ({"params": 0}, "params must be at least 1, but got 0"),
 ]
 
