@@ -1,0 +1,69 @@
+"""Tasks by name, and the one way from plain options to a task."""
+
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from nas.tasks.base import Batch as Batch
+from nas.tasks.base import Metric as Metric
+from nas.tasks.base import Score as Score
+from nas.tasks.base import Task as Task
+from nas.tasks.base import TaskError as TaskError
+from nas.tasks.mixed import MixedTask as MixedTask
+from nas.tasks.recall import RecallTask as RecallTask
+from nas.tasks.text import TextTask as TextTask
+
+TASKS: dict[str, type[TextTask] | type[RecallTask] | type[MixedTask]] = {
+    "text": TextTask,
+    "recall": RecallTask,
+    "mixed": MixedTask,
+}
+
+
+def make_task(name: str, options: Mapping[str, object]) -> Task:
+    """A task from its name and options. Raises TaskError, one sentence, for what does not hold."""
+    if name not in TASKS:
+        raise TaskError(f"Unknown task {name!r}. {_nearest(str(name), list(TASKS))}")
+    cls = TASKS[name]
+    check_options(cls, options, f"task {name!r}")
+    if cls is MixedTask:
+        for part in ("text", "recall"):
+            given = options.get(part)
+            if not isinstance(given, Mapping):
+                raise TaskError(f"task 'mixed' needs the options of {part!r} as a mapping, but got {given!r}.")
+            check_options(TASKS[part], given, f"{part!r} of task 'mixed'")
+    return cls(**options)  # type: ignore[arg-type]
+
+
+def make_tasks(config: Mapping[str, object]) -> dict[str, Task]:
+    """The tasks of a `conf/task` file, each of which gets its own training run.
+
+    The file either is one task (`name` and its options) or holds several under `runs`, by the key they are shown with.
+    """
+    if "runs" in config:
+        runs = config["runs"]
+        if not isinstance(runs, Mapping) or not runs or not all(isinstance(run, Mapping) for run in runs.values()):
+            raise TaskError(f"task.runs must hold at least one task by name, but got {runs!r}.")
+        return {str(key): _from_run(run) for key, run in runs.items()}
+    task = _from_run(config)
+    return {task.name: task}
+
+
+def check_options(cls: type, options: Mapping[str, object], where: str) -> None:
+    """Raise TaskError for an option that the constructor of `cls` does not know."""
+    valid = list(inspect.signature(cls).parameters)
+    for name in options:
+        if name not in valid:
+            raise TaskError(f"Unknown option {name!r} of {where}. {_nearest(str(name), valid)}")
+
+
+def _from_run(run: Mapping[str, object]) -> Task:
+    if "name" not in run:
+        raise TaskError(f"A task needs a name, one of {', '.join(TASKS)}, but got only {', '.join(map(str, run))}.")
+    return make_task(str(run["name"]), {key: value for key, value in run.items() if key != "name"})
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    near = get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Valid: {', '.join(sorted(valid))}."

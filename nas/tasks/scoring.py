@@ -1,0 +1,29 @@
+"""The one loop that runs a model over held-out batches. Tasks import it when they score, because it needs torch."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.tasks.base import IGNORED, Batch
+
+
+def answers(model: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
+    """What a model says about each target of a held-out set, one row a sequence, no gradients.
+
+    Returns (bits [N, T] float64: -log2 p(target), 0 where nothing is asked; right [N, T] bool: the target is the
+    most probable token). All batches have the same T.
+    """
+    device = next(model.parameters()).device if isinstance(model, nn.Module) else torch.device("cpu")
+    bits, right = [], []
+    with torch.inference_mode():
+        for tokens, targets in batches:
+            targets = targets.to(device)
+            logits = model(tokens.to(device)).float()
+            nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
+            bits.append(nats.view_as(targets).double().cpu().numpy() / math.log(2))
+            right.append((logits.argmax(-1) == targets).cpu().numpy())
+    return np.concatenate(bits), np.concatenate(right)
