@@ -83,7 +83,7 @@ def _read_part(data: object, kinds: Mapping[str, type[Options]], place: str) -> 
     given = dict(_mapping(data, place))
     _require(given, ["kind"], place)
     kind = given.pop("kind")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ArchitectureError(f"{place}: unknown kind {kind!r}. {did_you_mean(kind, kinds)}")
     cls = kinds[kind]
     _refuse_unknown(given, [f.name for f in fields(cls)], place)
@@ -117,12 +117,20 @@ def _require(given: Mapping[str, Any], names: list[str], place: str) -> None:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """SafeLoader without aliases."""
+    """SafeLoader without aliases, and without keys that silently overwrite one another."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise ArchitectureError("An architecture file may not use YAML aliases (*name); write the block out.")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) != len(node.value):
+            names = [key.value for key, _ in node.value]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ArchitectureError(f"{twice} stands twice in one mapping; keep one of them.")
+        return mapping
 
 
 def read_architecture(path: str | Path) -> Architecture:

@@ -7,8 +7,6 @@ Synthetic tasks scale windows and blocks with their length, so that a window str
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import torch
-
 from nas.architecture import Architecture, Scale, resized
 from nas.checkpoint import save_weights
 from nas.compile import compile_architecture
@@ -18,7 +16,7 @@ from nas.measurement import Measurement
 from nas.study.candidate import Candidate, Rejected
 from nas.study.events import Observer
 from nas.tasks import Task
-from nas.training import Recipe, fit
+from nas.training import Recipe, evaluate, fit, learning_rates
 from nas.workload import Deployment
 
 
@@ -33,7 +31,6 @@ class ProxyEvaluator:
     recipes: Mapping[str, Recipe]
     deployment: Deployment
     parameters: int | None
-    device: torch.device
 
     def admit(self, architecture: Architecture) -> Candidate:
         try:
@@ -55,13 +52,14 @@ class ProxyEvaluator:
         for name, task in self.tasks.items():
             observer.stage_started(f"train {name}")
             recipe = self.recipes[name]
-            model = compile_architecture(self.for_task(candidate.architecture, task), seed=seed).to(self.device)
+            model = compile_architecture(self.for_task(candidate.architecture, task), seed=seed)
 
             def on_step(step: int, steps: int, loss: float, name: str = name) -> None:
                 observer.step(name, step, steps, loss)
 
-            fit(model, task, recipe, seed=seed, on_step=on_step)
-            scores = task.score(model, recipe.batch_size)
+            rates = learning_rates(task.name)
+            fit(model, task, recipe, seed=seed, learning_rates=rates, on_step=on_step)
+            scores = evaluate(model, task, recipe)
             for metric in task.metrics:
                 score = scores[metric.name]
                 candidate.scores[metric.name] = Measurement(
