@@ -1,6 +1,10 @@
 """The public door of the kernels: what others import, and nothing else."""
 
+from kernels._attention import attention as attention
+from kernels._attention import attention_step as attention_step
 from kernels._grouped_matmul import grouped_matmul as grouped_matmul
+from kernels._matrix_recurrence import matrix_recurrence as matrix_recurrence
+from kernels._matrix_recurrence import matrix_recurrence_step as matrix_recurrence_step
 from kernels._selective_scan import selective_scan as selective_scan
 from kernels._selective_scan import selective_scan_step as selective_scan_step
 from kernels.backend import Backend as Backend
