@@ -1,0 +1,364 @@
+"""Attention on a GPU: launch configurations, launches, and the operators that autograd and torch.compile see.
+
+The kernels are in `gpu_forward.py`, `gpu_backward.py` and `gpu_step.py`. Each launch takes its default configuration
+from a table by (head size rounded up to a power of two, bytes of an element); nothing is tuned in passing.
+"""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+import triton
+from torch import Tensor
+
+from kernels._attention.gpu_backward import attention_bwd_dkv_kernel, attention_bwd_dq_kernel
+from kernels._attention.gpu_forward import attention_fwd_kernel
+from kernels._attention.gpu_step import attention_combine_kernel, attention_step_kernel
+from kernels.ahead_of_time import Case
+
+LOG2_E = 1.0 / math.log(2.0)
+PRECISION = "ieee"  # of float32 products; 16-bit types ignore it
+LARGEST_SPLITS = 32
+SMALLEST_SPLIT = 256
+PROGRAMS_FOR_STEP = 264  # two for each of the 132 multiprocessors of an H100 or H200
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Queries and keys in a tile, warps in a program, stages of the software pipeline."""
+
+    BM: int
+    BN: int
+    num_warps: int
+    num_stages: int
+
+
+# None of these spills, and all fit the shared memory of sm_80, sm_90 and sm_100 (tests/kernels/test_ahead_of_time.py).
+FORWARD = {
+    (16, 2): Launch(128, 64, 4, 3),
+    (32, 2): Launch(128, 64, 4, 3),
+    (64, 2): Launch(128, 64, 4, 3),
+    (128, 2): Launch(128, 64, 8, 3),
+    (256, 2): Launch(64, 32, 8, 2),
+    (16, 4): Launch(64, 32, 4, 2),
+    (32, 4): Launch(64, 32, 4, 2),
+    (64, 4): Launch(64, 32, 4, 2),
+    (128, 4): Launch(64, 32, 8, 2),
+    (256, 4): Launch(32, 16, 8, 2),
+}
+BACKWARD_DQ = {
+    (16, 2): Launch(128, 64, 8, 2),
+    (32, 2): Launch(128, 64, 8, 2),
+    (64, 2): Launch(128, 64, 8, 2),
+    (128, 2): Launch(64, 64, 8, 2),
+    (256, 2): Launch(64, 32, 8, 1),
+    (16, 4): Launch(64, 32, 4, 2),
+    (32, 4): Launch(64, 32, 4, 2),
+    (64, 4): Launch(64, 32, 8, 2),
+    (128, 4): Launch(32, 32, 8, 1),
+    (256, 4): Launch(32, 16, 8, 1),
+}
+BACKWARD_DKV = {
+    (16, 2): Launch(64, 128, 8, 2),
+    (32, 2): Launch(64, 128, 8, 2),
+    (64, 2): Launch(64, 128, 8, 2),
+    (128, 2): Launch(64, 64, 8, 2),
+    (256, 2): Launch(32, 64, 8, 1),
+    (16, 4): Launch(32, 64, 4, 2),
+    (32, 4): Launch(32, 64, 4, 2),
+    (64, 4): Launch(32, 64, 8, 2),
+    (128, 4): Launch(32, 32, 8, 1),
+    (256, 4): Launch(16, 32, 8, 1),
+}
+STEP = {
+    (16, 2): Launch(64, 128, 4, 3),
+    (32, 2): Launch(64, 128, 4, 3),
+    (64, 2): Launch(64, 64, 4, 3),
+    (128, 2): Launch(64, 64, 4, 3),
+    (256, 2): Launch(32, 32, 4, 2),
+    (16, 4): Launch(64, 64, 4, 2),
+    (32, 4): Launch(64, 64, 4, 2),
+    (64, 4): Launch(32, 32, 4, 2),
+    (128, 4): Launch(32, 32, 4, 2),
+    (256, 4): Launch(16, 16, 4, 2),
+}
+
+
+def launch_for(table: dict[tuple[int, int], Launch], size: int, dtype: torch.dtype) -> Launch:
+    """The default launch for a head size and a type."""
+    return table[triton.next_power_of_2(size), dtype.itemsize]
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    causal: bool,
+    window: int | None,
+    block_mask: Tensor | None,
+    block_size: int | None,
+) -> Tensor:
+    """See `kernels.attention`."""
+    _refuse_bfloat16_in_the_interpreter(q)
+    return attention_forward(q, k, v, block_mask, scale, causal, window or 0, block_size or 0)[0]
+
+
+def attention_step(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, length: int, scale: float, keep: Tensor | None
+) -> Tensor:
+    """See `kernels.attention_step`. Not differentiable."""
+    _refuse_bfloat16_in_the_interpreter(q)
+    return attention_decode(q, k_cache, v_cache, keep, length, scale)
+
+
+@torch.library.custom_op("hybrid_nas::attention_forward", mutates_args=())
+def attention_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    block_mask: Tensor | None,
+    scale: float,
+    causal: bool,
+    window: int,
+    block_size: int,
+) -> tuple[Tensor, Tensor]:
+    """(o [B, Tq, Hq, D], log-sum-exp of the scores in base 2 [B, Hq, Tq] in float32); window 0 is none."""
+    batch, queries, heads, size = q.shape
+    q, k, v = (_read_by_heads(x) for x in (q, k, v))
+    o = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
+    launch = _fit(launch_for(FORWARD, size, q.dtype), block_size)
+    grid = (triton.cdiv(queries, launch.BM) * batch * heads,)
+    integers = _integers(q, k, v, window, block_mask, block_size)
+    constants = _constants(launch, q, causal, window, block_size)
+    with _on_device(q):
+        attention_fwd_kernel[grid](q, k, v, _bytes(block_mask, q), o, lse, *integers, scale * LOG2_E, **constants)
+    return o, lse
+
+
+@attention_forward.register_fake
+def _(q, k, v, block_mask, scale, causal, window, block_size):
+    batch, queries, heads, _ = q.shape
+    return q.new_empty(q.shape), q.new_empty(batch, heads, queries, dtype=torch.float32)
+
+
+@torch.library.custom_op("hybrid_nas::attention_backward", mutates_args=())
+def attention_backward(
+    do: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    lse: Tensor,
+    block_mask: Tensor | None,
+    scale: float,
+    causal: bool,
+    window: int,
+    block_size: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v, contiguous and in their type."""
+    batch, queries, heads, size = q.shape
+    keys, kv_heads = k.shape[1:3]
+    q, k, v = (_read_by_heads(x) for x in (q, k, v))
+    do = do.contiguous()
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    delta = torch.empty_like(lse)
+    mask = _bytes(block_mask, q)
+    integers = _integers(q, k, v, window, block_mask, block_size)
+    with _on_device(q):
+        launch = _fit(launch_for(BACKWARD_DQ, size, q.dtype), block_size)
+        constants = _constants(launch, q, causal, window, block_size)
+        attention_bwd_dq_kernel[(triton.cdiv(queries, launch.BM) * batch * heads,)](
+            q, k, v, mask, o, lse, do, dq, delta, *integers, scale, scale * LOG2_E, **constants
+        )
+        launch = _fit(launch_for(BACKWARD_DKV, size, q.dtype), block_size)
+        constants = _constants(launch, q, causal, window, block_size)
+        attention_bwd_dkv_kernel[(triton.cdiv(keys, launch.BN) * batch * kv_heads,)](
+            q, k, v, mask, lse, do, delta, dk, dv, *integers, scale, scale * LOG2_E, **constants
+        )
+    return dq, dk, dv
+
+
+@attention_backward.register_fake
+def _(do, q, k, v, o, lse, block_mask, scale, causal, window, block_size):
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _save_for_backward(ctx, inputs, output):
+    q, k, v, block_mask, *options = inputs
+    o, lse = output
+    ctx.mark_non_differentiable(lse)
+    ctx.save_for_backward(q, k, v, o, lse, block_mask)
+    ctx.options = options
+
+
+def _backward(ctx, do, _):
+    q, k, v, o, lse, block_mask = ctx.saved_tensors
+    gradients = attention_backward(do, q, k, v, o, lse, block_mask, *ctx.options)
+    return *gradients, None, *(None for _ in ctx.options)
+
+
+attention_forward.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+@torch.library.custom_op("hybrid_nas::attention_decode", mutates_args=())
+def attention_decode(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, keep: Tensor | None, length: int, scale: float
+) -> Tensor:
+    """o [B, Hq, D] for one token over the first `length` slots."""
+    batch, heads, size = q.shape
+    slots, kv_heads = k_cache.shape[1:3]
+    group = heads // kv_heads
+    q = q.contiguous()
+    k, v = _read_by_heads(k_cache), _read_by_heads(v_cache)
+    launch = launch_for(STEP, size, q.dtype)
+    rows = min(max(16, triton.next_power_of_2(group)), launch.BM)
+    programs = batch * kv_heads * triton.cdiv(group, rows)
+    splits = min(triton.cdiv(length, SMALLEST_SPLIT), triton.cdiv(PROGRAMS_FOR_STEP, programs), LARGEST_SPLITS)
+    split = triton.cdiv(triton.cdiv(length, splits), launch.BN) * launch.BN
+    splits = triton.cdiv(length, split)
+
+    o = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    # A single split writes the result itself.
+    shape = (batch, splits, heads)
+    partial = o if splits == 1 else torch.empty(*shape, size, dtype=torch.float32, device=q.device)
+    lse = torch.empty(shape, dtype=torch.float32, device=q.device)
+    columns = triton.next_power_of_2(size)
+    with _on_device(q):
+        attention_step_kernel[(programs, splits)](
+            q, k, v, _bytes(keep, q), partial, lse,
+            *_strides(k), *_strides(v), length, slots, split, heads, kv_heads, scale * LOG2_E,
+            D=size, KEEP=keep is not None, BM=rows, BN=launch.BN, BD=columns, PRECISION=PRECISION,
+            num_warps=launch.num_warps, num_stages=launch.num_stages,
+        )  # fmt: skip
+        if splits > 1:
+            attention_combine_kernel[(batch * heads,)](
+                partial, lse, o, splits, heads, D=size, BS=triton.next_power_of_2(splits), BD=columns
+            )
+    return o
+
+
+@attention_decode.register_fake
+def _(q, k_cache, v_cache, keep, length, scale):
+    return q.new_empty(q.shape)
+
+
+def _refuse_bfloat16_in_the_interpreter(q: Tensor) -> None:
+    if q.dtype == torch.bfloat16 and not q.is_cuda:
+        raise ValueError(
+            "The gpu backend on CPU tensors must have float32 or float16, because the Triton interpreter multiplies "
+            "bfloat16 wrongly, but got bfloat16. Convert the tensors or use the portable backend."
+        )
+
+
+def _read_by_heads(x: Tensor) -> Tensor:
+    """[B, T, H, D] with strides that are whole heads, which the kernels count in; copied only where they are not."""
+    batch, tokens, heads, size = x.shape
+    whole = x.stride(3) == 1 and (heads == 1 or x.stride(2) == size)
+    whole = whole and (tokens == 1 or x.stride(1) % size == 0) and (batch == 1 or x.stride(0) % size == 0)
+    return x if whole else x.clone(memory_format=torch.contiguous_format)
+
+
+def _strides(x: Tensor) -> tuple[int, int]:
+    """Heads from one sequence to the next, and from one token to the next."""
+    return x.stride(0) // x.shape[3], x.stride(1) // x.shape[3]
+
+
+def _bytes(mask: Tensor | None, stand_in: Tensor) -> Tensor:
+    """A bool mask as bytes; where there is none, any tensor, as a pointer that the kernel leaves alone."""
+    return stand_in if mask is None else mask.contiguous().view(torch.uint8)
+
+
+def _integers(
+    q: Tensor, k: Tensor, v: Tensor, window: int, block_mask: Tensor | None, block_size: int
+) -> tuple[int, ...]:
+    """The arguments of `RUNTIME_INTEGERS`, in order."""
+    blocks = 1 if block_mask is None else block_mask.shape[3]
+    lengths = (q.shape[1], k.shape[1], q.shape[2], k.shape[2])
+    return *_strides(q), *_strides(k), *_strides(v), *lengths, window, blocks, max(block_size, 1)
+
+
+def _fit(launch: Launch, block_size: int) -> Launch:
+    """Key tiles that divide the blocks of a mask, unless that takes tiles too small for a matrix instruction."""
+    divisor = block_size & -block_size  # the largest power of two that divides it
+    return replace(launch, BN=min(launch.BN, divisor)) if divisor >= 16 else launch
+
+
+def _constants(launch: Launch, q: Tensor, causal: bool, window: int, block_size: int) -> dict[str, int | bool | str]:
+    return {
+        "D": q.shape[-1],
+        "CAUSAL": causal,
+        "WINDOWED": window > 0,
+        "SELECTED": block_size > 0,
+        "ONE_BLOCK": block_size > 0 and block_size % launch.BN == 0,
+        "BM": launch.BM,
+        "BN": launch.BN,
+        "BD": triton.next_power_of_2(q.shape[-1]),
+        "PRECISION": PRECISION,
+        "num_warps": launch.num_warps,
+        "num_stages": launch.num_stages,
+    }
+
+
+def _on_device(x: Tensor) -> AbstractContextManager:
+    """Triton launches on the current device, which need not be that of the tensors."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def ahead_of_time_cases() -> list[Case]:
+    """The launches to compile without a GPU: every kernel at its default configurations."""
+    half, single = torch.float16, torch.float32
+    variants = {
+        "causal": {"causal": True, "window": 0, "block_size": 0},
+        "window": {"causal": True, "window": 1024, "block_size": 0},
+        "blocks": {"causal": True, "window": 0, "block_size": 64},
+    }
+    chosen = [(64, half, "causal"), (80, half, "causal"), (128, half, "causal"), (256, half, "causal")]
+    chosen += [(128, half, "window"), (128, half, "blocks"), (64, single, "causal"), (128, single, "causal")]
+    cases = [case for size, dtype, name in chosen for case in _sequence_cases(size, dtype, name, **variants[name])]
+    for size, dtype in ((64, half), (80, half), (128, half), (256, half), (128, single)):
+        cases += _step_cases(size, dtype)
+    return cases
+
+
+def _sequence_cases(
+    size: int, dtype: torch.dtype, variant: str, *, causal: bool, window: int, block_size: int
+) -> list[Case]:
+    q = torch.empty(0, size, dtype=dtype)
+    kernels = {
+        "fwd": (attention_fwd_kernel, FORWARD),
+        "bwd_dq": (attention_bwd_dq_kernel, BACKWARD_DQ),
+        "bwd_dkv": (attention_bwd_dkv_kernel, BACKWARD_DKV),
+    }
+    cases = []
+    for name, (kernel, table) in kernels.items():
+        launch = _fit(launch_for(table, size, dtype), block_size)
+        constants = _constants(launch, q, causal, window, block_size)
+        cases.append(_case(f"attention_{name} D={size} {dtype} {variant}", kernel, dtype, constants))
+    return cases
+
+
+def _step_cases(size: int, dtype: torch.dtype) -> list[Case]:
+    launch = launch_for(STEP, size, dtype)
+    columns = triton.next_power_of_2(size)
+    step = {"D": size, "KEEP": True, "BM": launch.BM, "BN": launch.BN, "BD": columns, "PRECISION": PRECISION}
+    step |= {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    combine = {"D": size, "BS": LARGEST_SPLITS, "BD": columns}
+    return [
+        _case(f"attention_step D={size} {dtype}", attention_step_kernel, dtype, step),
+        _case(f"attention_combine D={size} {dtype}", attention_combine_kernel, dtype, combine),
+    ]
+
+
+def _case(name: str, kernel: triton.JITFunction, dtype: torch.dtype, constants: dict[str, int | bool | str]) -> Case:
+    """Argument types by their names: pointers to bytes, to statistics and to elements; factors; integers."""
+    element = {2: "*fp16", 4: "*fp32"}[dtype.itemsize]
+    known = dict.fromkeys(("q", "k", "v", "o", "do", "dq", "dk", "dv"), element)
+    known |= dict.fromkeys(("lse", "delta", "partial", "partial_lse"), "*fp32")
+    known |= dict.fromkeys(("block_mask", "keep"), "*u8") | dict.fromkeys(("scale", "scale_log2"), "fp32")
+    options = {option: constants[option] for option in ("num_warps", "num_stages") if option in constants}
+    constexprs = {argument: value for argument, value in constants.items() if argument not in options}
+    signature = {argument: known.get(argument, "i32") for argument in kernel.arg_names if argument not in constexprs}
+    return Case(name, kernel, signature, constexprs, options)

@@ -1,0 +1,92 @@
+"""What the attention kernels share: reading a tile of one head, and which keys and queries see each other.
+
+A tile is a run of tokens of one head, [N, BD]. BD is the head size D rounded up to a power of two; columns from D on
+are zeros. Strides between tokens are given in heads, so that D, a constant, tells the compiler how addresses are
+aligned, and a slice of a fused projection is read where it lies.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_tile(head, start, token_stride, count, N: tl.constexpr, D: tl.constexpr, BD: tl.constexpr):
+    """Tokens start .. start + N of one head, [N, BD]; zeros from token `count` on."""
+    rows = tl.arange(0, N)
+    dims = tl.arange(0, BD)
+    mask = (start + rows < count)[:, None]
+    if D != BD:
+        mask = mask & (dims < D)[None, :]
+    # The start in 64 bits, the offsets inside a tile in 32: a long cache passes 2^31 elements, a tile never does.
+    tile = head + tl.cast(start, tl.int64) * token_stride * D
+    return tl.load(tile + rows[:, None] * (token_stride * D) + dims[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def store_tile(head, tile, start, token_stride, count, N: tl.constexpr, D: tl.constexpr, BD: tl.constexpr):
+    """The inverse of `load_tile`."""
+    rows = tl.arange(0, N)
+    dims = tl.arange(0, BD)
+    mask = (start + rows < count)[:, None] & (dims < D)[None, :]
+    target = head + tl.cast(start, tl.int64) * token_stride * D
+    tl.store(target + rows[:, None] * (token_stride * D) + dims[None, :], tile.to(head.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def visible(rows, cols, keys, shift, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr):
+    """Which query (index `rows`, at position rows + shift) sees which key (position `cols`); shapes broadcast."""
+    sees = cols < keys
+    if CAUSAL:
+        sees = sees & (cols <= rows + shift)
+    if WINDOWED:
+        sees = sees & (cols > rows + shift - window)
+    return sees
+
+
+@triton.jit
+def selected(block_mask, rows, cols, queries, kv_heads, blocks, block_size):
+    """The entries of block_mask for `rows` and the blocks of `cols`; block_mask is at its sequence and key head."""
+    entries = tl.cast(rows, tl.int64) * kv_heads * blocks + cols // block_size
+    return tl.load(block_mask + entries, mask=(rows < queries) & (cols // block_size < blocks), other=0).to(tl.int32)
+
+
+@triton.jit
+def key_range(
+    first, queries, keys, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+):
+    """The keys that queries first .. first + BM see, as bounds low, full, edge, high, all multiples of BN but the last.
+
+    Between full and edge every query sees every key; the tiles on both sides need a mask. Returns shift too, the
+    position of query 0.
+    """
+    low, full, edge, high, shift = 0, 0, keys // BN * BN, keys, 0
+    if CAUSAL:
+        shift = keys - queries
+        high = tl.minimum(keys, shift + first + BM)
+        edge = tl.minimum(keys, shift + first + 1) // BN * BN
+    if WINDOWED:
+        low = tl.maximum(shift + first - window + 1, 0) // BN * BN
+        full = tl.cdiv(tl.maximum(shift + first + BM - window, 0), BN) * BN
+        full = tl.minimum(tl.maximum(full, low), tl.cdiv(high, BN) * BN)
+    return low, full, tl.maximum(edge, full), high, shift
+
+
+@triton.jit
+def query_range(
+    first, queries, keys, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+):
+    """The queries that see keys first .. first + BN, as bounds like those of `key_range`, multiples of BM but the last.
+
+    Rows past the last query count as full: their log-sum-exp is read as +inf, which makes their weights 0.
+    """
+    ceiling = tl.cdiv(queries, BM) * BM
+    low, full, edge, high, shift = 0, 0, ceiling, queries, 0
+    if CAUSAL:
+        shift = keys - queries
+        low = tl.maximum(first - shift, 0) // BM * BM
+        full = tl.cdiv(tl.maximum(first + BN - 1 - shift, 0), BM) * BM
+    if WINDOWED:
+        high = tl.minimum(queries, first + BN - 1 + window - shift)
+        edge = tl.minimum(tl.maximum(first + window - shift, 0) // BM * BM, ceiling)
+        full = tl.minimum(full, tl.maximum(tl.cdiv(high, BM) * BM, low))
+    return low, full, tl.maximum(edge, full), high, shift
