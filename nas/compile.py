@@ -1,0 +1,82 @@
+"""From an architecture to a model: the one place where a kind of part becomes a class."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from nas.architecture import Architecture
+from nas.architecture.ffns import FfnOptions, Glu, Moe, NoFfn
+from nas.architecture.mixers import (
+    Attention,
+    BlockSparseAttention,
+    GatedDeltaNet,
+    GatedLinearAttention,
+    HeadMix,
+    Mamba1,
+    Mamba2,
+    MixerOptions,
+    NoMixer,
+)
+from nas.ffns.base import Ffn
+from nas.ffns.glu import GluFfn
+from nas.ffns.moe import MoeFfn
+from nas.mixers.attention import AttentionMixer
+from nas.mixers.base import Mixer
+from nas.mixers.block_sparse_attention import BlockSparseAttentionMixer
+from nas.mixers.gated_deltanet import GatedDeltaNetMixer
+from nas.mixers.gated_linear_attention import GatedLinearAttentionMixer
+from nas.mixers.head_mix import HeadMixer
+from nas.mixers.mamba1 import Mamba1Mixer
+from nas.mixers.mamba2 import Mamba2Mixer
+from nas.model import Model, ResidualBlock
+
+MIXERS: dict[type[MixerOptions], Callable[[Any, int], Mixer] | None] = {
+    NoMixer: None,
+    Attention: AttentionMixer,
+    BlockSparseAttention: BlockSparseAttentionMixer,
+    GatedLinearAttention: GatedLinearAttentionMixer,
+    Mamba2: Mamba2Mixer,
+    Mamba1: Mamba1Mixer,
+    GatedDeltaNet: GatedDeltaNetMixer,
+    HeadMix: lambda options, d_model: HeadMixer(options, d_model, build_mixer),
+}
+
+FFNS: dict[type[FfnOptions], Callable[[Any, int], Ffn] | None] = {
+    NoFfn: None,
+    Glu: GluFfn,
+    Moe: MoeFfn,
+}
+
+
+def build_mixer(options: MixerOptions, d_model: int) -> Mixer | None:
+    """The mixer that the options describe; None for no mixer."""
+    build = MIXERS[type(options)]
+    return None if build is None else build(options, d_model)
+
+
+def build_ffn(options: FfnOptions, d_model: int) -> Ffn | None:
+    """The FFN that the options describe; None for no FFN."""
+    build = FFNS[type(options)]
+    return None if build is None else build(options, d_model)
+
+
+def compile_architecture(architecture: Architecture, *, seed: int | None = None) -> Model:
+    """A freshly initialised model on the default device; under `torch.device("meta")` nothing is allocated.
+
+    With a seed the weights depend on it alone, and the state of PyTorch's generators is left as it was.
+    """
+    with nullcontext() if seed is None else torch.random.fork_rng():
+        if seed is not None:
+            torch.manual_seed(seed)
+        width = architecture.d_model
+        blocks = [
+            ResidualBlock(width, build_mixer(b.mixer, width), build_ffn(b.ffn, width)) for b in architecture.blocks
+        ]
+        return Model(
+            d_model=width,
+            vocab_size=architecture.vocab_size,
+            tie_embeddings=architecture.tie_embeddings,
+            blocks=blocks,
+        )

@@ -1,0 +1,24 @@
+"""What a block may know beyond its own input: where in the sequence it is, and what the layers of one pass share.
+
+A module keeps nothing between calls; everything that lasts is either in the decode state or here.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class Context:
+    """One pass through a model.
+
+    Attributes:
+        position: tokens read before this pass; the first token of the input stands at this position.
+        losses: auxiliary losses that layers add in training, as scalars already weighted (balance of experts).
+        shared: tensors that several layers need and one computes, by a key of the layer's choice (rotary tables).
+    """
+
+    position: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    shared: dict[Hashable, tuple[Tensor, ...]] = field(default_factory=dict)

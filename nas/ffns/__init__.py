@@ -1,0 +1,1 @@
+"""Feed-forward networks (channel mixers), one file per kind. The table of kinds is in `nas/compile.py`."""

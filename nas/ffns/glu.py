@@ -1,0 +1,34 @@
+"""The gated linear unit: down(activation(gate x) * up x).
+
+Source: Shazeer (arXiv 2002.05202), section 2; with SiLU it is SwiGLU.
+"""
+
+import torch
+from torch import Tensor
+
+from nas.architecture.ffns import Activation, Glu
+from nas.context import Context
+from nas.ffns.base import Ffn
+from nas.layers.activation import ACTIVATIONS
+from nas.layers.linear import Linear
+
+
+class GluFfn(Ffn):
+    """The rows of `in_proj` are those of the gate, then of the up projection."""
+
+    def __init__(self, options: Glu, d_model: int) -> None:
+        super().__init__()
+        self.activation: Activation = options.activation
+        self.in_proj = Linear(d_model, 2 * options.d_ff)
+        self.out_proj = Linear(options.d_ff, d_model)
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        gate, up = self.in_proj(x).chunk(2, dim=-1)
+        return self.out_proj(ACTIVATIONS[self.activation](gate) * up)
+
+    def flops(self, tokens: int) -> int:
+        return 2 * tokens * (self.in_proj.weight.numel() + self.out_proj.weight.numel())
+
+    def scale_output(self, factor: float) -> None:
+        with torch.no_grad():
+            self.out_proj.weight.mul_(factor)

@@ -1,0 +1,1 @@
+"""Small layers that several mixers and FFNs are made of."""

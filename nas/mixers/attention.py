@@ -1,0 +1,55 @@
+"""Softmax attention with grouped keys and values, rotary positions or none, over everything or a sliding window.
+
+Sources: Vaswani et al. (arXiv 1706.03762); grouped queries: Ainslie et al. (arXiv 2305.13245); sliding window: Mistral
+(arXiv 2310.06825), section 2.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels import attention, attention_step
+from nas.architecture.mixers import Attention
+from nas.context import Context
+from nas.layers.kv_cache import empty_cache, extend, pairs_in_window
+from nas.layers.linear import Linear
+from nas.layers.qkv import QkvProjection
+from nas.mixers.base import Mixer, State, linear_flops
+
+
+class AttentionMixer(Mixer):
+    """The state holds min(max_len, window) keys and values per KV head."""
+
+    def __init__(self, options: Attention, d_model: int) -> None:
+        super().__init__()
+        self.family = options.family
+        self.window = options.window
+        self.qkv = QkvProjection(options, d_model)
+        self.out_proj = Linear(options.num_heads * options.head_dim, d_model)
+
+    def forward(
+        self, x: Tensor, state: State | None = None, context: Context | None = None
+    ) -> tuple[Tensor, State | None]:
+        context = context or Context()
+        q, k, v = self.qkv(x, context)
+        if state is not None:
+            k, v = extend(state["k"], k, context.position), extend(state["v"], v, context.position)
+        o = attention(q, k, v, window=self.window)
+        return self.out_proj(o.flatten(2)), state
+
+    def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
+        q, k, v = self.qkv(x.unsqueeze(1), context)
+        slots = state["k"].shape[1]
+        slot = context.position % slots
+        state["k"][:, slot], state["v"][:, slot] = k[:, 0], v[:, 0]
+        filled = min(context.position + 1, slots)
+        o = attention_step(q[:, 0], state["k"].to(q.dtype), state["v"].to(q.dtype), filled)
+        return self.out_proj(o.flatten(1)), state
+
+    def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
+        slots = max_len if self.window is None else min(max_len, self.window)
+        return empty_cache(batch, slots, self.qkv.kv_heads, self.qkv.head_dim, dtype, device)
+
+    def flops(self, tokens: int, context_len: int) -> int:
+        pairs = pairs_in_window(tokens, context_len, self.window)
+        products = 4 * pairs * self.qkv.num_heads * self.qkv.head_dim
+        return self.qkv.flops(tokens) + products + linear_flops(tokens, self.out_proj)

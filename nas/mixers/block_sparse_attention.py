@@ -1,0 +1,125 @@
+"""Attention in which every token picks, per KV head, the few earlier blocks of keys that look most relevant.
+
+A block's relevance is the product of the query with the mean of the block's keys, summed over the queries that share
+the KV head. Only complete, earlier blocks can be picked, and a token's own block is always seen up to the token, so
+nothing depends on later tokens. While at most `top_k` blocks lie before a token, this is full attention.
+
+Source: Lu et al., MoBA (arXiv 2502.13189), section 2.2; as there, relevance is computed in float32 on rotated keys.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels import attention, attention_step
+from nas.architecture.mixers import BlockSparseAttention
+from nas.context import Context
+from nas.layers.kv_cache import empty_cache, extend
+from nas.layers.linear import Linear
+from nas.layers.qkv import QkvProjection
+from nas.mixers.base import Mixer, State, linear_flops
+
+
+class BlockSparseAttentionMixer(Mixer):
+    """The state holds all keys and values, and the mean key of every complete block."""
+
+    def __init__(self, options: BlockSparseAttention, d_model: int) -> None:
+        super().__init__()
+        self.family = options.family
+        self.block_size = options.block_size
+        self.top_k = options.top_k
+        self.qkv = QkvProjection(options, d_model)
+        self.out_proj = Linear(options.num_heads * options.head_dim, d_model)
+
+    def forward(
+        self, x: Tensor, state: State | None = None, context: Context | None = None
+    ) -> tuple[Tensor, State | None]:
+        context = context or Context()
+        q, k, v = self.qkv(x, context)
+        if state is None:
+            means = self._block_means(k)
+        else:
+            k, v = extend(state["k"], k, context.position), extend(state["v"], v, context.position)
+            known, complete = context.position // self.block_size, k.shape[1] // self.block_size
+            state["means"][:, known:complete] = self._block_means(k[:, known * self.block_size :])
+            means = state["means"][:, :complete]
+        o = attention(q, k, v, block_mask=self._block_mask(q, means, k.shape[1]), block_size=self.block_size)
+        return self.out_proj(o.flatten(2)), state
+
+    def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
+        q, k, v = (tensor[:, 0] for tensor in self.qkv(x.unsqueeze(1), context))
+        position, size = context.position, self.block_size
+        state["k"][:, position], state["v"][:, position] = k, v
+        own = position // size
+        if own <= self.top_k:
+            o = attention_step(q, state["k"].to(q.dtype), state["v"].to(q.dtype), position + 1)
+        else:
+            relevance = self._relevance(q.unsqueeze(1), state["means"][:, :own])[:, 0]
+            picked = relevance.topk(self.top_k, dim=-1).indices
+            slots = self._slots(picked, own * size, position + 1)
+            k_seen, v_seen = (self._gather(state[name], slots).to(q.dtype) for name in ("k", "v"))
+            o = attention_step(q, k_seen, v_seen, slots.shape[1])
+        if (position + 1) % size == 0:
+            state["means"][:, own] = self._block_means(state["k"][:, own * size : position + 1])[:, 0]
+        return self.out_proj(o.flatten(1)), state
+
+    def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
+        heads, head_dim = self.qkv.kv_heads, self.qkv.head_dim
+        means = torch.zeros(batch, max_len // self.block_size, heads, head_dim, device=device)
+        return {**empty_cache(batch, max_len, heads, head_dim, dtype, device), "means": means}
+
+    def flops(self, tokens: int, context_len: int) -> int:
+        seen, compared = (
+            count(context_len + tokens) - count(context_len) for count in (self._keys_seen, self._means_compared)
+        )
+        products = 4 * seen * self.qkv.num_heads + 2 * compared * self.qkv.kv_heads
+        return self.qkv.flops(tokens) + products * self.qkv.head_dim + linear_flops(tokens, self.out_proj)
+
+    def _block_means(self, k: Tensor) -> Tensor:
+        """Mean keys of the complete blocks of k [B, T, Hkv, D]: [B, T // block, Hkv, D] in float32."""
+        complete = k.shape[1] // self.block_size
+        return k[:, : complete * self.block_size].unflatten(1, (complete, self.block_size)).float().mean(2)
+
+    def _relevance(self, q: Tensor, means: Tensor) -> Tensor:
+        """Of every block for every query: q [B, T, Hq, D], means [B, N, Hkv, D] -> [B, T, Hkv, N]."""
+        per_group = q.float().unflatten(2, (means.shape[2], -1)).sum(3)
+        return torch.einsum("bthd,bnhd->bthn", per_group, means)
+
+    def _block_mask(self, q: Tensor, means: Tensor, length: int) -> Tensor | None:
+        """Which blocks the last Tq of `length` tokens see, [B, Tq, Hkv, ceil(length / block)]; None: all of them."""
+        blocks = -(-length // self.block_size)
+        if blocks <= self.top_k + 1:
+            return None
+        own = torch.arange(length - q.shape[1], length, device=q.device)[:, None, None] // self.block_size
+        index = torch.arange(blocks, device=q.device)
+        with torch.no_grad():
+            relevance = F.pad(self._relevance(q, means), (0, blocks - means.shape[1]))
+            relevance = relevance.masked_fill(index >= own, float("-inf"))
+            picked = relevance.topk(self.top_k, dim=-1).indices
+            mask = torch.zeros_like(relevance, dtype=torch.bool).scatter_(-1, picked, True)
+        return (mask & (index < own)) | (index == own)
+
+    def _slots(self, picked: Tensor, own_start: int, end: int) -> Tensor:
+        """Slots of the picked blocks [B, Hkv, k] and of the own block up to the token: [B, n, Hkv]."""
+        within = torch.arange(self.block_size, device=picked.device)
+        chosen = (picked.unsqueeze(-1) * self.block_size + within).flatten(2)
+        own = torch.arange(own_start, end, device=picked.device).expand(*picked.shape[:2], -1)
+        return torch.cat((chosen, own), dim=-1).transpose(1, 2)
+
+    def _gather(self, cache: Tensor, slots: Tensor) -> Tensor:
+        """cache [B, S, Hkv, D] at slots [B, n, Hkv]: [B, n, Hkv, D]; what is read grows with n, not with S."""
+        return cache.gather(1, slots.unsqueeze(-1).expand(-1, -1, -1, cache.shape[3]))
+
+    def _keys_seen(self, tokens: int) -> int:
+        """Keys seen by the first `tokens` tokens together: the own block up to the token, and at most top_k others."""
+        full, rest = divmod(tokens, self.block_size)
+        own = full * self.block_size * (self.block_size + 1) // 2 + rest * (rest + 1) // 2
+        few = min(full, self.top_k + 1)
+        picked_by_full = few * (few - 1) // 2 + (full - few) * self.top_k
+        picked = picked_by_full * self.block_size + rest * min(full, self.top_k)
+        return own + picked * self.block_size
+
+    def _means_compared(self, tokens: int) -> int:
+        """Block means that the first `tokens` tokens are compared with."""
+        full, rest = divmod(tokens, self.block_size)
+        return full * (full - 1) // 2 * self.block_size + rest * full

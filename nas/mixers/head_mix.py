@@ -1,0 +1,89 @@
+"""Several mixers side by side in one layer, each with heads of its own, fused into one output.
+
+Each part is a whole mixer with its own output projection. `concat` is the sum of the parts, which equals concatenating
+their heads and projecting once. `norm_mean` is the mean of the RMS-normalised parts with learned scales per channel.
+Source of norm_mean: Dong et al., Hymba (arXiv 2411.13676), section 2.1; there the parts are normalised before one
+shared projection.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from nas.architecture.mixers import HeadMix, MixerOptions
+from nas.context import Context
+from nas.layers.linear import INIT_STD
+from nas.layers.norm import RMSNorm
+from nas.mixers.base import Mixer, State
+
+
+class HeadMixer(Mixer):
+    """Fuses parts; its state is theirs, each name behind the number of its part. `build` makes a part from options."""
+
+    def __init__(self, options: HeadMix, d_model: int, build: Callable[[MixerOptions, int], Mixer | None]) -> None:
+        super().__init__()
+        self.family = options.family
+        self.parts: list[Mixer] = nn.ModuleList(build(part, d_model) for part in options.parts)  # type: ignore[assignment]
+        normed = options.parts if options.fuse == "norm_mean" else ()
+        self.norms: list[RMSNorm] = nn.ModuleList(RMSNorm(d_model) for _ in normed)  # type: ignore[assignment]
+        # A normalised part would enter the residual stream at size 1, far above the embeddings and every other mixer.
+        # A value projection and an output projection at their initial size leave about this much.
+        for norm in self.norms:
+            nn.init.constant_(norm.weight, INIT_STD**2 * d_model)
+
+    def forward(
+        self, x: Tensor, state: State | None = None, context: Context | None = None
+    ) -> tuple[Tensor, State | None]:
+        outputs, new = [], None if state is None else {}
+        for i, part in enumerate(self.parts):
+            y, part_state = part(x, None if state is None else _state_of(state, i), context)
+            outputs.append(y)
+            if new is not None:
+                new.update(_named(part_state, i))
+        return self._fuse(outputs), new
+
+    def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
+        outputs, new = [], {}
+        for i, part in enumerate(self.parts):
+            y, part_state = part.step(x, _state_of(state, i), context)
+            outputs.append(y)
+            new.update(_named(part_state, i))
+        return self._fuse(outputs), new
+
+    def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
+        state: State = {}
+        for i, part in enumerate(self.parts):
+            state.update(_named(part.init_state(batch, max_len, dtype, device), i))
+        return state
+
+    def flops(self, tokens: int, context_len: int) -> int:
+        return sum(part.flops(tokens, context_len) for part in self.parts)
+
+    def scale_output(self, factor: float) -> None:
+        for part in self.parts:
+            part.scale_output(factor)
+        with torch.no_grad():
+            for norm in self.norms:
+                norm.weight.mul_(factor)
+
+    def _fuse(self, outputs: list[Tensor]) -> Tensor:
+        if not self.norms:
+            return _sum(outputs)
+        return _sum([norm(y) for norm, y in zip(self.norms, outputs, strict=True)]) / len(outputs)
+
+
+def _sum(outputs: list[Tensor]) -> Tensor:
+    total = outputs[0]
+    for y in outputs[1:]:
+        total = total + y
+    return total
+
+
+def _named(state: State, part: int) -> State:
+    return {f"{part}.{name}": tensor for name, tensor in state.items()}
+
+
+def _state_of(state: State, part: int) -> State:
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
