@@ -1,21 +1,221 @@
 """The wiring of one search: rooms that do not know each other meet here."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import optuna
+import numpy as np
 
 from nas.architecture import Architecture
 from nas.measure import choose_device, describe_device
-from nas.report import Progress, Tracker, check_ready, print_summary, write_report, write_trials
-from nas.study import events
+from nas.objectives import OBJECTIVES, Objective
+from nas.report import Progress, Tracker, check_ready, print_summary, write_front, write_page, write_plot, write_trials
 from nas.study.evaluator import ProxyEvaluator
+from nas.study.events import Observer
+from nas.study.front import hypervolume, losses
 from nas.study.loop import Bars, Loop
 from nas.study.noise import noise_floors, repeat_seeds
-from nas.study.rows import Row, StudyResult
+from nas.study.rows import NoiseFloor, Row, StudyResult
 from nas.study.samplers import make_sampler
 from nas.study.storage import open_study, study_lock
 from nas.study.trials import enqueue_references, requeue_interrupted
 from scripts.settings import SearchSettings
+
+
+def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
+    """Run or resume a study to its budget, write its files and print the fronts.
+
+    start: `time.perf_counter()` when the process began, so that the tool's own time counts from there.
+    """
+    directory = settings.directory
+    with study_lock(directory):
+        check_ready(directory, settings.tracker)
+        study = open_study(directory, settings.study, settings.objectives, settings.definition, None)
+        sampled = len(study.get_trials(deepcopy=False))
+        study.sampler = make_sampler(
+            settings.sampler, seed=settings.seed, trials=settings.trials, already_sampled=sampled
+        )
+        for task in settings.tasks.values():
+            task.prepare()
+        references = settings.space.references(settings.designs)
+        enqueue_references(study, references)
+        requeued = requeue_interrupted(study)
+        evaluator = make_evaluator(settings)
+        quantities = shown(settings)
+        tracker = Tracker(settings.study, directory, settings.tracker, settings.definition)
+        loop = Loop(
+            study=study,
+            space=settings.space,
+            evaluator=evaluator,
+            bars=Bars(
+                objectives=settings.objectives,
+                requirements=settings.requirements,
+                limits=settings.limits,
+                reference=settings.baseline,
+            ),
+            observer=Progress(quantities),
+            directory=directory,
+            trials=settings.trials,
+            seed=settings.seed,
+            patience=settings.patience,
+        )
+        with Progress(quantities, rows=loop.rows) as progress, tracker:
+            loop.observer = Watchers([progress, tracker, TrialsTable(directory / "trials.csv", quantities, loop.rows)])
+            announce(settings, [name for name, _ in references], requeued, progress)
+            loop.run()
+            noise = measure_noise(settings, loop)
+            result = make_result(settings, loop, noise, start)
+            files = write_files(directory, result, settings, loop)
+            tracker.finish(result, files)
+        print_summary(result, settings.objectives, settings.requirements, progress.console, files=files)
+        return result
+
+
+def make_evaluator(settings: SearchSettings) -> ProxyEvaluator:
+    """The ladder's stages for this search; names the device early, because a wrong one is a user's mistake."""
+    choose_device(settings.deployment.device)
+    return ProxyEvaluator(
+        tasks=settings.tasks,
+        recipes=settings.recipes,
+        deployment=settings.deployment,
+        parameters=settings.space.params if settings.space.match_params else None,
+    )
+
+
+def shown(settings: SearchSettings) -> tuple[Objective, ...]:
+    """Objectives, then required and scored numbers that are no objectives."""
+    names = [o.name for o in settings.objectives] + [r.name for r in settings.requirements]
+    names += [metric.name for task in settings.tasks.values() for metric in task.metrics]
+    return tuple(OBJECTIVES[name] for name in dict.fromkeys(names))
+
+
+def announce(settings: SearchSettings, references: Sequence[str], requeued: int, progress: Observer) -> None:
+    """What a user should know before the first trial."""
+    placed = ", ".join(references) or "none"
+    progress.message(f"study {settings.study} in {settings.directory}; reference designs in this space: {placed}")
+    for name, task in settings.tasks.items():
+        progress.message(f"task {name}: {task.describe()}")
+    for design in settings.designs:
+        if design.name not in references:
+            progress.message(f"the design {design.name} does not lie in this space or coincides with another")
+    if requeued:
+        progress.message(f"{requeued} interrupted trials are taken up again")
+    for requirement in settings.ignored_requirements:
+        progress.message(f"require.{requirement.name} is not applied: no task of this run scores it")
+    if settings.baseline not in references:
+        for requirement in settings.requirements:
+            if requirement.relative_to_reference:
+                progress.message(
+                    f"require.{requirement.name} is not applied: {settings.baseline} does not lie in this space"
+                )
+
+
+def measure_noise(settings: SearchSettings, loop: Loop) -> tuple[NoiseFloor, ...]:
+    """The noise floor of the baseline, or of the first trained row where the baseline is not in the space."""
+    complete = [row for row in loop.rows if row.state == "complete"]
+    row = loop.bars.reference_row(loop.rows) or (complete[0] if complete else None)
+    if row is None or settings.noise_seeds < 2:
+        return ()
+    began = time.perf_counter()
+    repeats = repeat_seeds(loop.study, loop.evaluator, row, settings.noise_seeds, loop.observer)
+    loop.work_seconds += time.perf_counter() - began
+    return noise_floors(repeats, loop.rows)
+
+
+def make_result(settings: SearchSettings, loop: Loop, noise: tuple[NoiseFloor, ...], start: float) -> StudyResult:
+    """Everything that a report shows."""
+    rows = tuple(loop.rows)
+    front, required = loop.bars.fronts(rows)
+    reference = loop.bars.reference_row(rows)
+    seconds = time.perf_counter() - start
+    device = choose_device(settings.deployment.device)
+    return StudyResult(
+        study=settings.study,
+        rows=rows,
+        front=front,
+        front_required=required,
+        reference=None if reference is None else reference.number,
+        noise=noise,
+        hypervolume=dominated_volume(rows, settings.objectives),
+        settings={
+            "sampler": settings.sampler,
+            "trials": settings.trials,
+            "tasks": {name: task.describe() for name, task in settings.tasks.items()},
+            "training": {name: settings.definition["train"][name] for name in settings.tasks},
+            "proxy parameters": settings.space.params if settings.space.match_params else "not matched",
+            "deployment": {k: v for k, v in settings.definition["measure"].items() if v is not None},
+            "seed": settings.seed,
+        },
+        environment=describe_device(device),
+        seconds=seconds,
+        tool_seconds=seconds - loop.work_seconds,
+    )
+
+
+def dominated_volume(rows: Sequence[Row], objectives: Sequence[Objective]) -> float | None:
+    """Hypervolume of the trained rows, each objective scaled so that the reference designs span 0 to 1.
+
+    The bounding point lies a tenth beyond their worst. None with fewer than two reference designs.
+    """
+    references = [row for row in rows if row.is_reference and row.state == "complete"]
+    if len(references) < 2:
+        return None
+    anchors = losses(references, objectives)
+    low, span = anchors.min(axis=0), np.ptp(anchors, axis=0)
+    if np.any(span == 0):
+        return None
+    complete = losses([row for row in rows if row.state == "complete"], objectives)
+    return hypervolume((complete - low) / span, np.full(len(objectives), 1.1))
+
+
+def write_files(directory: Path, result: StudyResult, settings: SearchSettings, loop: Loop) -> tuple[Path, ...]:
+    """trials.csv, front.csv, front.png and front.html."""
+    quantities = shown(settings)
+    names = ("trials.csv", "front.csv", "front.png", "front.html")
+    trials, front, plot, page = (directory / name for name in names)
+    write_trials(trials, result.rows, quantities)
+    write_front(front, result, quantities)
+    requirements = loop.bars.applicable(loop.rows)
+    write_plot(plot, result, quantities, requirements)
+    write_page(page, result, quantities, requirements)
+    return trials, front, plot, page
+
+
+@dataclass
+class TrialsTable(Observer):
+    """Keeps trials.csv up to date, so that a killed run leaves it behind."""
+
+    path: Path
+    quantities: Sequence[Objective]
+    rows: list[Row]
+
+    def row_finished(self, row: Row, front: tuple[int, ...], done: int, total: int) -> None:
+        write_trials(self.path, self.rows, self.quantities)
+
+
+@dataclass
+class Watchers(Observer):
+    """Several observers as one."""
+
+    observers: Sequence[Observer]
+
+    def trial_started(self, number: int, architecture: Architecture, origin: str, done: int, total: int) -> None:
+        for observer in self.observers:
+            observer.trial_started(number, architecture, origin, done, total)
+
+    def stage_started(self, stage: str) -> None:
+        for observer in self.observers:
+            observer.stage_started(stage)
+
+    def step(self, task: str, step: int, steps: int, loss: float) -> None:
+        for observer in self.observers:
+            observer.step(task, step, steps, loss)
+
+    def row_finished(self, row: Row, front: tuple[int, ...], done: int, total: int) -> None:
+        for observer in self.observers:
+            observer.row_finished(row, front, done, total)
+
+    def message(self, text: str) -> None:
+        for observer in self.observers:
+            observer.message(text)

@@ -1,4 +1,4 @@
-"""The composed configuration as checked objects, free of torch: a mistake is answered before anything heavy is loaded."""
+"""The composed configuration as checked objects, free of torch: a mistake is answered before anything heavy loads."""
 
 import re
 from collections.abc import Mapping
@@ -137,9 +137,7 @@ def read_design(name: object) -> Architecture:
     if name in known:
         return read_architecture(known[str(name)])
     if not Path(str(name)).exists():
-        raise UserError(
-            f"There is no design and no file {str(name)!r}. {did_you_mean(name, known)}"
-        )
+        raise UserError(f"There is no design and no file {str(name)!r}. {did_you_mean(name, known)}")
     return read_architecture(str(name))
 
 

@@ -7,7 +7,10 @@ from nas.study.rows import Row
 
 
 class Observer(Protocol):
-    """Told of each event as it happens; every method returns at once and raises nothing."""
+    """Told of each event as it happens; every method returns at once and raises nothing.
+
+    Who subclasses it overrides what it wants to hear; the rest goes unheard.
+    """
 
     def trial_started(self, number: int, architecture: Architecture, origin: str, done: int, total: int) -> None:
         """A sampled architecture enters the ladder; `done` of `total` are trained."""

@@ -1,8 +1,10 @@
 """Which Optuna sampler proposes, and how its sizes follow the budget."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
     BaseSampler,
     BruteForceSampler,
@@ -52,4 +54,6 @@ def make_sampler(name: Any, *, seed: int, trials: int, already_sampled: int) -> 
     """
     if name not in SAMPLERS:
         raise SamplerError(f"There is no sampler {name!r}. {did_you_mean(name, SAMPLERS)}")
-    return SAMPLERS[name](seed if name == "qmc" else seed + already_sampled, trials)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return SAMPLERS[name](seed if name == "qmc" else seed + already_sampled, trials)

@@ -82,6 +82,7 @@ def open_study(
 
     Raises StudyError when the stored definition differs, or the journal cannot be read.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = directory / JOURNAL
     mend_journal(path)
     try:
