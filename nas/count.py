@@ -52,7 +52,7 @@ def _count(architecture: Architecture, workload: Workload, dtype: torch.dtype) -
         active_parameters=model.active_parameters(),
         weight_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         sequence_bytes=model.state_bytes(workload.context),
-        flops_prefill=model.flops(workload.prompt, workload.prompt),
+        flops_prefill=model.flops(workload.prompt, 0),
         flops_decode=model.flops(1, workload.context),
     )
 
@@ -96,7 +96,7 @@ def match_parameters(
     """The architecture with all FFN widths times one factor, such that its parameters are nearest to `target`.
 
     Widths are rounded to `multiple`, which keeps the ratio between layers up to rounding. Where rounding alone misses
-    by more than a tenth of `tolerance`, single layers move by one `multiple`. Raises CannotMatch beyond `tolerance`.
+    by more than a third of `tolerance`, single layers move by one `multiple`. Raises CannotMatch beyond `tolerance`.
     """
     widths = [ffn_width(block.ffn) for block in architecture.blocks]
     if not any(widths):
@@ -116,7 +116,7 @@ def match_parameters(
         )
     factor = (target - fixed) / sum(slope * width for slope, width in zip(slopes, widths, strict=True))
     rounded = [max(multiple, round(w * factor / multiple) * multiple) if w else 0 for w in widths]
-    rounded = move_nearer(rounded, slopes, target - fixed, multiple=multiple, enough=tolerance / 10 * target)
+    rounded = move_nearer(rounded, slopes, target - fixed, multiple=multiple, enough=tolerance / 3 * target)
     total = fixed + sum(slope * width for slope, width in zip(slopes, rounded, strict=True))
     if abs(total - target) > tolerance * target:
         raise CannotMatch(
@@ -129,7 +129,8 @@ def match_parameters(
 def move_nearer(widths: list[int], slopes: list[int], wanted: int, *, multiple: int, enough: float) -> list[int]:
     """Move single widths by one `multiple`, each at most once, while that brings their parameters nearer to `wanted`.
 
-    Stops when they are within `enough`: equal layers that stay equal are worth more than the last parameter.
+    Stops when they are within `enough`: equal layers that stay equal are worth more than the last percent, and widths
+    are scaled again at the deployment.
     """
     widths = list(widths)
     miss = wanted - sum(slope * width for slope, width in zip(slopes, widths, strict=True))

@@ -1,0 +1,115 @@
+"""How many bytes a call takes at its peak, and whether a network fits on a device at all.
+
+On a GPU the allocator keeps the peak. On a CPU every allocation and release that goes through torch's allocator is
+taken from the profiler's record and summed in order of time: exact to the byte, temporaries inside operators included,
+at some tens of microseconds per operator. Not in it: scratch space that a BLAS library takes for itself.
+"""
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.autograd.profiler import profile
+
+# The profiler announces each start and stop on standard error, in the middle of a progress display.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+
+
+class DoesNotFit(Exception):
+    """The network and its state need more memory than the device has: a result, not a failure of the tool."""
+
+
+def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
+    """The most bytes that `call()` holds at once beyond what was held before it, its result included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    record: Any = profile(profile_memory=True)  # the types that torch declares lack the results
+    with record:
+        result = call()
+    del result
+    events = record.kineto_results.events()
+    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
+    held = peak = 0
+    for _, change in sorted(changes, key=lambda item: item[0]):
+        held += change
+        peak = max(peak, held)
+    return peak
+
+
+def storage_bytes(tree: object) -> int:
+    """Bytes of all tensors in a nest of lists, tuples, dicts and objects with attributes; shared storage once."""
+    storages: dict[int, int] = {}
+    seen: set[int] = set()
+
+    def visit(node: object) -> None:
+        if id(node) in seen or node is None or isinstance(node, str | int | float | bool):
+            return
+        seen.add(id(node))
+        if isinstance(node, torch.Tensor):
+            storages[node.untyped_storage().data_ptr()] = node.untyped_storage().nbytes()
+        elif isinstance(node, dict):
+            for child in node.values():
+                visit(child)
+        elif isinstance(node, list | tuple):
+            for child in node:
+                visit(child)
+        elif hasattr(node, "__dict__"):
+            visit(vars(node))
+
+    visit(tree)
+    return sum(storages.values())
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Bytes that can be had on the device now; None where the system does not say."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free
+    info = Path("/proc/meminfo")
+    found = []
+    if info.exists():
+        fields = dict(line.split(":") for line in info.read_text().splitlines() if ":" in line)
+        if "MemAvailable" in fields:
+            found.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        found.append(int(limit.read_text()) - int(used.read_text()))
+    return min(found) if found else None
+
+
+def check_fits(needed: int, what: str, device: torch.device) -> None:
+    """Raise DoesNotFit when `needed` bytes cannot be had; an overcommitted CPU would kill the process instead."""
+    available = available_bytes(device)
+    if available is not None and needed > available:
+        raise DoesNotFit(
+            f"{what} need {needed:,} bytes, which is {needed - available:,} more than {device} has free; "
+            "a shorter context, a smaller batch or fewer parameters fit."
+        )
+
+
+@contextmanager
+def out_of_memory_is_a_result(device: torch.device) -> Iterator[None]:
+    """Turn running out of memory into DoesNotFit, and give memory back to the device in any case."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        told = str(error).lower()
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            if "out of memory" not in told and "allocate memory" not in told:
+                raise
+        # The traceback holds the frames, and they hold the tensors.
+        error.__traceback__ = None
+        raise DoesNotFit(f"measuring ran out of memory on {device}.") from None
+    finally:
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
