@@ -7,6 +7,7 @@ none); Mamba-2 and simple GLA ([B, T, Hv], none); GLA and HGRN2 ([B, T, Hv, K], 
 DeltaNet ([B, T, Hv], beta); Kimi Delta Attention ([B, T, Hv, K], beta).
 """
 
+import torch
 from torch import Tensor
 
 from kernels._matrix_recurrence import portable, reference
@@ -41,7 +42,12 @@ def matrix_recurrence(
     check_arguments(q, k, v, log_decay, beta, initial_state, step=False)
     factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
     backend = choose_backend(q)
-    run = reference.recurrence if backend == "reference" else portable.recurrence
+    if backend == "gpu":
+        from kernels._matrix_recurrence import gpu
+
+        run = gpu.recurrence
+    else:
+        run = reference.recurrence if backend == "reference" else portable.recurrence
     output, state = run(q, k, v, log_decay, beta, initial_state, factor)
     return (output, state) if return_state else output
 
@@ -59,9 +65,16 @@ def matrix_recurrence_step(
     """Run one token, for generation: `matrix_recurrence` at T = 1 without the T axis.
 
     Shapes: q, k [B, Hqk, K]; v [B, Hv, V]; state [B, Hv, K, V] in float32; log_decay [Hv], [B, Hv] or [B, Hv, K];
-    beta [B, Hv]. Returns (o [B, Hv, V] in the dtype of v, the new state); the given state is not changed.
+    beta [B, Hv]. Returns (o [B, Hv, V] in the dtype of v, the new state); the given state is not changed. It is
+    differentiable; the Triton kernel, which is not, runs only where no gradient is asked for.
     Raises as `matrix_recurrence` does.
     """
     check_arguments(q, k, v, log_decay, beta, state, step=True)
     factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
+    tensors = (q, k, v, state, log_decay, beta)
+    needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    if choose_backend(q) == "gpu" and not needs_grad:
+        from kernels._matrix_recurrence import gpu
+
+        return gpu.recurrence_step(q, k, v, state, log_decay, beta, factor)
     return reference.recurrence_step(q, k, v, state, log_decay, beta, factor)

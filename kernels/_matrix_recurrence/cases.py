@@ -1,0 +1,60 @@
+"""The launches to compile ahead of time: every kernel, at the head sizes and kinds of decay that the mixers use."""
+
+from typing import Any
+
+import torch
+
+from kernels._matrix_recurrence import gpu_backward, gpu_delta, gpu_forward, gpu_scalar, gpu_tiles, gpu_vector
+from kernels._matrix_recurrence.gpu_step import step_kernel
+from kernels._matrix_recurrence.plan import Plan
+from kernels.ahead_of_time import Case
+
+_FLOAT32 = ("g", "beta", "erasing", "initial", "final", "offset", "state", "new_state")
+_FLOAT32_GRADS = ("d_q", "d_k", "d_x", "d_g", "d_beta", "d_last", "d_final", "d_initial")
+_SHARED = (
+    gpu_forward.state_kernel,
+    gpu_forward.output_kernel,
+    gpu_backward.value_grad_kernel,
+    gpu_backward.state_grad_kernel,
+    gpu_backward.token_grad_kernel,
+    step_kernel,
+)
+_PER_HEAD = (gpu_scalar.scores_kernel,)
+_PER_CHANNEL = (gpu_vector.channel_scores_kernel, gpu_vector.score_grad_kernel, gpu_vector.channel_grad_kernel)
+_DELTA = (gpu_delta.inverse_kernel, gpu_delta.wy_kernel, gpu_delta.wy_grad_kernel)
+
+
+def ahead_of_time_cases() -> list[Case]:
+    """bfloat16 at K = V = 64 and 128, per head and per channel, with and without the delta rule."""
+    cases = []
+    for size in (64, 128):
+        for decay in (1, 2):
+            for delta in (False, True):
+                plan = Plan(8, 1, size, size, decay, delta, torch.bfloat16)
+                cases += [_case(plan, kernel) for kernel in _kernels(plan)]
+    return cases
+
+
+def _kernels(plan: Plan) -> list[Any]:
+    kernels = [*_SHARED, gpu_tiles.chunk_sum_kernel, *(_PER_CHANNEL if plan.decay == 2 else _PER_HEAD)]
+    if plan.delta:
+        kernels += _DELTA if plan.decay == 2 else (*_DELTA, gpu_scalar.erasing_grad_kernel)
+    return kernels
+
+
+def _case(plan: Plan, kernel: Any) -> Case:
+    name = kernel.__name__
+    flags = {"HAS_INITIAL": True, "WITH_STATE": not plan.delta, "REVERSE": True, "ERASING": plan.delta}
+    constants = plan.constants(kernel, **flags)
+    signature = {argument: _type(plan, name, argument) for argument in kernel.arg_names if argument not in constants}
+    kind = f"{'delta' if plan.delta else 'plain'} {'per channel' if plan.decay == 2 else 'per head'} {plan.key_size}"
+    return Case(f"{name.removesuffix('_kernel')} {kind}", kernel, signature, constants, plan.options(kernel))
+
+
+def _type(plan: Plan, kernel: str, argument: str) -> str:
+    if argument in ("T", "scale"):
+        return "i32" if argument == "T" else "fp32"
+    if kernel == "chunk_sum_kernel" or argument in (*_FLOAT32, *_FLOAT32_GRADS):
+        return "*fp32"
+    dtype = plan.state_dtype if argument in ("states", "d_states") else plan.dtype
+    return {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}[dtype]
