@@ -43,7 +43,8 @@ class BlockSparseAttentionMixer(Mixer):
             known, complete = context.position // self.block_size, k.shape[1] // self.block_size
             state["means"][:, known:complete] = self._block_means(k[:, known * self.block_size :])
             means = state["means"][:, :complete]
-        o = attention(q, k, v, block_mask=self._block_mask(q, means, k.shape[1]), block_size=self.block_size)
+        mask = self._block_mask(q, means, k.shape[1])
+        o = attention(q, k, v, block_mask=mask, block_size=None if mask is None else self.block_size)
         return self.out_proj(o.flatten(2)), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:

@@ -18,7 +18,7 @@ from nas.layers.linear import Linear
 from nas.layers.norm import RMSNorm, l2_normalise
 from nas.layers.short_conv import ShortConv
 from nas.mixers.base import Mixer, State, linear_flops
-from nas.mixers.recurrent import matrix_state, recurrence_flops
+from nas.mixers.recurrent import matrix_state, recurrence_flops, recurrence_from_start
 
 
 class GatedDeltaNetMixer(Mixer):
@@ -47,7 +47,7 @@ class GatedDeltaNetMixer(Mixer):
         q, k, v = self._heads(qkv)
         log_decay, beta = self._gates(a, b)
         if state is None:
-            return self._finish(matrix_recurrence(q, k, v, log_decay=log_decay, beta=beta), z), None
+            return self._finish(recurrence_from_start(q, k, v, log_decay=log_decay, beta=beta), z), None
         o, memory = matrix_recurrence(
             q, k, v, log_decay=log_decay, beta=beta, initial_state=state["memory"], return_state=True
         )

@@ -17,7 +17,7 @@ from nas.layers.linear import Linear
 from nas.layers.norm import RMSNorm
 from nas.layers.short_conv import ShortConv
 from nas.mixers.base import Mixer, State, linear_flops
-from nas.mixers.recurrent import matrix_state, recurrence_flops
+from nas.mixers.recurrent import matrix_state, recurrence_flops, recurrence_from_start
 
 GATE_TEMPERATURE = 16
 """Divides the log of the gate, so that a fresh network forgets slowly (section 4.4)."""
@@ -51,7 +51,7 @@ class GatedLinearAttentionMixer(Mixer):
         q, k, v = self._heads(qkv)
         log_decay = self._log_decay(low)
         if state is None:
-            return self._finish(matrix_recurrence(q, k, v, log_decay=log_decay), z), None
+            return self._finish(recurrence_from_start(q, k, v, log_decay=log_decay), z), None
         o, new["memory"] = matrix_recurrence(
             q, k, v, log_decay=log_decay, initial_state=state["memory"], return_state=True
         )

@@ -19,7 +19,7 @@ from nas.layers.linear import Linear
 from nas.layers.norm import RMSNorm
 from nas.layers.short_conv import ShortConv
 from nas.mixers.base import Mixer, State, linear_flops
-from nas.mixers.recurrent import matrix_state, recurrence_flops
+from nas.mixers.recurrent import matrix_state, recurrence_flops, recurrence_from_start
 
 
 class Mamba2Mixer(Mixer):
@@ -47,7 +47,7 @@ class Mamba2Mixer(Mixer):
         xbc, conv = self.conv(xbc, None if state is None else state["conv"])
         q, k, inputs, v, log_decay = self._recurrence_inputs(xbc, dt)
         if state is None:
-            o = matrix_recurrence(q, k, v, log_decay=log_decay, scale=1.0)
+            o = recurrence_from_start(q, k, v, log_decay=log_decay, scale=1.0)
             return self._finish(o, inputs, z), None
         o, memory = matrix_recurrence(
             q, k, v, log_decay=log_decay, scale=1.0, initial_state=state["memory"], return_state=True

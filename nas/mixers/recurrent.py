@@ -1,7 +1,9 @@
 """What mixers with a matrix state share: the state beside the short convolution, and the count of the recurrence."""
 
 import torch
+from torch import Tensor
 
+from kernels import matrix_recurrence
 from nas.layers.short_conv import ShortConv
 from nas.mixers.base import State
 
@@ -20,6 +22,15 @@ def matrix_state(
     if conv is not None:
         state["conv"] = conv.init_state(batch, dtype, device)
     return state
+
+
+def recurrence_from_start(
+    q: Tensor, k: Tensor, v: Tensor, *, log_decay: Tensor, beta: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """`kernels.matrix_recurrence` with nothing before and nothing kept, as in training."""
+    o = matrix_recurrence(q, k, v, log_decay=log_decay, beta=beta, scale=scale)
+    assert isinstance(o, Tensor), "without return_state there is no state"
+    return o
 
 
 def recurrence_flops(tokens: int, heads: int, key_size: int, value_size: int, products: int) -> int:

@@ -1,0 +1,142 @@
+"""The contract of an FFN, held over every kind with several option sets each."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import kernels
+from nas.architecture import FFNS as KINDS
+from nas.architecture import FfnOptions, Glu, Moe, NoFfn
+from nas.compile import FFNS, build_ffn
+from nas.context import Context
+from nas.ffns.base import Ffn
+from nas.ffns.moe import MoeFfn
+
+D_MODEL = 24
+
+CASES: dict[str, FfnOptions] = {
+    "glu": Glu(d_ff=40),
+    "glu gelu": Glu(d_ff=16, activation="gelu"),
+    "glu relu2": Glu(d_ff=16, activation="relu2"),
+    "moe": Moe(num_experts=4, top_k=2, d_ff=16),
+    "moe shared": Moe(num_experts=5, top_k=1, d_ff=8, num_shared=2),
+    "moe all experts": Moe(num_experts=3, top_k=3, d_ff=8),
+    "moe one expert": Moe(num_experts=1, top_k=1, d_ff=8, activation="gelu"),
+}
+
+
+def ffn_of(options: FfnOptions) -> Ffn:
+    """An FFN with weights large enough that the router decides and the activation bends."""
+    torch.manual_seed(0)
+    ffn = build_ffn(options, D_MODEL)
+    assert ffn is not None
+    with torch.no_grad():
+        for parameter in ffn.parameters():
+            parameter.normal_(std=D_MODEL**-0.5)
+    return ffn
+
+
+@pytest.fixture(params=CASES, ids=list(CASES))
+def ffn(request: pytest.FixtureRequest) -> Ffn:
+    return ffn_of(CASES[request.param])
+
+
+@pytest.fixture
+def x() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(2, 9, D_MODEL)
+
+
+def test_every_kind_has_a_class_and_a_case():
+    assert set(FFNS) == set(KINDS.values())
+    assert {type(options) for options in CASES.values()} == set(KINDS.values()) - {NoFfn}
+
+
+@torch.no_grad()
+def test_each_token_is_mapped_by_itself(ffn: Ffn, x: Tensor):
+    y = ffn(x, Context())
+    assert y.shape == x.shape
+    torch.testing.assert_close(ffn(x[:, 4], Context()), y[:, 4], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ffn(x[1:, 3:5]), y[1:, 3:5], rtol=1e-5, atol=1e-6)
+
+
+def test_every_parameter_gets_a_gradient_that_is_finite_and_not_zero(ffn: Ffn, x: Tensor):
+    context = Context()
+    y = ffn(x, context)
+    ((y * torch.randn_like(y)).sum() + sum(context.losses)).backward()
+    for name, parameter in ffn.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        # With one expert the router has nothing to decide.
+        assert parameter.grad.abs().sum() > 0 or (name == "router.weight" and ffn.num_experts == 1), name
+
+
+def test_portable_equals_reference_in_value_and_gradient(ffn: Ffn, x: Tensor):
+    def run(backend: kernels.Backend) -> list[Tensor]:
+        inputs = x.clone().requires_grad_()
+        with kernels.use_backend(backend):
+            y = ffn(inputs)
+            return [y, *torch.autograd.grad((y * y.detach().cos()).sum(), [inputs, *ffn.parameters()])]
+
+    for portable, reference in zip(run("portable"), run("reference"), strict=True):
+        torch.testing.assert_close(portable, reference, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_bfloat16_weights_and_autocast_both_work(ffn: Ffn, x: Tensor):
+    expected = ffn(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = ffn(x)
+    half = ffn.bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    for actual in (half, under_autocast):
+        assert (actual.float() - expected).abs().median() < 0.03 * expected.abs().max()
+
+
+def test_flops_follow_the_active_weights(ffn: Ffn):
+    assert ffn.flops(7) == 7 * ffn.flops(1) == 2 * 7 * ffn.active_parameters()
+
+
+@pytest.mark.parametrize("name", [name for name, options in CASES.items() if isinstance(options, Moe)])
+def test_experts_equal_a_loop_over_tokens(name: str, x: Tensor):
+    options, ffn = CASES[name], ffn_of(CASES[name])
+    assert isinstance(ffn, MoeFfn) and isinstance(options, Moe)
+    activation = {"silu": F.silu, "gelu": F.gelu}[options.activation]
+    y = ffn(x)
+    for token, actual in zip(x.flatten(0, 1), y.flatten(0, 1), strict=True):
+        probabilities = ffn.router(token).softmax(-1)
+        chosen = probabilities.argsort(descending=True)[: options.top_k]
+        expected = torch.zeros(D_MODEL) if ffn.shared is None else ffn.shared(token)
+        for expert in chosen:
+            gate, up = (token @ ffn.experts_in[expert]).chunk(2)
+            weight = probabilities[expert] / probabilities[chosen].sum()
+            expected = expected + weight * (activation(gate) * up) @ ffn.experts_out[expert]
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_balance_loss_is_its_weight_when_experts_are_used_alike():
+    """Four tokens that each prefer another expert: f_e = 1/4, P_e = 1/4, so E * sum f_e P_e = 1."""
+    ffn = ffn_of(Moe(num_experts=4, top_k=1, d_ff=8, balance_weight=0.5))
+    with torch.no_grad():
+        ffn.router.weight.copy_(torch.eye(4, D_MODEL))
+    context = Context()
+    ffn(3 * torch.eye(4, D_MODEL), context)
+    torch.testing.assert_close(context.losses, [torch.tensor(0.5)])
+
+
+def test_the_balance_loss_pushes_the_router_and_only_in_training(x: Tensor):
+    ffn = ffn_of(CASES["moe"])
+    context = Context()
+    ffn(x, context)
+    context.losses[0].backward()
+    assert ffn.router.weight.grad.abs().sum() > 0
+    context = Context()
+    ffn.eval()(x, context)
+    assert context.losses == []
+
+
+def test_active_parameters_leave_out_the_experts_not_chosen():
+    ffn = ffn_of(Moe(num_experts=4, top_k=1, d_ff=8, num_shared=1))
+    expert = 3 * D_MODEL * 8
+    assert ffn.active_parameters() == 4 * D_MODEL + 2 * expert

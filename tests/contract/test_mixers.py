@@ -1,0 +1,240 @@
+"""The contract of a token mixer, held over every kind with several option sets each."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import kernels
+from nas.architecture import MIXERS as KINDS
+from nas.architecture import (
+    Attention,
+    BlockSparseAttention,
+    GatedDeltaNet,
+    GatedLinearAttention,
+    HeadMix,
+    Mamba1,
+    Mamba2,
+    MixerOptions,
+    NoMixer,
+)
+from nas.compile import MIXERS, build_mixer
+from nas.context import Context
+from nas.mixers.base import Mixer, State
+
+D_MODEL, BATCH, TOKENS = 32, 2, 21
+CPU = torch.device("cpu")
+
+CASES: dict[str, MixerOptions] = {
+    "attention": Attention(num_heads=2, head_dim=16),
+    "attention grouped": Attention(num_heads=4, num_kv_heads=2, head_dim=16),
+    "attention window": Attention(num_heads=2, num_kv_heads=1, head_dim=16, window=5),
+    "attention window of one": Attention(num_heads=2, head_dim=16, window=1),
+    "attention without positions": Attention(num_heads=2, head_dim=20, position="none"),
+    "block sparse": BlockSparseAttention(num_heads=2, head_dim=16, block_size=4, top_k=2),
+    "block sparse grouped": BlockSparseAttention(num_heads=4, num_kv_heads=2, head_dim=16, block_size=3, top_k=1),
+    "block sparse sees all": BlockSparseAttention(num_heads=2, head_dim=16, block_size=8, top_k=4),
+    "block sparse short": BlockSparseAttention(num_heads=2, head_dim=16, block_size=64, position="none"),
+    "gla": GatedLinearAttention(num_heads=2, head_dim=16),
+    "gla conv": GatedLinearAttention(num_heads=2, head_dim=16, key_dim=8, gate_rank=4, conv_size=4),
+    "mamba2": Mamba2(num_heads=4, head_dim=16, state_dim=8),
+    "mamba2 groups": Mamba2(num_heads=4, head_dim=8, state_dim=8, num_groups=2),
+    "mamba2 no conv": Mamba2(num_heads=2, head_dim=16, state_dim=8, conv_size=0),
+    "mamba1": Mamba1(num_heads=2, head_dim=16, state_dim=4),
+    "mamba1 no conv": Mamba1(num_heads=1, head_dim=20, state_dim=5, dt_rank=3, conv_size=0),
+    "gated deltanet": GatedDeltaNet(num_heads=2, head_dim=16),
+    "gated deltanet wide state": GatedDeltaNet(num_heads=2, head_dim=8, key_dim=16, conv_size=2),
+    "gated deltanet no conv": GatedDeltaNet(num_heads=2, head_dim=16, conv_size=0),
+    "head mix mean": HeadMix(
+        parts=(Attention(num_heads=1, head_dim=16, window=4), Mamba2(num_heads=2, head_dim=16, state_dim=8))
+    ),
+    "head mix concat": HeadMix(
+        parts=(GatedDeltaNet(num_heads=1, head_dim=16), BlockSparseAttention(num_heads=1, head_dim=16, block_size=4)),
+        fuse="concat",
+    ),
+    "head mix of three": HeadMix(
+        parts=(
+            GatedLinearAttention(num_heads=1, head_dim=16),
+            Mamba1(num_heads=1, head_dim=16),
+            Attention(num_heads=1, head_dim=16),
+        )
+    ),
+}
+
+
+def mixer_of(options: MixerOptions) -> Mixer:
+    """A mixer with weights large enough that scores, gates and positions matter, unlike those of a fresh one."""
+    torch.manual_seed(0)
+    mixer = build_mixer(options, D_MODEL)
+    assert mixer is not None
+    with torch.no_grad():
+        for name, parameter in mixer.named_parameters():
+            if name.endswith("weight") and parameter.ndim == 2:
+                parameter.normal_(std=parameter.shape[1] ** -0.5)
+            elif parameter.ndim == 1:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return mixer
+
+
+@pytest.fixture(params=CASES, ids=list(CASES))
+def options(request: pytest.FixtureRequest) -> MixerOptions:
+    return CASES[request.param]
+
+
+@pytest.fixture
+def mixer(options: MixerOptions) -> Mixer:
+    return mixer_of(options)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(BATCH, TOKENS, D_MODEL)
+
+
+def start(mixer: Mixer, dtype: torch.dtype = torch.float32) -> State:
+    return mixer.init_state(BATCH, TOKENS, dtype, CPU)
+
+
+def read_in_chunks(mixer: Mixer, x: Tensor, sizes: list[int], state: State) -> tuple[Tensor, State]:
+    outputs, position = [], 0
+    for size in sizes:
+        y, new = mixer(x[:, position : position + size], state, Context(position=position))
+        assert new is not None
+        state, position = new, position + size
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state
+
+
+def test_every_kind_has_a_class_and_a_case():
+    assert set(MIXERS) == set(KINDS.values())
+    assert {type(options) for options in CASES.values()} == set(KINDS.values()) - {NoMixer}
+
+
+def test_without_a_state_nothing_is_kept(mixer: Mixer, x: Tensor):
+    y, state = mixer(x)
+    assert y.shape == x.shape
+    assert state is None
+
+
+@torch.no_grad()
+def test_a_later_token_changes_no_earlier_output(mixer: Mixer, x: Tensor):
+    for changed in (1, 8, 12, TOKENS - 1):
+        other = x.clone()
+        other[:, changed:] += 1.0
+        before, after = mixer(x)[0], mixer(other)[0]
+        torch.testing.assert_close(after[:, :changed], before[:, :changed], rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(after[:, changed], before[:, changed], atol=1e-3)
+
+
+@torch.no_grad()
+def test_decoding_token_by_token_equals_the_parallel_form(mixer: Mixer, x: Tensor):
+    state, outputs = start(mixer), []
+    for position in range(TOKENS):
+        y, state = mixer.step(x[:, position], state, Context(position=position))
+        outputs.append(y)
+    torch.testing.assert_close(torch.stack(outputs, 1), mixer(x)[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [[TOKENS], [8, 13], [1, 2, 3, 7, 8], [6] + [1] * 15])
+def test_reading_in_chunks_equals_reading_at_once(mixer: Mixer, x: Tensor, sizes: list[int]):
+    y, _ = read_in_chunks(mixer, x, sizes, start(mixer))
+    torch.testing.assert_close(y, mixer(x)[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_decoding_goes_on_from_a_prompt(mixer: Mixer, x: Tensor):
+    _, state = read_in_chunks(mixer, x, [5, 8], start(mixer))
+    for position in range(13, TOKENS):
+        y, state = mixer.step(x[:, position], state, Context(position=position))
+    torch.testing.assert_close(y, mixer(x)[0][:, -1], rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_gets_a_gradient_that_is_finite_and_not_zero(mixer: Mixer, x: Tensor):
+    y, _ = mixer(x)
+    (y * torch.randn_like(y)).sum().backward()
+    for name, parameter in mixer.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_portable_equals_reference_in_value_and_gradient(mixer: Mixer, x: Tensor):
+    def run(backend: kernels.Backend) -> list[Tensor]:
+        inputs = x.clone().requires_grad_()
+        with kernels.use_backend(backend):
+            y, _ = mixer(inputs)
+            return [y, *torch.autograd.grad((y * y.detach().cos()).sum(), [inputs, *mixer.parameters()])]
+
+    for portable, reference in zip(run("portable"), run("reference"), strict=True):
+        torch.testing.assert_close(portable, reference, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [1, 3, 50])
+def test_state_bytes_are_the_bytes_allocated(mixer: Mixer, dtype: torch.dtype, length: int):
+    state = mixer.init_state(1, length, dtype, CPU)
+    assert mixer.state_bytes(length, dtype) == sum(t.untyped_storage().nbytes() for t in state.values())
+
+
+@torch.no_grad()
+def test_the_state_keeps_its_shape_and_type(mixer: Mixer, x: Tensor):
+    expected = {name: (t.shape, t.dtype) for name, t in start(mixer, torch.bfloat16).items()}
+    _, state = read_in_chunks(mixer, x, [5, 10], start(mixer, torch.bfloat16))
+    assert {name: (t.shape, t.dtype) for name, t in state.items()} == expected
+    _, state = mixer.step(x[:, 15], state, Context(position=15))
+    assert {name: (t.shape, t.dtype) for name, t in state.items()} == expected
+
+
+def test_flops_add_up_over_chunks(mixer: Mixer):
+    for position in (0, 3, 17):
+        assert mixer.flops(40, position) == mixer.flops(9, position) + mixer.flops(31, position + 9)
+    assert mixer.flops(1, 0) >= 2 * sum(p.numel() for n, p in mixer.named_parameters() if n.endswith("proj.weight"))
+
+
+@torch.no_grad()
+def test_bfloat16_weights_and_autocast_both_work(options: MixerOptions, x: Tensor):
+    expected = mixer_of(options)(x)[0]
+    half, x_half = mixer_of(options).bfloat16(), x.bfloat16()
+    y, _ = half(x_half)
+    assert y.dtype == torch.bfloat16
+    state = start(half, torch.bfloat16)
+    _, state = read_in_chunks(half, x_half, [4, 3], state)
+    half.step(x_half[:, 7], state, Context(position=7))
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast, _ = mixer_of(options)(x)
+    for actual in (y, under_autocast):
+        # Selecting other blocks over a rounding is no error, so only the typical deviation is bounded.
+        assert (actual.float() - expected).abs().median() < 0.03 * expected.abs().max()
+
+
+def test_a_token_sees_only_the_blocks_it_picked():
+    """Keys 0-1 point along q, keys 2-3 away from it: with one block picked, the last token sees block 0 and its own."""
+    mixer = mixer_of(BlockSparseAttention(num_heads=1, head_dim=16, block_size=2, top_k=1, position="none"))
+    q = torch.zeros(1, 6, 1, 16)
+    q[..., 0] = 1
+    k = torch.zeros(1, 6, 1, 16)
+    k[0, :, 0, 0] = torch.tensor([1.0, 1.0, -1.0, -1.0, 0.0, 0.0])
+    mask = mixer._block_mask(q, mixer._block_means(k), 6)
+    assert mask[0, :, 0].int().tolist() == [[1, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 0], [1, 0, 1], [1, 0, 1]]
+
+
+def test_block_sparse_flops_count_the_pairs_that_its_mask_allows():
+    options = BlockSparseAttention(num_heads=2, num_kv_heads=1, head_dim=16, block_size=4, top_k=2)
+    mixer = mixer_of(options)
+    k = torch.randn(1, 30, 1, 16)
+    seen = mixer._block_mask(torch.randn(1, 30, 2, 16), mixer._block_means(k), 30).repeat_interleave(4, -1)[..., :30]
+    pairs = int((seen[0, :, 0] & torch.ones(30, 30).tril().bool()).sum())
+    means = sum(position // 4 for position in range(30))
+    projections = 2 * 30 * (D_MODEL * 4 * 16 + 2 * 16 * D_MODEL)
+    assert mixer.flops(30, 0) == projections + 4 * pairs * 2 * 16 + 2 * means * 16
+
+
+def test_concat_is_the_sum_of_the_parts_and_norm_mean_their_normalised_mean(x: Tensor):
+    parts = (Attention(num_heads=1, head_dim=16), Mamba2(num_heads=1, head_dim=16, state_dim=8))
+    for fuse in ("concat", "norm_mean"):
+        mixer = mixer_of(HeadMix(parts=parts, fuse=fuse))
+        first, second = (part(x)[0] for part in mixer.parts)
+        if fuse == "norm_mean":
+            first, second = mixer.norms[0](first) / 2, mixer.norms[1](second) / 2
+        torch.testing.assert_close(mixer(x)[0], first + second)
