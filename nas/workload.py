@@ -93,14 +93,18 @@ class Deployment:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Deployment":
-        """From the `measure` group: the fields of Deployment and of Workload side by side, each of them optional."""
+        """From the `measure` group: the fields of Deployment and of Workload side by side, each of them optional.
+
+        Whole numbers may be written as 3e7.
+        """
         of_workload = {f.name for f in fields(Workload)}
         own = {f.name for f in fields(cls)} - {"workload"}
         for name in config:
             if name not in own | of_workload:
                 raise WorkloadError(f"There is no measure.{name}. {did_you_mean(name, own | of_workload)}")
-        workload = Workload(**{name: config[name] for name in of_workload & set(config)})
-        return cls(workload=workload, **{name: config[name] for name in own & set(config)})
+        given = {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in config.items()}
+        workload = Workload(**{name: given[name] for name in of_workload & set(given)})
+        return cls(workload=workload, **{name: given[name] for name in own & set(given)})
 
 
 def whole_number(name: str, value: object) -> None:
