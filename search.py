@@ -11,18 +11,19 @@ START = time.perf_counter()
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from scripts.command_line import run_command, with_default_budget  # noqa: E402
+from scripts.command_line import run_command, speaking_to_users, with_default_budget  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> None:
-    from scripts.settings import SearchSettings
+    with speaking_to_users():
+        from scripts.settings import SearchSettings
 
-    settings = SearchSettings.from_config(config)
+        settings = SearchSettings.from_config(config)
 
-    from scripts.search_job import run_search
+        from scripts.search_job import run_search
 
-    run_search(settings, start=START)
+        run_search(settings, start=START)
 
 
 if __name__ == "__main__":

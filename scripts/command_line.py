@@ -6,7 +6,8 @@ A mistake in our own code is no user's mistake and keeps its traceback.
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nas.architecture import ArchitectureError, did_you_mean
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+DESIGNS = CONF / "designs"
 USAGE_ERROR, INTERRUPTED = 2, 130
 
 
@@ -41,15 +43,32 @@ def with_default_budget(arguments: list[str]) -> list[str]:
 
 
 def run_command(main: Callable[[], None], config_name: str = "config") -> None:
-    """Run a Hydra command and exit with its code. User errors become one sentence on standard error."""
+    """Run a Hydra command and exit with its code; a configuration that cannot be composed is one sentence."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main()
+    except BrokenPipeError:
+        # The reader of our output has left (`| head`); nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(explain(error, sys.argv[1:], config_name))
+    except OSError as error:
+        # Hydra makes its folder inside the output before our code runs.
+        fail(f"The output folder must be writable, but {error.filename} is not ({error.strerror}); set outputs=FOLDER.")
+
+
+@contextmanager
+def speaking_to_users() -> Iterator[None]:
+    """Around the body of a command: user errors become one sentence and exit code 2, Ctrl-C exit code 130.
+
+    Inside the command, because Hydra adds a line of its own to every exception that leaves it.
+    """
+    try:
+        yield
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on from here.", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(explain(error, sys.argv[1:], config_name))
     except Exception as error:
         if not is_user_error(error):
             raise
@@ -85,7 +104,7 @@ def explain(error: Exception, arguments: list[str], config_name: str) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         if error.options:
-            return f"There is no {group} {choice!r}. {did_you_mean(choice, error.options)}"
+            return f"There is no {group.replace('_', ' ')} {choice!r}. {did_you_mean(choice, error.options)}"
         return f"There is no configuration {error.missing_cfg_file!r}."
     if isinstance(error, OverrideParseException):
         return (
@@ -111,7 +130,7 @@ def unknown_field(argument: str, config_name: str) -> str | None:
     for key in path.split("."):
         names = list(node) if isinstance(node, Mapping | DictConfig) else []
         if not done:
-            names += [p.name for p in CONF.iterdir() if p.is_dir()] + ["hydra"]
+            names = sorted({*names, "hydra", *(p.name for p in CONF.iterdir() if p.is_dir() and p != DESIGNS)})
         if key not in names:
             place = ".".join(done)
             where = f"{place} has no field" if place else "There is no field or group"

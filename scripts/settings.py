@@ -1,7 +1,7 @@
 """The composed configuration as checked objects, free of torch: a mistake is answered before anything heavy loads."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,14 @@ from nas.objectives import (
 from nas.tasks import Task, make_tasks
 from nas.training.recipe import Recipe, recipe_from
 from nas.workload import Deployment
-from scripts.command_line import CONF, UserError
+from scripts.command_line import DESIGNS, UserError
 from search_spaces import SearchSpace, build_space
 
-DESIGNS = CONF / "designs"
+BUDGET_FIELDS = ("trials", "noise_seeds", "patience", "train")
+TOP_FIELDS = (
+    *("study", "outputs", "seed", "device", "references", "baseline", "search_space", "task", "optimize", "require"),
+    *("limits", "sampler", "measure", "tracker", "budget"),
+)
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -74,8 +78,10 @@ class SearchSettings:
         check_scored((*objectives, *(limit.objective for limit in limits)), scored, tasks)
         judged = tuple(r for r in requirements if r.objective.stage != "train" or r.name in scored)
         budget = plain["budget"]
+        refuse_unknown("budget", budget, BUDGET_FIELDS)
+        refuse_unknown("", plain, TOP_FIELDS)
         train = budget["train"]
-        designs = tuple(read_design(name) for name in as_list("designs", plain["designs"]))
+        designs = tuple(read_design(name) for name in as_list("references", plain["references"]))
         return cls(
             study=study,
             directory=Path(str(plain["outputs"])) / study,
@@ -105,6 +111,14 @@ class SearchSettings:
                 "seed": plain["seed"],
             },
         )
+
+
+def refuse_unknown(section: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise UserError for a field that `+field=value` added and nothing reads."""
+    for name in given:
+        if name not in known:
+            place = f"{section} has no field" if section else "There is no field"
+            raise UserError(f"{place} {name!r}. {did_you_mean(name, known)}")
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:

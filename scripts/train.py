@@ -11,23 +11,26 @@ from omegaconf import DictConfig
 from nas.architecture import Architecture, diagram, write_architecture
 from nas.tasks import Task, make_tasks
 from nas.training.recipe import recipe_from
-from scripts.command_line import UserError, run_command
+from scripts.command_line import UserError, run_command, speaking_to_users
 from scripts.settings import plain_config, read_design, whole
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(config: DictConfig) -> None:
-    plain = plain_config(config)
-    architecture = read_design(plain["architecture"])
-    weights = find_weights(plain["weights"], plain["architecture"])
-    tasks = make_tasks(plain["task"])
-    if len(tasks) != 1:
-        raise UserError(f"One task is trained at a time, but task has {', '.join(tasks)}; choose task=text or another.")
-    (task,) = tasks.values()
-    recipe = recipe_from(plain["train"])
-    seed = whole("seed", plain["seed"], minimum=0)
-    fitted = fit_vocabulary(architecture, task, weights)
-    train(fitted, task, recipe, seed, weights, plain)
+    with speaking_to_users():
+        plain = plain_config(config)
+        architecture = read_design(plain["architecture"])
+        weights = find_weights(plain["weights"], plain["architecture"])
+        tasks = make_tasks(plain["task"])
+        if len(tasks) != 1:
+            raise UserError(
+                f"One task is trained at a time, but task has {', '.join(tasks)}; choose task=text or another."
+            )
+        (task,) = tasks.values()
+        recipe = recipe_from(plain["train"])
+        seed = whole("seed", plain["seed"], minimum=0)
+        fitted = fit_vocabulary(architecture, task, weights)
+        train(fitted, task, recipe, seed, weights, plain)
 
 
 def find_weights(choice: object, architecture: object) -> Path | None:

@@ -1,0 +1,106 @@
+"""A user's mistakes: one sentence on standard error, a non-zero exit, no traceback, and at once."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*arguments: str, script: str = "search.py", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        cwd=cwd or ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def mistake(*arguments: str, cwd: Path, script: str = "search.py") -> str:
+    """The one sentence that a mistake is answered with."""
+    done = run(*arguments, cwd=cwd, script=script)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr + done.stdout
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("search_space=hybird", "There is no search space 'hybird'. Did you mean 'hybrid'?"),
+        ("seach_space=hybrid", "no field or group 'seach_space' (seach_space=hybrid). Did you mean 'search_space'?"),
+        ("search_space.num_layer=3", "search_space has no field 'num_layer' (search_space.num_layer=3). Did you mean"),
+        ("search_space.mixers=[atention]", "does not know 'atention'. Did you mean 'attention'?"),
+        ("search_space.d_model=100", "d_model must be a multiple of head_dim"),
+        ("search_space.num_layers=0", "num_layers must be at least 1, but got 0."),
+        ("search_space.num_layers=-2", "num_layers must be at least 1, but got -2."),
+        ("search_space.num_layers=four", "num_layers must be a whole number"),
+        ("budget.trials=ten", "budget.trials must be a whole number of at least 1, but got 'ten'."),
+        ("budget.trials=0", "budget.trials must be a whole number of at least 1, but got 0."),
+        ("+budget.trial=3", "budget has no field 'trial'. Did you mean 'trials'?"),
+        ("sampler=tpee", "There is no sampler 'tpee'. Did you mean 'tpe'?"),
+        ("optimize=[text_los]", "There is no objective 'text_los'. Did you mean 'text_loss'?"),
+        ("require.recal=0.9", "require has no field 'recal' (require.recal=0.9). Did you mean 'recall'?"),
+        ("limits.parameters=many", "limits.parameters must be a number above zero"),
+        ("measure.context=-1", "measure.context must be a whole number of at least 1, but got -1."),
+        ("references=[nope]", "There is no design and no file 'nope'."),
+        ("study=../elsewhere", "study must be a name of letters, digits, dots and dashes, but got '../elsewhere'."),
+        ("limits={", "must be field=value or group=choice"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, argument, sentence):
+    assert sentence in mistake(argument, cwd=tmp_path)
+    assert not list(tmp_path.glob("*.log"))
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "The output folder must be writable" in mistake("outputs=file", cwd=tmp_path)
+
+
+def test_an_objective_that_no_task_scores_is_one_sentence(tmp_path):
+    assert "text_loss is not scored by this run's tasks (recall give" in mistake("task=recall", cwd=tmp_path)
+
+
+def test_a_missing_data_set_is_one_sentence(tmp_path):
+    sentence = mistake("task.runs.text.dataset=/nowhere/at/all", "tracker=none", cwd=tmp_path)
+    assert "/nowhere/at/all" in sentence
+
+
+def test_an_edited_architecture_file_is_one_sentence(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "d_model: 64\nvocab_size: 256\nblocks:\n- mixer: {kind: attention, num_heads: 0}\n"
+    )
+    sentence = mistake("architecture=a.yaml", cwd=tmp_path, script="scripts/train.py")
+    assert "a.yaml: blocks[0].mixer: num_heads must be at least 1, but got 0." in sentence
+
+
+def test_a_malicious_architecture_file_executes_nothing(tmp_path):
+    (tmp_path / "a.yaml").write_text(f"!!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
+    assert "not a readable architecture file" in mistake("architecture=a.yaml", cwd=tmp_path, script="scripts/train.py")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("script", ["search.py", "scripts/train.py"])
+def test_help_explains_the_groups_and_comes_at_once(tmp_path, script):
+    began = time.perf_counter()
+    done = run("--help", cwd=tmp_path, script=script)
+    assert time.perf_counter() - began < 3
+    assert done.returncode == 0
+    assert "task: mixed, recall, text, text_recall" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_every_group(tmp_path):
+    text = run("--help", cwd=tmp_path).stdout
+    for group in ("search_space", "task", "objectives", "sampler", "budget", "measure", "tracker"):
+        assert f"\n  {group} " in text
