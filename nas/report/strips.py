@@ -105,7 +105,7 @@ def strip_text(architecture: Architecture) -> Text:
     return text
 
 
-def strip_svg(architecture: Architecture, *, cell_width: int = 18) -> str:
+def strip_svg(architecture: Architecture, *, cell_width: int = 22) -> str:
     """The strip as an SVG element: mixers above, FFNs below, names as tooltips."""
     cells = strip(architecture)
     shapes = []
