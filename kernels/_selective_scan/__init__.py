@@ -3,6 +3,8 @@
 Source: Gu and Dao, Mamba (arXiv 2312.00752), section 3, equation 2 with the discretisation of section 3.6.
 """
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -43,8 +45,7 @@ def selective_scan(
     _check_shapes(u, delta, A, B, C, D, z, initial_state, dims=3)
     if initial_state is None:
         initial_state = u.new_zeros(u.shape[0], *A.shape, dtype=torch.float32)
-    implementation = {"reference": reference, "portable": portable}[choose_backend(u)]
-    y, state = implementation.selective_scan(u, delta, A, B, C, D, z, initial_state)
+    y, state = _implementation(u).selective_scan(u, delta, A, B, C, D, z, initial_state)
     return (y, state) if return_state else y
 
 
@@ -65,7 +66,16 @@ def selective_scan_step(
     Raises ValueError when the shapes do not belong together.
     """
     _check_shapes(u, delta, A, B, C, D, z, state, dims=2)
-    return reference.selective_scan_step(u, delta, A, B, C, state, D, z)
+    return _implementation(u).selective_scan_step(u, delta, A, B, C, state, D, z)
+
+
+def _implementation(u: Tensor) -> ModuleType:
+    backend = choose_backend(u)
+    if backend == "gpu":
+        from kernels._selective_scan import gpu  # Triton is installed on Linux alone
+
+        return gpu
+    return reference if backend == "reference" else portable
 
 
 def _check_shapes(

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels._selective_scan.reference import selective_scan_step as selective_scan_step
+
 _CHUNK_ELEMENTS = 256 * 1024  # floats per buffer of one chunk: fastest of 32k to 512k on a cache of 2 MiB per core
 _SHORTEST_CHUNK, _LONGEST_CHUNK = 8, 64  # the shortest bounds the memory: one state of so many is kept for backward
 

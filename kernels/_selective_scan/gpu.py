@@ -1,0 +1,223 @@
+"""The selective scan on a GPU: launch configurations, launches, and the operators that autograd and torch.compile see.
+
+The kernels are in `gpu_kernels.py`. Nothing is tuned in passing: every kernel has one default configuration.
+"""
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from kernels._selective_scan.gpu_kernels import carry_kernel, grads_kernel, output_kernel, step_kernel, sums_kernel
+from kernels.ahead_of_time import Case
+
+CHUNK = 32
+CONFIG = {
+    "sums": {"BLOCK_D": 32, "num_warps": 1},
+    "carry": {"BLOCK": 256, "num_warps": 2},
+    "output": {"BLOCK_D": 16, "num_warps": 1},
+    "grads": {"BLOCK_D": 8, "num_warps": 1},
+    "step": {"BLOCK_D": 32, "num_warps": 4},
+}
+
+
+def selective_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, initial_state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Output [B, T, Dm] in the type of u, final state [B, Dm, N] in float32. Shapes as at the public door."""
+    y, state, _ = _forward(u, delta, A, B, C, D, z, initial_state)
+    return y, state
+
+
+@torch.library.custom_op("hybrid_nas::selective_scan", mutates_args=())
+def _forward(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, initial_state: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, final state, and the state before every chunk [B, chunks, N, Dm]."""
+    u, delta, B, C = u.contiguous(), delta.contiguous(), B.contiguous(), C.contiguous()
+    z = None if z is None else z.contiguous()
+    starts, last = _carried(A, u=u, delta=delta, BC=B, first=initial_state)
+    y = torch.empty_like(u)
+    batch, length, channels = u.shape
+    options = _options("output", channels)
+    with torch.cuda.device_of(u):
+        output_kernel[(triton.cdiv(channels, options["BLOCK_D"]), starts.shape[1], batch)](
+            u, delta, _states_first(A), B, C, D, z, starts, y, length, channels, A.shape[1], BLOCK_T=CHUNK, **options
+        )
+    return y, last, starts
+
+
+@_forward.register_fake
+def _(u, delta, A, B, C, D, z, initial_state):
+    batch, length, channels = u.shape
+    state = u.new_empty(batch, channels, A.shape[1], dtype=torch.float32)
+    starts = u.new_empty(batch, -(-length // CHUNK), A.shape[1], channels, dtype=torch.float32)
+    return u.new_empty(u.shape), state, starts
+
+
+@torch.library.custom_op("hybrid_nas::selective_scan_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    grad_state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    starts: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of u, delta, A, B, C, D, z (empty where D or z is absent) and of the initial state."""
+    u, delta, B, C, grad = u.contiguous(), delta.contiguous(), B.contiguous(), C.contiguous(), grad.contiguous()
+    z = None if z is None else z.contiguous()
+    carries, grad_initial = _carried(A, grad=grad, z=z, delta=delta, BC=C, first=grad_state)
+
+    batch, length, channels = u.shape
+    chunks, num_states = starts.shape[1], A.shape[1]
+    options = _options("grads", channels)
+    blocks = triton.cdiv(channels, options["BLOCK_D"])
+    grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
+    grad_z = None if z is None else torch.empty_like(z)
+    grad_A = torch.empty_like(starts)
+    grad_B = starts.new_empty(blocks, batch, num_states, length)
+    grad_C = torch.empty_like(grad_B)
+    grad_D = None if D is None else starts.new_empty(batch, chunks, channels)
+    with torch.cuda.device_of(u):
+        grads_kernel[(blocks, chunks, batch)](
+            u, delta, _states_first(A), B, C, D, z, starts, grad, carries,
+            grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z,
+            length, channels, num_states, BLOCK_T=CHUNK, **options,
+        )  # fmt: skip
+    return (
+        grad_u,
+        grad_delta,
+        grad_A.sum((0, 1)).T.to(A.dtype, memory_format=torch.contiguous_format),
+        grad_B.sum(0).transpose(1, 2).to(B.dtype, memory_format=torch.contiguous_format),
+        grad_C.sum(0).transpose(1, 2).to(C.dtype, memory_format=torch.contiguous_format),
+        u.new_empty(0) if grad_D is None or D is None else grad_D.sum((0, 1)).to(D.dtype),
+        u.new_empty(0) if grad_z is None else grad_z,
+        grad_initial,
+    )
+
+
+@_backward.register_fake
+def _(grad, grad_state, u, delta, A, B, C, D, z, starts):
+    grads = [x.new_empty(x.shape) for x in (u, delta, A, B, C)]
+    optional = [u.new_empty(0) if x is None else x.new_empty(x.shape) for x in (D, z)]
+    return (*grads, *optional, grad_state.new_empty(grad_state.shape, dtype=torch.float32))
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    *tensors, initial_state = inputs
+    ctx.save_for_backward(*tensors, output[2])
+    ctx.state_dtype = initial_state.dtype
+
+
+def _differentiate(ctx: Any, grad: Tensor, grad_state: Tensor, _: Tensor) -> tuple:
+    tensors = ctx.saved_tensors
+    *grads, grad_D, grad_z, grad_initial = _backward(grad, grad_state, *tensors)
+    D, z = tensors[5:7]
+    return (*grads, None if D is None else grad_D, None if z is None else grad_z, grad_initial.to(ctx.state_dtype))
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+def _carried(
+    A: Tensor,
+    *,
+    delta: Tensor,
+    BC: Tensor,
+    first: Tensor,
+    u: Tensor | None = None,
+    grad: Tensor | None = None,
+    z: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What reaches every chunk [B, chunks, N, Dm], starting from `first` [B, Dm, N], and what leaves the last one.
+
+    With u: the state before each chunk, forwards in time. With grad: the gradient of the state after each chunk,
+    backwards in time.
+    """
+    batch, length, channels = delta.shape
+    num_states, chunks = A.shape[1], triton.cdiv(length, CHUNK)
+    A, first = _states_first(A), _states_first(first)
+    sums = first.new_empty(batch, chunks, num_states, channels)
+    delta_sums = first.new_empty(batch, chunks, channels)
+    last = torch.empty_like(first)
+    options, carry_options = _options("sums", channels), CONFIG["carry"]
+    with torch.cuda.device_of(delta):
+        sums_kernel[(triton.cdiv(channels, options["BLOCK_D"]), chunks, batch)](
+            u, delta, A, BC, grad, z, sums, delta_sums, length, channels, num_states,
+            REVERSE=u is None, BLOCK_T=CHUNK, **options,
+        )  # fmt: skip
+        carry_kernel[(triton.cdiv(channels * num_states, carry_options["BLOCK"]), batch)](
+            sums, delta_sums, A, first, last, chunks, channels, num_states, REVERSE=u is None, **carry_options
+        )
+    return sums, last.transpose(1, 2).contiguous()
+
+
+@torch.library.custom_op("hybrid_nas::selective_scan_step", mutates_args=())
+def selective_scan_step(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, D: Tensor | None, z: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """One token: u, delta, z are [B, Dm], B and C [B, N], state [B, Dm, N]. For decoding: not differentiable."""
+    u, delta, B, C = u.contiguous(), delta.contiguous(), B.contiguous(), C.contiguous()
+    z = None if z is None else z.contiguous()
+    A, state = A.float().contiguous(), state.float().contiguous()
+    y, new_state = torch.empty_like(u), torch.empty_like(state)
+    batch, channels = u.shape
+    options = _options("step", channels)
+    with torch.cuda.device_of(u):
+        step_kernel[(triton.cdiv(channels, options["BLOCK_D"]), batch)](
+            u, delta, A, B, C, D, z, state, y, new_state, channels, A.shape[1],
+            BLOCK_N=triton.next_power_of_2(A.shape[1]), **options,
+        )  # fmt: skip
+    return y, new_state
+
+
+@selective_scan_step.register_fake
+def _(u, delta, A, B, C, state, D, z):
+    return u.new_empty(u.shape), state.new_empty(state.shape, dtype=torch.float32)
+
+
+def _states_first(x: Tensor) -> Tensor:
+    """[..., Dm, N] as the kernels read it: [..., N, Dm] in float32."""
+    return x.float().transpose(-1, -2).contiguous()
+
+
+def _options(kernel: str, channels: int) -> dict[str, int]:
+    """The launch configuration of a kernel, with no larger block than the channels fill."""
+    config = CONFIG[kernel]
+    return config | {"BLOCK_D": min(config["BLOCK_D"], triton.next_power_of_2(channels))}
+
+
+def ahead_of_time_cases() -> list[Case]:
+    """The launches of a layer with skip and gate in bfloat16, and without either in float32."""
+    return _cases("bf16", extras=True) + _cases("fp32", extras=False)
+
+
+def _cases(dtype: str, *, extras: bool) -> list[Case]:
+    single = "*fp32"
+    types = dict.fromkeys(("T", "Dm", "N", "chunks"), "i32") | dict.fromkeys(
+        ("u", "delta", "B", "C", "BC", "z", "y", "grad", "grad_u", "grad_delta", "grad_z"), f"*{dtype}"
+    )
+    absent = () if extras else ("D", "z", "grad_D", "grad_z")
+
+    def case(label, kernel, config, constants, without=()):
+        constants = constants | config | dict.fromkeys((*absent, *without))
+        given = {name: constants[name] for name in kernel.arg_names if name in constants}
+        signature = {name: types.get(name, single) for name in kernel.arg_names if name not in given}
+        return Case(f"selective_scan.{label}.{dtype}", kernel, signature, given, {"num_warps": config["num_warps"]})
+
+    chunk, forward, reverse = {"BLOCK_T": CHUNK}, {"REVERSE": False}, {"REVERSE": True}
+    return [
+        case("sums", sums_kernel, CONFIG["sums"], chunk | forward, without=("grad", "z")),
+        case("sums_reverse", sums_kernel, CONFIG["sums"], chunk | reverse, without=("u",)),
+        case("carry", carry_kernel, CONFIG["carry"], forward),
+        case("carry_reverse", carry_kernel, CONFIG["carry"], reverse),
+        case("output", output_kernel, CONFIG["output"], chunk),
+        case("grads", grads_kernel, CONFIG["grads"], chunk),
+        case("step", step_kernel, CONFIG["step"], {"BLOCK_N": 16}),
+    ]
