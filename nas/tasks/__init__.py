@@ -26,13 +26,11 @@ def make_task(name: str, options: Mapping[str, object]) -> Task:
         raise TaskError(f"Unknown task {name!r}. {_nearest(str(name), list(TASKS))}")
     cls = TASKS[name]
     check_options(cls, options, f"task {name!r}")
+    given = dict(options)
     if cls is MixedTask:
         for part in ("text", "recall"):
-            given = options.get(part)
-            if not isinstance(given, Mapping):
-                raise TaskError(f"task 'mixed' needs the options of {part!r} as a mapping, but got {given!r}.")
-            check_options(TASKS[part], given, f"{part!r} of task 'mixed'")
-    return cls(**options)  # type: ignore[arg-type]
+            given[part] = _part_of_mixed(part, options.get(part))
+    return cls(**given)  # type: ignore[arg-type]
 
 
 def make_tasks(config: Mapping[str, object]) -> dict[str, Task]:
@@ -61,6 +59,15 @@ def _from_run(run: Mapping[str, object]) -> Task:
     if "name" not in run:
         raise TaskError(f"A task needs a name, one of {', '.join(TASKS)}, but got only {', '.join(map(str, run))}.")
     return make_task(str(run["name"]), {key: value for key, value in run.items() if key != "name"})
+
+
+def _part_of_mixed(part: str, options: object) -> dict[str, object]:
+    """The options of one half of the mixed task; the file of that task, which carries its name, serves as it is."""
+    if not isinstance(options, Mapping):
+        raise TaskError(f"task 'mixed' needs the options of {part!r} as a mapping, but got {options!r}.")
+    given = {key: value for key, value in options.items() if key != "name"}
+    check_options(TASKS[part], given, f"{part!r} of task 'mixed'")
+    return given
 
 
 def _nearest(name: str, valid: list[str]) -> str:

@@ -56,6 +56,7 @@ class Task(Protocol):
     """The contract of `tests/contract/test_tasks.py`. Options are keyword arguments of plain values."""
 
     name: str
+    synthetic: bool  # windows and blocks of an architecture then scale with the task's length
     sequence_length: int
     metrics: tuple[Metric, ...]
 

@@ -17,6 +17,7 @@ class MixedTask:
     """`recall_share` of the batches are recall; the options of both tasks are given as mappings."""
 
     name = "mixed"
+    synthetic = False
     metrics = (TEXT_LOSS, RECALL, RECALL_BITS)
 
     def __init__(self, *, text: Mapping[str, object], recall: Mapping[str, object], recall_share: float = 0.5) -> None:

@@ -29,12 +29,12 @@ HELD_OUT_SEED = 2**62 + 11
 class RecallTask:
     """Token 0 is blank, 1 to vocab_size/2 - 1 are keys, the rest are values.
 
-    With vocab_size=8, num_pairs=2, sequence_length=10, filler="blank", seed 0 the one sequence is
+    With vocab_size=8, num_pairs=2, sequence_length=10, filler="blank", the first sequence of seed 0 is
 
-        tokens     1    5    3    7    0    0    3    0    1    0
-        targets    .    .    .    .    .    .    7    .    5    .
+        tokens     3    4    2    7    3    0    2    0    0    0
+        targets    .    .    .    .    4    .    7    .    .    .
 
-    where a dot is -100: key 1 has value 5, key 3 has value 7; key 3 is asked for first and answered at its own place.
+    where a dot is -100: key 3 has value 4, key 2 has value 7; each is asked for once and answered at its own place.
 
     Args:
         sequence_length: tokens of a held-out sequence; even, at least 4 * num_pairs.
@@ -47,6 +47,7 @@ class RecallTask:
     """
 
     name = "recall"
+    synthetic = True
     metrics = (RECALL, RECALL_BITS)
 
     def __init__(

@@ -52,6 +52,7 @@ class TextTask:
     """
 
     name = "text"
+    synthetic = False
     metrics = (TEXT_LOSS,)
 
     def __init__(

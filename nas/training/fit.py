@@ -1,0 +1,134 @@
+"""Training a model on a task, and scoring it: the door behind which Lightning works.
+
+torch and Lightning are imported when something is trained, so that settings can be checked without waiting for them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nas.tasks.base import Score, Task
+from nas.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from nas.model import Model
+
+Device = Literal["auto", "cpu", "gpu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a run came to. `final_loss` is the mean over the last tenth of `loss_curve`, pairs of (step, loss in nats).
+
+    `steps` and `tokens` count the whole training, `seconds` this call.
+    """
+
+    steps: int
+    tokens: int
+    seconds: float
+    final_loss: float
+    loss_curve: list[tuple[int, float]]
+
+
+def fit(
+    model: Model,
+    task: Task,
+    recipe: Recipe,
+    *,
+    seed: int,
+    learning_rates: Mapping[str, float],
+    loss: str = "causal",
+    device: Device = "auto",
+    on_step: Callable[[int, int, float], None] | None = None,
+    time_limit: float | None = None,
+    resume_path: Path | None = None,
+) -> TrainResult:
+    """Train `model` in place on the task's stream; it lies on the CPU afterwards.
+
+    Args:
+        seed: of the order of the data alone; the weights are the caller's.
+        learning_rates: rate by mixer family, from `nas.training.learning_rates(task.name)`.
+        device: "auto" takes a GPU if there is one.
+        on_step: called with (step from 1, number of steps, loss in nats) whenever the loss is read: at every step on a
+            CPU, at every tenth on a GPU.
+        time_limit: seconds after which training stops early, whatever the schedule.
+        resume_path: written about once a minute, read when it exists, deleted when training is finished. The same call
+            with the same arguments goes on from it with the data that would have come next.
+
+    Raises:
+        NonFiniteLoss, and KeyboardInterrupt on Ctrl-C.
+    """
+    import lightning.pytorch as pl
+
+    from nas.losses import LOSSES
+    from nas.training.loop import KeepForResume, Stream, TrainingModule, interruptible, quiet_lightning
+
+    started = time.perf_counter()
+    total = recipe.steps(task.sequence_length)
+    accelerator = accelerator_name(device)
+    module = TrainingModule(model, LOSSES[loss], recipe, learning_rates, total, on_step, time_limit, accelerator)
+    resume = resume_path if resume_path is not None and resume_path.exists() else None
+    with quiet_lightning(), interruptible():
+        trainer = pl.Trainer(
+            max_steps=total,
+            max_epochs=-1,
+            accelerator=accelerator,
+            devices=1,
+            precision=_precision(recipe, accelerator),
+            callbacks=[] if resume_path is None else [KeepForResume(resume_path)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+        )
+        trainer.fit(module, Stream(task, recipe.batch_size, seed, module), ckpt_path=resume, weights_only=True)
+    model.to("cpu")
+    if resume_path is not None:
+        resume_path.unlink(missing_ok=True)
+    tail = module.curve[-max(1, len(module.curve) // 10) :]
+    return TrainResult(
+        steps=trainer.global_step,
+        tokens=trainer.global_step * recipe.batch_size * task.sequence_length,
+        seconds=time.perf_counter() - started,
+        final_loss=math.fsum(value for _, value in tail) / len(tail),
+        loss_curve=module.curve,
+    )
+
+
+def evaluate(model: Model, task: Task, recipe: Recipe, *, device: Device = "auto") -> dict[str, Score]:
+    """The task's metrics on its held-out set, on the device and in the precision of training."""
+    import torch
+
+    accelerator = accelerator_name(device)
+    place = torch.device("cuda" if accelerator == "gpu" else "cpu")
+    half = _precision(recipe, accelerator) == "bf16-mixed"
+    was_training = model.training
+    model.to(place).eval()
+    try:
+        with torch.autocast(place.type, dtype=torch.bfloat16, enabled=half):
+            return task.score(model, recipe.batch_size)
+    finally:
+        model.to("cpu").train(was_training)
+
+
+def accelerator_name(device: Device) -> Literal["cpu", "gpu"]:
+    """The device that trains: as asked, or the GPU when torch sees one."""
+    import torch
+
+    if device == "auto":
+        return "gpu" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def _precision(recipe: Recipe, accelerator: str) -> Any:
+    """The name Lightning has for the recipe's precision."""
+    if recipe.precision == "auto":
+        return "bf16-mixed" if accelerator == "gpu" else "32-true"
+    return "32-true" if recipe.precision == "32" else recipe.precision

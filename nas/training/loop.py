@@ -1,0 +1,155 @@
+"""The Lightning side of training: the module, its data, its checkpoints. `nas/training/fit.py` alone imports it, late,
+because importing Lightning takes seconds.
+"""
+
+import itertools
+import logging
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from nas.context import Context
+from nas.losses import Loss
+from nas.model import Model
+from nas.tasks.base import Batch, Task
+from nas.training.errors import NonFiniteLoss
+from nas.training.groups import parameter_groups
+from nas.training.recipe import Recipe
+
+OnStep = Callable[[int, int, float], None]
+
+# A loss is read every so many steps: reading waits for the device, which costs nothing on a CPU alone.
+READ_EVERY = {"cpu": 1, "gpu": 10}
+RESUME_SECONDS = 60.0
+
+
+class TrainingModule(pl.LightningModule):
+    """The step and the optimizer; the model lies inside, so its parameters are the module's."""
+
+    def __init__(
+        self,
+        model: Model,
+        loss: Loss,
+        recipe: Recipe,
+        rates: Mapping[str, float],
+        total: int,
+        on_step: OnStep | None,
+        time_limit: float | None,
+        accelerator: str,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.recipe = recipe
+        self.rates = rates
+        self.total = total
+        self.on_step = on_step
+        self.deadline = math.inf if time_limit is None else time.perf_counter() + time_limit
+        self.started = time.perf_counter()
+        self.curve: list[tuple[int, float]] = []
+        self.read_every = READ_EVERY[accelerator]
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        context = Context()
+        value, _ = self.loss(self.model(batch.tokens, context=context), batch.targets)
+        step = self.global_step + 1
+        if step % self.read_every == 0 or step in (1, self.total):
+            self._read(step, value.item())
+        return value + sum(context.losses, torch.zeros((), device=value.device))
+
+    def _read(self, step: int, value: float) -> None:
+        if not math.isfinite(value):
+            raise NonFiniteLoss(step, value)
+        self.curve.append((step, value))
+        if self.on_step is not None:
+            self.on_step(step, self.total, value)
+        if time.perf_counter() > self.deadline:
+            self.trainer.should_stop = True
+
+    def configure_optimizers(self) -> Any:
+        groups = parameter_groups(self.model, self.recipe, self.rates)
+        optimizer = torch.optim.AdamW(groups, betas=self.recipe.betas, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.recipe.rate_share(step, self.total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        # By hand, because Lightning refuses to clip for a fused optimizer, which bf16 has no need of.
+        if self.recipe.grad_clip > 0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["curve"] = self.curve
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.curve = [(step, value) for step, value in checkpoint["curve"]]
+
+
+class Stream:
+    """The task's endless batches for Lightning, which skips what a resumed run has already seen."""
+
+    def __init__(self, task: Task, batch_size: int, seed: int, module: TrainingModule) -> None:
+        self.task = task
+        self.batch_size = batch_size
+        self.seed = seed
+        self.module = module
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = self.task.train_batches(self.batch_size, self.seed)
+        return itertools.islice(batches, self.module.global_step, None)
+
+
+class KeepForResume(pl.Callback):
+    """Writes a checkpoint now and then, complete or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.written = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if time.monotonic() - self.written < RESUME_SECONDS:
+            return
+        partial = self.path.with_name(self.path.name + ".partial")
+        trainer.save_checkpoint(partial)
+        partial.replace(self.path)
+        self.written = time.monotonic()
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """No banners, tips and warnings from Lightning; levels are set back afterwards."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Lightning answers Ctrl-C with `sys.exit(1)` and ignores every later one; this undoes both."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)

@@ -1,0 +1,111 @@
+"""What holds of every task. A new task adds its line to `cases` and gets the whole suite."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from nas.tasks import TASKS, Score, TaskError, make_task, make_tasks
+
+RECALL = {"sequence_length": 16, "num_pairs": 4, "vocab_size": 32, "score_sequences": 20}
+# Every task of the table, with options that make it small; `cache` stands for a folder of the test session.
+CASES = {
+    "text": {"sequence_length": 32, "score_tokens": 640, "cache_dir": "cache"},
+    "recall": RECALL,
+    "mixed": {
+        "text": {"sequence_length": 32, "score_tokens": 640, "cache_dir": "cache"},
+        "recall": RECALL,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(params=TASKS)
+def task(request, cache):
+    def filled(options):
+        return {
+            key: filled(value) if isinstance(value, dict) else cache if value == "cache" else value
+            for key, value in options.items()
+        }
+
+    made = make_task(request.param, filled(CASES[request.param]))
+    made.prepare()
+    return made
+
+
+def first(task, count, *, seed=0, batch_size=4):
+    return list(itertools.islice(task.train_batches(batch_size, seed), count))
+
+
+def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(task):
+    once, again, other = first(task, 6), first(task, 6), first(task, 6, seed=1)
+    assert all(
+        torch.equal(a.tokens, b.tokens) and torch.equal(a.targets, b.targets) for a, b in zip(once, again, strict=True)
+    )
+    assert any(
+        a.tokens.shape != b.tokens.shape or not torch.equal(a.tokens, b.tokens)
+        for a, b in zip(once, other, strict=True)
+    )
+
+
+def test_batches_hold_the_promised_tokens_of_the_vocabulary(task):
+    for batch in first(task, 8):
+        assert batch.tokens.dtype == batch.targets.dtype == torch.int64
+        assert batch.tokens.shape == batch.targets.shape
+        assert batch.tokens.numel() == pytest.approx(4 * task.sequence_length, rel=0.1)
+        assert 0 <= batch.tokens.min() and batch.tokens.max() < task.vocab_size
+        asked = batch.targets[batch.targets != -100]
+        assert len(asked) > 0
+        assert 0 <= asked.min() and asked.max() < task.vocab_size
+
+
+def test_every_metric_is_scored_with_its_spread_and_count(task):
+    uniform = lambda tokens: torch.zeros(*tokens.shape, task.vocab_size)  # noqa: E731
+    scores = task.score(uniform, 4)
+    assert list(scores) == [metric.name for metric in task.metrics]
+    for score in scores.values():
+        assert isinstance(score, Score)
+        assert math.isfinite(score.value) and math.isfinite(score.spread) and score.n > 1
+
+
+def test_the_score_depends_on_the_batch_size_in_no_digit_that_counts(task):
+    torch.manual_seed(0)
+    table = torch.randn(task.vocab_size, task.vocab_size)
+    by_size = [task.score(lambda tokens: table[tokens], size) for size in (3, 16)]
+    for name in by_size[0]:
+        assert by_size[0][name].value == pytest.approx(by_size[1][name].value, rel=1e-5)
+
+
+def test_metrics_say_unit_direction_and_meaning(task):
+    for metric in task.metrics:
+        assert metric.unit and metric.help
+        assert metric.direction in ("minimize", "maximize")
+    assert task.describe()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("texts", {}, "Unknown task 'texts'. Did you mean 'text'?"),
+        ("text", {"tokeniser": "bytes"}, "Unknown option 'tokeniser' of task 'text'. Did you mean 'tokenizer'?"),
+        ("mixed", {"text": {}}, "task 'mixed' needs the options of 'recall' as a mapping, but got None."),
+        ("mixed", {"text": {}, "recall": {"pairs": 3}}, "Did you mean 'num_pairs'?"),
+    ],
+)
+def test_unknown_names_are_one_sentence_with_the_nearest(name, options, sentence):
+    with pytest.raises(TaskError) as error:
+        make_task(name, options)
+    assert sentence in str(error.value)
+
+
+def test_a_file_with_runs_gives_a_task_for_each():
+    tasks = make_tasks({"runs": {"easy": {"name": "recall", "num_pairs": 4}, "hard": {"name": "recall"}}})
+    assert list(tasks) == ["easy", "hard"]
+    assert list(make_tasks({"name": "recall"})) == ["recall"]
+    with pytest.raises(TaskError, match="needs a name"):
+        make_tasks({"num_pairs": 4})

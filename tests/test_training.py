@@ -1,0 +1,188 @@
+"""Training: the schedule, the groups, what `fit` promises about failures, interruptions, resuming and repeatability."""
+
+import signal
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from nas.architecture import Architecture, Attention, Block, GatedDeltaNet, Glu, Mamba1
+from nas.compile import compile_architecture
+from nas.tasks import RecallTask
+from nas.training import NonFiniteLoss, Recipe, RecipeError, evaluate, fit, learning_rates, recipe_from
+from nas.training import loop as loop_module
+from nas.training.groups import parameter_groups
+from nas.training.rates import read_table
+
+RATES = {"attention": 1e-2, "mamba1": 4e-2, "gated_deltanet": 1e-2}
+
+
+@pytest.fixture
+def task():
+    return RecallTask(sequence_length=16, num_pairs=2, vocab_size=16, easier=0, score_sequences=32)
+
+
+def model_of(*mixers, seed=0):
+    blocks = tuple(Block(mixer=mixer, ffn=Glu(d_ff=16)) for mixer in mixers)
+    architecture = Architecture(d_model=16, vocab_size=16, blocks=blocks)
+    return compile_architecture(architecture, seed=seed)
+
+
+ATTENTION = Attention(num_heads=1, head_dim=16)
+
+
+def weights(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def test_a_model_learns_and_reports_every_step(task):
+    seen = []
+    recipe = Recipe(tokens=60 * 8 * 16, batch_size=8)
+    model = model_of(ATTENTION)
+    before = evaluate(model, task, recipe)["recall_bits"].value
+    result = fit(
+        model, task, recipe, seed=0, learning_rates=RATES, on_step=lambda step, total, _: seen.append((step, total))
+    )
+    assert seen == [(step, 60) for step in range(1, 61)]
+    assert (result.steps, result.tokens) == (60, 60 * 8 * 16)
+    assert result.loss_curve[0][1] > result.final_loss
+    assert evaluate(model, task, recipe)["recall_bits"].value < before
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before(task):
+    recipe = Recipe(tokens=5 * 4 * 16, batch_size=4)
+    trained = []
+    for draws in (0, 7):
+        torch.rand(draws)
+        model = model_of(ATTENTION)
+        fit(model, task, recipe, seed=3, learning_rates=RATES)
+        trained.append(weights(model))
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
+def test_a_loss_that_is_not_finite_ends_training_with_its_step(task):
+    model = model_of(ATTENTION)
+    with torch.no_grad():
+        model.embedding.weight[3] = float("nan")
+    with pytest.raises(NonFiniteLoss, match="step 1"):
+        fit(model, task, Recipe(tokens=640, batch_size=8), seed=0, learning_rates=RATES)
+
+
+def test_ctrl_c_leaves_fit_as_keyboard_interrupt_and_works_again(task):
+    def interrupt(step, total, loss):
+        if step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fit(model_of(ATTENTION), task, Recipe(tokens=6400, batch_size=8), seed=0, learning_rates=RATES,
+                on_step=interrupt)  # fmt: skip
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_exit_that_is_no_ctrl_c_stays_an_exit(task):
+    with pytest.raises(SystemExit):
+        fit(model_of(ATTENTION), task, Recipe(tokens=640, batch_size=8), seed=0, learning_rates=RATES,
+            on_step=lambda *_: sys.exit(3))  # fmt: skip
+
+
+def test_a_run_that_was_cut_off_ends_where_an_uncut_one_does(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop_module, "RESUME_SECONDS", 0.0)
+    recipe = Recipe(tokens=12 * 4 * 16, batch_size=4)
+    uncut = model_of(ATTENTION)
+    whole = fit(uncut, task, recipe, seed=0, learning_rates=RATES)
+
+    def crash(step, total, loss):
+        if step == 6:
+            raise RuntimeError("power cut")
+
+    path = tmp_path / "run.ckpt"
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(model_of(ATTENTION), task, recipe, seed=0, learning_rates=RATES, on_step=crash, resume_path=path)
+    assert path.exists()
+    model = model_of(ATTENTION, seed=9)
+    result = fit(model, task, recipe, seed=0, learning_rates=RATES, resume_path=path)
+    assert result.loss_curve == whole.loss_curve
+    assert not path.exists()
+    for name, value in weights(uncut).items():
+        torch.testing.assert_close(weights(model)[name], value)
+
+
+def test_a_time_limit_ends_training_early(task):
+    result = fit(model_of(ATTENTION), task, Recipe(tokens=10**6, batch_size=4), seed=0, learning_rates=RATES,
+                 time_limit=0.2)  # fmt: skip
+    assert 0 < result.steps < 10**6 // 64
+
+
+def test_each_family_has_its_rate_and_the_rest_their_geometric_mean():
+    model = model_of(ATTENTION, Mamba1(num_heads=2, head_dim=16))
+    groups = parameter_groups(model, Recipe(tokens=1, batch_size=1, learning_rate_scale=0.5), RATES)
+    rate_of = {parameter: group["lr"] for group in groups for parameter in group["params"]}
+    assert rate_of[model.blocks[0].mixer.out_proj.weight] == pytest.approx(5e-3)
+    assert rate_of[model.blocks[1].mixer.out_proj.weight] == pytest.approx(2e-2)
+    assert 5e-3 < rate_of[model.embedding.weight] < 2e-2
+    assert len(rate_of) == len(list(model.parameters()))
+
+
+def test_a_design_of_one_family_is_trained_at_one_rate():
+    groups = parameter_groups(model_of(ATTENTION, ATTENTION), Recipe(tokens=1, batch_size=1), RATES)
+    assert [group["lr"] for group in groups] == pytest.approx([1e-2] * len(groups))
+
+
+def test_norms_biases_and_decays_are_free_of_weight_decay():
+    model = model_of(GatedDeltaNet(num_heads=1, head_dim=16), Mamba1(num_heads=2, head_dim=16))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, Recipe(tokens=1, batch_size=1), RATES)
+    free = {names[p].rsplit(".", 1)[-1] for g in groups if g["weight_decay"] == 0 for p in g["params"]}
+    decayed = {names[p] for g in groups if g["weight_decay"] > 0 for p in g["params"]}
+    assert {"A_log", "dt_bias"} <= free
+    assert not [name for name in decayed if "norm" in name or "A_log" in name or name.endswith("bias")]
+    assert "embedding.weight" in decayed
+
+
+def test_gradients_are_clipped_to_the_recipe(task, monkeypatch):
+    limits = []
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda parameters, limit: limits.append(limit))
+    fit(model_of(ATTENTION), task, Recipe(tokens=128, batch_size=8, grad_clip=0.7), seed=0, learning_rates=RATES)
+    assert limits == [0.7]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447]),
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_the_rate_rises_and_then_follows_the_schedule(schedule, shares):
+    recipe = Recipe(tokens=1, batch_size=1, warmup=1 / 3, schedule=schedule)
+    assert [recipe.rate_share(step, 6) for step in range(6)] == pytest.approx(shares, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"tokens": 0, "batch_size": 1}, "tokens must be a positive integer, but got 0."),
+        ({"tokens": "many", "batch_size": 1}, "tokens must be a positive integer, but got 'many'."),
+        ({"tokens": 1, "batch_size": 1, "schedule": "lin"}, "schedule must be one of linear, cosine, constant"),
+        ({"tokens": 1, "batchsize": 1}, "Did you mean 'batch_size'?"),
+        ({"batch_size": 1}, "A recipe needs tokens"),
+        ({"tokens": 1, "batch_size": 1, "warmup": 2}, "warmup must be a number from 0 to 1, but got 2."),
+        ({"tokens": 1, "batch_size": 1, "betas": [0.9, 2.0]}, "betas must be two numbers"),
+    ],
+)
+def test_recipes_that_do_not_hold_are_one_sentence(options, sentence):
+    with pytest.raises(RecipeError) as error:
+        recipe_from(options)
+    assert sentence in str(error.value)
+
+
+def test_the_shipped_table_has_a_rate_for_every_family_and_says_how_it_was_measured():
+    families = {"attention", "gated_linear_attention", "mamba2", "mamba1", "gated_deltanet"}
+    for name in ("text", "recall", "mixed"):
+        rates = learning_rates(name)
+        assert set(rates) == families
+        assert all(1e-5 < rate < 1e-1 for rate in rates.values())
+    assert {"device", "torch", "date"} <= set(read_table()["measured_with"])
