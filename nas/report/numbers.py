@@ -27,12 +27,12 @@ class Scale:
         return f"{value * self.factor:,.{self.decimals}f}"
 
 
-def scale_for(unit: str, values: Iterable[float]) -> Scale:
-    """The unit in which the largest of `values`, given in `unit`, can be read by a person, in four digits."""
-    given = list(values)
-    largest = max((abs(v) for v in given), default=0.0)
+def scale_for(unit: str, measurements: Iterable[Measurement]) -> Scale:
+    """The unit in which the largest of numbers given in `unit` can be read, in four digits; none behind whole counts."""
+    given = [m for m in measurements if math.isfinite(m.value)]
+    largest = max((abs(m.value) for m in given), default=0.0)
     factor, name = _readable(unit, largest)
-    whole = all(v * factor == round(v * factor) for v in given)
+    whole = all(m.low == m.high and (m.value * factor).is_integer() for m in given)
     digits = 3 - math.floor(math.log10(largest * factor)) if largest else 0
     return Scale(factor=factor, unit=name, decimals=0 if whole else min(max(digits, 0), 12))
 
@@ -45,7 +45,7 @@ def _readable(unit: str, largest: float) -> tuple[float, str]:
     if unit in ("parameters", "FLOPs"):
         for size, prefix in _COUNTS:
             if largest >= size:
-                return 1 / size, f"{prefix}FLOPs" if unit == "FLOPs" else f"{prefix} parameters"
+                return 1 / size, f"{prefix}FLOPs" if unit == "FLOPs" else prefix
     return 1.0, unit
 
 
@@ -70,7 +70,7 @@ def with_spread(measurement: Measurement, scale: Scale) -> str:
 
 def in_full(name: str, measurement: Measurement) -> str:
     """One number as a line shows it: `decode_latency_ms 12.30 ± 0.20 ms (n=16)`."""
-    scale = scale_for(measurement.unit, [measurement.value])
+    scale = scale_for(measurement.unit, [measurement])
     unit = "" if scale.unit == name else f" {scale.unit}"
     samples = f" (n={measurement.n})" if measurement.n > 1 else ""
     return f"{name} {with_spread(measurement, scale)}{unit}{samples}"
@@ -79,7 +79,7 @@ def in_full(name: str, measurement: Measurement) -> str:
 def scales(rows: Sequence[Row], names: Sequence[str], objectives: Sequence[Objective]) -> dict[str, Scale]:
     """One scale for each named number, shared by all rows."""
     unit = units(rows, names, objectives)
-    return {name: scale_for(unit[name], [r.values[name].value for r in rows if name in r.values]) for name in names}
+    return {name: scale_for(unit[name], [r.values[name] for r in rows if name in r.values]) for name in names}
 
 
 def samples(rows: Iterable[Row], name: str) -> str:

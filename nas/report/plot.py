@@ -39,6 +39,7 @@ from nas.study.rows import Row, StudyResult
 
 FRONT, OTHER, BAR = "#0072b2", "#9a9a9a", "#d55e00"
 MAX_STRIPS = 24
+MAX_LETTERED = 32  # layers; in narrower cells a letter could not be read
 PANEL_WIDTH, PANEL_HEIGHT, STRIP_HEIGHT, LINE_HEIGHT = 5.6, 4.0, 0.34, 0.2  # inches
 STYLE: Any = {
     "font.size": 9.0,
@@ -268,7 +269,7 @@ def draw_strips(axes: Axes, rows: Sequence[Row], result: StudyResult, shown: Seq
         weight = "bold" if row.number in result.front_required else "normal"
         axes.text(-0.01 * longest, centre, label_of(row, on_front=True), ha="right", fontweight=weight, **text)
         for layer, cell in enumerate(strip(row.architecture)):
-            draw_cell(axes, layer, centre, cell)
+            draw_cell(axes, layer, centre, cell, lettered=longest <= MAX_LETTERED)
         for column, objective in enumerate(shown):
             number = row.values.get(objective.name)
             shown_number = "" if number is None else with_spread(number, scale[objective.name])
@@ -281,19 +282,13 @@ def draw_strips(axes: Axes, rows: Sequence[Row], result: StudyResult, shown: Seq
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 0), ncols=6, frameon=False, fontsize=8)
 
 
-def draw_cell(axes: Axes, layer: int, centre: float, cell: Cell) -> None:
+def draw_cell(axes: Axes, layer: int, centre: float, cell: Cell, *, lettered: bool) -> None:
     left = float(layer)
     for part in cell.parts:
         axes.add_patch(Rectangle((left, centre - 0.14), part.share, 0.5, facecolor=part.colour, edgecolor="none"))
-        axes.text(
-            left + part.share / 2,
-            centre + 0.1,
-            part.letter,
-            ha="center",
-            va="center",
-            fontsize=7,
-            color=ink_on(part.colour),
-        )
+        if lettered:
+            colour, middle = ink_on(part.colour), left + part.share / 2
+            axes.text(middle, centre + 0.1, part.letter, ha="center", va="center", fontsize=7, color=colour)
         left += part.share
     axes.add_patch(Rectangle((layer, centre - 0.36), 1, 0.18, facecolor=cell.ffn_colour, edgecolor="none"))
     axes.add_patch(Rectangle((layer, centre - 0.36), 1, 0.72, facecolor="none", edgecolor="#444444", linewidth=0.6))

@@ -29,7 +29,7 @@ from nas.study.rows import Row, StudyResult
 Mode = Literal["auto", "offline", "online", "disabled"]
 RUN_ID_FILE = "run_id.json"
 POINTS_PER_CURVE = 200
-SECONDS_TO_START = 60.0
+SECONDS_TO_START = 30.0
 SECONDS_TO_FINISH = 120.0
 
 
@@ -53,9 +53,15 @@ class TrackerSettings:
         return cls(**config)
 
     def resolved_mode(self) -> Literal["offline", "online", "disabled"]:
-        if self.mode != "auto":
-            return self.mode
-        return "online" if has_api_key() else "offline"
+        """What `auto` comes to; raises ReportError for `online` without a key: W&B would ask for one and wait."""
+        if self.mode == "auto":
+            return "online" if has_api_key() else "offline"
+        if self.mode == "online" and not has_api_key():
+            raise ReportError(
+                "tracker.mode=online needs an API key, but there is none in WANDB_API_KEY or netrc; run `wandb login`, "
+                "or use tracker.mode=offline."
+            )
+        return self.mode
 
 
 def has_api_key() -> bool:
@@ -221,7 +227,7 @@ class Tracker:
 
         rows = members(result)
         names = value_names(rows, ())
-        columns = ["number", "id", "pattern", "origin", "on_front", "meets_requirements", *names]
+        columns: list[str | int] = ["number", "id", "pattern", "origin", "on_front", "meets_requirements", *names]
         table = wandb.Table(columns=columns)
         for row in rows:
             found = [row.values[name].value if name in row.values else None for name in names]

@@ -49,7 +49,7 @@ def test_the_first_two_trained_members_of_the_front_are_lines_with_their_numbers
         watch(progress, 2)
     text = out.file.getvalue()
     assert "trial 1 complete, on the front: MMMMMMMA-; " in text
-    assert "decode_latency_ms 14 ± 0.42 ms (n=16)" in text
+    assert "decode_latency_ms 14.00 ± 0.42 ms (n=16)" in text
     assert "front now 2 of 2 trained: #0 AAAA, #1 MMMMMMMA-" in text
 
 

@@ -1,0 +1,58 @@
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+from matplotlib.image import imread
+from matplotlib.text import Annotation
+
+from nas.objectives import parse_objectives, parse_requirements
+from nas.report.plot import caption_text, draw, write_plot
+from tests.report.examples import DELTA, OBJECTIVES, REQUIREMENTS, result, rows, trained_row
+
+
+def test_the_picture_is_written_and_nothing_else(tmp_path):
+    write_plot(tmp_path / "front.png", result(), OBJECTIVES, REQUIREMENTS)
+    assert [p.name for p in tmp_path.iterdir()] == ["front.png"]
+    assert imread(tmp_path / "front.png").std() > 0.05
+
+
+def test_no_two_labels_of_a_panel_overlap():
+    figure = draw(result(), OBJECTIVES, REQUIREMENTS)
+    renderer = figure.canvas.get_renderer()
+    panels = [axes for part in figure.subfigs for axes in part.axes if axes.get_xlabel()]
+    assert len(panels) == 4
+    for axes in panels:
+        boxes = [t.get_window_extent(renderer) for t in axes.texts if isinstance(t, Annotation) and t.get_text()]
+        assert len(boxes) == 10
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_the_caption_has_device_versions_spread_and_n():
+    text = caption_text(result(), OBJECTIVES)
+    for wanted in (
+        "device CPU, 2 cores",
+        "torch 2.13.0",
+        "text loss 0.0056 bits/byte (n=3 seeds)",
+        "decode latency n=16",
+    ):
+        assert wanted in text
+
+
+@pytest.mark.parametrize("objectives", [["text_loss"], ["text_loss", "recall", "parameters"]])
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_small_studies_of_any_number_of_objectives_have_a_picture(tmp_path, objectives, count):
+    parsed = parse_objectives(objectives)
+    write_plot(tmp_path / "front.png", result(rows()[:count], objectives=parsed), parsed, ())
+    assert (tmp_path / "front.png").stat().st_size > 5000
+
+
+def test_a_deep_and_crowded_front_has_a_picture(tmp_path):
+    crowd = tuple(
+        trained_row(i, [DELTA] * 40, (2.2 - 0.003 * i, 0.9, 10.0 + i, 8.0 + i), origin="sampled") for i in range(30)
+    )
+    study = result(crowd)
+    assert len(study.front) == 30
+    write_plot(
+        tmp_path / "front.png", replace(study, reference=None), OBJECTIVES, parse_requirements({"parameters": 1e9})
+    )
+    assert imread(tmp_path / "front.png").shape[0] < 3000
