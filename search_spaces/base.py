@@ -27,7 +27,7 @@ from search_spaces.fields import check_keys, integer, integers, kv_heads, shares
 from search_spaces.kinds import HEAD_MIX, KINDS, agree, describe_ffn, describe_mixer, pattern_name
 from search_spaces.picks import Choice, Draw, Match, OutsideSpaceError, Pick, Trial
 
-# Width of an FFN over that of the model before parameters are matched: near Llama's 8/3 (arXiv 2302.13971, section 2.2).
+# FFN width over model width before parameters are matched: near the 8/3 of Llama (arXiv 2302.13971, section 2.2).
 FFN_FACTOR = 3
 
 
