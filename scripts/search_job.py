@@ -41,7 +41,12 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
         references = settings.space.references(settings.designs)
         enqueue_references(study, references)
         requeued = requeue_interrupted(study)
-        evaluator = make_evaluator(settings)
+        evaluator = ProxyEvaluator(
+            tasks=settings.tasks,
+            recipes=settings.recipes,
+            deployment=settings.deployment,
+            parameters=settings.parameters,
+        )
         quantities = shown(settings)
         tracker = Tracker(settings.study, directory, settings.tracker, settings.definition)
         loop = Loop(
@@ -70,17 +75,6 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
             tracker.finish(result, files)
         print_summary(result, settings.objectives, settings.requirements, progress.console, files=files)
         return result
-
-
-def make_evaluator(settings: SearchSettings) -> ProxyEvaluator:
-    """The ladder's stages for this search; names the device early, because a wrong one is a user's mistake."""
-    choose_device(settings.deployment.device)
-    return ProxyEvaluator(
-        tasks=settings.tasks,
-        recipes=settings.recipes,
-        deployment=settings.deployment,
-        parameters=settings.space.params if settings.space.match_params else None,
-    )
 
 
 def shown(settings: SearchSettings) -> tuple[Objective, ...]:
@@ -143,7 +137,7 @@ def make_result(settings: SearchSettings, loop: Loop, noise: tuple[NoiseFloor, .
             "trials": settings.trials,
             "tasks": {name: task.describe() for name, task in settings.tasks.items()},
             "training": {name: settings.definition["train"][name] for name in settings.tasks},
-            "proxy parameters": settings.space.params if settings.space.match_params else "not matched",
+            "proxy parameters": settings.parameters or "not matched",
             "deployment": {k: v for k, v in settings.definition["measure"].items() if v is not None},
             "seed": settings.seed,
         },

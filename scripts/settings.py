@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,7 +23,7 @@ from nas.objectives import (
 from nas.tasks import Task, make_tasks
 from nas.training.recipe import Recipe, recipe_from
 from nas.workload import Deployment
-from scripts.command_line import DESIGNS, UserError
+from scripts.command_line import CONF, DESIGNS, UserError
 from search_spaces import SearchSpace, build_space
 
 BUDGET_FIELDS = ("trials", "noise_seeds", "patience", "train")
@@ -59,6 +61,20 @@ class SearchSettings:
     patience: int
     tracker: dict[str, Any]
     definition: dict[str, Any]
+
+    @property
+    def parameters(self) -> int | None:
+        """The number that proxies are matched to; None leaves them as sampled."""
+        return self.space.params if self.space.match_params else None
+
+    @classmethod
+    def from_overrides(cls, overrides: Sequence[str]) -> "SearchSettings":
+        """The settings that `python search.py OVERRIDES` would run with."""
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", overrides=list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        return cls.from_config(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
 
     @classmethod
     def from_config(cls, config: DictConfig) -> "SearchSettings":

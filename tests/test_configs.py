@@ -3,9 +3,6 @@
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
 from nas.architecture import read_architecture
 from scripts.settings import SearchSettings
@@ -17,11 +14,7 @@ CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
 
 
 def settings(*overrides: str) -> SearchSettings:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", overrides=list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-        return SearchSettings.from_config(own)
+    return SearchSettings.from_overrides(overrides)
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=lambda value: str(value))

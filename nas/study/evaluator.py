@@ -11,7 +11,7 @@ from nas.architecture import Architecture, Scale, resized
 from nas.checkpoint import save_weights
 from nas.compile import compile_architecture
 from nas.count import CannotMatch, count, deployed, match_parameters
-from nas.measure import DoesNotFit, measure_model
+from nas.measure import DoesNotFit, choose_device, choose_dtype, measure_model
 from nas.measurement import Measurement
 from nas.study.candidate import Candidate, Rejected
 from nas.study.events import Observer
@@ -32,6 +32,10 @@ class ProxyEvaluator:
     deployment: Deployment
     parameters: int | None
 
+    def __post_init__(self) -> None:
+        # At once, because a wrong device is a user's mistake.
+        choose_device(self.deployment.device)
+
     def admit(self, architecture: Architecture) -> Candidate:
         try:
             proxy = architecture if self.parameters is None else match_parameters(architecture, self.parameters)
@@ -40,7 +44,8 @@ class ProxyEvaluator:
             raise Rejected(str(error)) from None
 
     def count(self, candidate: Candidate) -> None:
-        candidate.counts = count(candidate.deployed, self.deployment.workload)
+        dtype = choose_dtype(self.deployment.dtype, choose_device(self.deployment.device))
+        candidate.counts = count(candidate.deployed, self.deployment.workload, dtype=dtype)
 
     def measure(self, candidate: Candidate) -> None:
         try:

@@ -5,6 +5,7 @@ The repeats are not trials. They are stored in the study, so that a resumed run 
 
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
 
@@ -21,7 +22,7 @@ def repeat_seeds(
     study: optuna.Study, evaluator: Evaluator, row: Row, seeds: int, observer: Observer
 ) -> list[dict[str, Measurement]]:
     """Scores of `row`'s architecture on `seeds` seeds, its own first. Trains only what the study does not hold yet."""
-    stored: list[dict[str, dict]] = [r for r in study.user_attrs.get(REPEATS, []) if r["id"] == row.id]
+    stored: list[dict[str, Any]] = [r for r in study.user_attrs.get(REPEATS, []) if r["id"] == row.id]
     known = {r["seed"]: r["scores"] for r in stored}
     for seed in range(row.seed + 1, row.seed + seeds):
         if seed in known:

@@ -1,0 +1,118 @@
+"""Does the shipped budget carry a signal? Trains the reference designs on several seeds and compares the two spreads.
+
+    python scripts/benchmark_default.py                      the default search's designs, tasks and budget, 3 seeds
+    python scripts/benchmark_default.py --seeds 5 budget=gpu_1h
+
+A number carries a signal where the designs' means differ by more than one design differs over its seeds. Prints a
+table and writes it with device, versions, n and every single value.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.command_line import speaking_to_users
+from scripts.settings import SearchSettings
+
+OUT = Path("docs/benchmarks/default.json")
+Values = dict[str, dict[str, list[float]]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="overrides of search.py, such as budget=cpu")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each design (default: 3)")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"where the numbers are written (default: {OUT})")
+    arguments = parser.parse_args()
+    with speaking_to_users():
+        settings = SearchSettings.from_overrides(arguments.overrides)
+        values, seconds = train_designs(settings, arguments.seeds)
+        record = make_record(settings, values, seconds, arguments.seeds)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+        print(table(record))
+        print(f"\nwritten {arguments.out}")
+
+
+def train_designs(settings: SearchSettings, seeds: int) -> tuple[Values, list[float]]:
+    """Every score of every reference design over seeds, and the seconds that each training took."""
+    from optuna.trial import FixedTrial
+
+    from nas.study.evaluator import ProxyEvaluator
+    from nas.study.events import Observer
+
+    class Unheard(Observer):
+        """Nobody watches a benchmark."""
+
+    for task in settings.tasks.values():
+        task.prepare()
+    evaluator = ProxyEvaluator(
+        tasks=settings.tasks,
+        recipes=settings.recipes,
+        deployment=settings.deployment,
+        parameters=settings.parameters,
+    )
+    values: Values = {}
+    seconds: list[float] = []
+    for name, params in settings.space.references(settings.designs):
+        sampled = settings.space(FixedTrial(params))
+        for seed in range(settings.seed, settings.seed + seeds):
+            candidate = evaluator.admit(sampled)
+            began = time.perf_counter()
+            evaluator.train(candidate, seed, Unheard())
+            seconds.append(time.perf_counter() - began)
+            for metric, score in candidate.scores.items():
+                values.setdefault(metric, {}).setdefault(name, []).append(score.value)
+            shown = ", ".join(f"{metric} {score.value:.4f}" for metric, score in candidate.scores.items())
+            print(f"{name}, seed {seed}: {shown}; {seconds[-1]:.1f} s", flush=True)
+    return values, seconds
+
+
+def make_record(settings: SearchSettings, values: Values, seconds: list[float], seeds: int) -> dict[str, Any]:
+    """Everything that was measured, with what it was measured on."""
+    from nas.measure import describe_device
+
+    return {
+        "environment": describe_device(),
+        "definition": settings.definition,
+        "seeds": seeds,
+        "seconds_per_training": {"median": statistics.median(seconds), "n": len(seconds)},
+        "values": values,
+        "spreads": {metric: spreads(designs) for metric, designs in values.items()},
+    }
+
+
+def spreads(designs: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Spread of the designs' means, and of one design over its seeds (pooled over designs)."""
+    means = [statistics.fmean(v) for v in designs.values()]
+    variances = [statistics.variance(v) for v in designs.values() if len(v) > 1]
+    between = statistics.stdev(means) if len(means) > 1 else 0.0
+    within = statistics.fmean(variances) ** 0.5 if variances else 0.0
+    return {"sd_between_designs": between, "sd_over_seeds": within, "range_of_designs": max(means) - min(means)}
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """The numbers as a Markdown table."""
+    names = list(next(iter(record["values"].values())))
+    lines = [f"| number | {' | '.join(names)} | sd between designs | sd over seeds |", "|---" * (len(names) + 3) + "|"]
+    for metric, designs in record["values"].items():
+        cells = [" ".join(f"{value:.3f}" for value in designs[name]) for name in names]
+        spread = record["spreads"][metric]
+        lines.append(
+            f"| {metric} | {' | '.join(cells)} | {spread['sd_between_designs']:.3f} | {spread['sd_over_seeds']:.3f} |"
+        )
+    environment = record["environment"]
+    seconds = record["seconds_per_training"]
+    lines.append(
+        f"\n{record['seeds']} seeds each; {environment['name']}, {environment['threads']} threads, "
+        f"torch {environment['torch']}; {seconds['median']:.1f} s per training (median of {seconds['n']})"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
