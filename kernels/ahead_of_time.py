@@ -34,7 +34,8 @@ class Case:
 
     `signature` gives each runtime argument its Triton type ("*bf16", "*fp32", "i32", "fp32"), `constexprs` each
     constant its value (None for a pointer that this launch leaves out), `options` the launch options (`num_warps`,
-    `num_stages`). Pointers are taken to be aligned to 16 bytes, as torch allocates them.
+    `num_stages`). Pointers are taken to be aligned to 16 bytes, as torch allocates them; `multiples_of_16` names the
+    integers that are multiples of 16 in this launch, which Triton sees at run time and turns into wider loads.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Case:
     signature: dict[str, str]
     constexprs: dict[str, object] = field(default_factory=dict)
     options: dict[str, int] = field(default_factory=dict)
+    multiples_of_16: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ def compile_case(case: Case, arch: int) -> Resources:
             f"unknown {sorted(given - set(names))}, twice {sorted(set(case.signature) & set(case.constexprs))}."
         )
     signature = {name: case.signature.get(name, "constexpr") for name in names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
-    source = ASTSource(case.kernel, signature=signature, constexprs=dict(case.constexprs), attrs=aligned)
+    divisible = {name for name in names if signature[name].startswith("*") or name in case.multiples_of_16}
+    attributes = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in divisible}
+    source = ASTSource(case.kernel, signature=signature, constexprs=dict(case.constexprs), attrs=attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(case.options))
     registers, stack_bytes = _registers_and_stack(compiled.asm["cubin"])
     return Resources(registers, stack_bytes, compiled.metadata.shared)

@@ -3,6 +3,8 @@
 Source: the "dropless" formulation of Gale et al., MegaBlocks (arXiv 2211.15841), section 3.
 """
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -36,5 +38,13 @@ def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
             f"group_sizes must be [{w.shape[0]}] of int32 or int64, one per matrix of w, but got "
             f"{list(group_sizes.shape)} of {group_sizes.dtype}."
         )
-    implementation = {"reference": reference, "portable": portable}[choose_backend(x)]
-    return implementation.grouped_matmul(x, w, group_sizes)
+    return _implementation(x).grouped_matmul(x, w, group_sizes)
+
+
+def _implementation(x: Tensor) -> ModuleType:
+    backend = choose_backend(x)
+    if backend == "gpu":
+        from kernels._grouped_matmul import gpu  # Triton is installed on Linux alone
+
+        return gpu
+    return reference if backend == "reference" else portable

@@ -36,7 +36,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output, final state, and the state before every chunk [B, chunks, N, Dm]."""
     u, delta, B, C = u.contiguous(), delta.contiguous(), B.contiguous(), C.contiguous()
-    z = None if z is None else z.contiguous()
+    D, z = None if D is None else D.contiguous(), None if z is None else z.contiguous()
     starts, last = _carried(A, u=u, delta=delta, BC=B, first=initial_state)
     y = torch.empty_like(u)
     batch, length, channels = u.shape
@@ -71,7 +71,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, A, B, C, D, z (empty where D or z is absent) and of the initial state."""
     u, delta, B, C, grad = u.contiguous(), delta.contiguous(), B.contiguous(), C.contiguous(), grad.contiguous()
-    z = None if z is None else z.contiguous()
+    D, z = None if D is None else D.contiguous(), None if z is None else z.contiguous()
     carries, grad_initial = _carried(A, grad=grad, z=z, delta=delta, BC=C, first=grad_state)
 
     batch, length, channels = u.shape
@@ -93,9 +93,9 @@ def _backward(
     return (
         grad_u,
         grad_delta,
-        grad_A.sum((0, 1)).T.to(A.dtype, memory_format=torch.contiguous_format),
-        grad_B.sum(0).transpose(1, 2).to(B.dtype, memory_format=torch.contiguous_format),
-        grad_C.sum(0).transpose(1, 2).to(C.dtype, memory_format=torch.contiguous_format),
+        grad_A.sum((0, 1)).T.to(A.dtype).contiguous(),
+        grad_B.sum(0).transpose(1, 2).to(B.dtype).contiguous(),
+        grad_C.sum(0).transpose(1, 2).to(C.dtype).contiguous(),
         u.new_empty(0) if grad_D is None or D is None else grad_D.sum((0, 1)).to(D.dtype),
         u.new_empty(0) if grad_z is None else grad_z,
         grad_initial,
@@ -164,7 +164,7 @@ def selective_scan_step(
 ) -> tuple[Tensor, Tensor]:
     """One token: u, delta, z are [B, Dm], B and C [B, N], state [B, Dm, N]. For decoding: not differentiable."""
     u, delta, B, C = u.contiguous(), delta.contiguous(), B.contiguous(), C.contiguous()
-    z = None if z is None else z.contiguous()
+    D, z = None if D is None else D.contiguous(), None if z is None else z.contiguous()
     A, state = A.float().contiguous(), state.float().contiguous()
     y, new_state = torch.empty_like(u), torch.empty_like(state)
     batch, channels = u.shape
