@@ -28,7 +28,7 @@ class Scale:
 
 
 def scale_for(unit: str, measurements: Iterable[Measurement]) -> Scale:
-    """The unit in which the largest of numbers given in `unit` can be read, in four digits; none behind whole counts."""
+    """The unit in which the largest of numbers given in `unit` can be read, in four digits; counts stay whole."""
     given = [m for m in measurements if math.isfinite(m.value)]
     largest = max((abs(m.value) for m in given), default=0.0)
     factor, name = _readable(unit, largest)

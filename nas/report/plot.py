@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nas.objectives import Objective, Requirement
 from nas.report.files import replace_atomically
@@ -105,7 +105,9 @@ def caption_text(result: StudyResult, objectives: Sequence[Objective]) -> str:
     floors = [f"{words(f.name)} {f.sd:.2g} {f.unit} (n={len(f.values)} seeds)" for f in result.noise]
     taken = [f"{words(o.name)} {samples(rows, o.name)}" for o in objectives if samples(rows, o.name)]
     facts = [f"{name.removeprefix('versions.')} {value}" for name, value in flat(result.environment)]
+    hidden = len(members(result)) - MAX_STRIPS
     sentences = [
+        f"The layers of {hidden} more members are in front.csv." if hidden > 0 else "",
         f"Standard deviation over seeds: {', '.join(floors)}." if floors else "",
         f"Samples: {', '.join(taken)}." if taken else "",
         f"{', '.join(facts)}." if facts else "",
@@ -132,6 +134,8 @@ def draw_panel(
     axes.set_xlabel(axis_title(panel.x, scale_x.unit))
     axes.set_ylabel(axis_title(panel.y, scale_y.unit))
     axes.margins(0.12, 0.14)
+    if panel.x is None:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     found = [(row, x * scale_x.factor, y * scale_y.factor) for row, x, y in points(result, panel)]
     if not found:
         axes.text(0.5, 0.5, "no trained design", transform=axes.transAxes, ha="center", color=OTHER)
@@ -219,7 +223,8 @@ def mark_legend(result: StudyResult, requirements: Sequence[Requirement]) -> lis
     handles = [mark("on the front", "o", FRONT, FRONT)]
     if any(number not in result.front_required for number in result.front):
         handles.append(mark("on the front, misses the requirement", "o", FRONT, "white"))
-    handles.append(mark("beaten", "o", OTHER, OTHER))
+    if any(row.number not in {*result.front, *result.front_required} for row in trained(result.rows)):
+        handles.append(mark("beaten", "o", OTHER, OTHER))
     if any(row.is_reference for row in result.rows):
         handles.append(mark("reference design", "D", "#444444", "#444444"))
     if requirements:

@@ -46,13 +46,18 @@ def test_small_studies_of_any_number_of_objectives_have_a_picture(tmp_path, obje
     assert (tmp_path / "front.png").stat().st_size > 5000
 
 
-def test_a_deep_and_crowded_front_has_a_picture(tmp_path):
-    crowd = tuple(
-        trained_row(i, [DELTA] * 40, (2.2 - 0.003 * i, 0.9, 10.0 + i, 8.0 + i), origin="sampled") for i in range(30)
-    )
-    study = result(crowd)
+def test_a_deep_design_has_its_strip_without_letters(tmp_path):
+    deep = (trained_row(0, [DELTA] * 96, (2.1, 0.9, 10.0, 8.0)),)
+    figure = draw(result(deep), OBJECTIVES, parse_requirements({"parameters": 1e9}))
+    (axes,) = figure.subfigs[1].axes
+    assert "G" not in [text.get_text() for text in axes.texts]
+    assert len(axes.patches) == 3 * 96
+
+
+def test_a_crowded_front_has_its_first_strips_and_says_where_the_others_are():
+    crowd = tuple(trained_row(i, [DELTA], (2.2 - 0.003 * i, 0.9, 10.0 + i, 8.0 + i)) for i in range(30))
+    study = replace(result(crowd), reference=None)
     assert len(study.front) == 30
-    write_plot(
-        tmp_path / "front.png", replace(study, reference=None), OBJECTIVES, parse_requirements({"parameters": 1e9})
-    )
-    assert imread(tmp_path / "front.png").shape[0] < 3000
+    assert "The layers of 6 more members are in front.csv." in caption_text(study, OBJECTIVES)
+    (axes,) = draw(study, OBJECTIVES, ()).subfigs[1].axes
+    assert len(axes.patches) == 3 * 24
