@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: search test check format gpu clean
+.PHONY: search test check format clean
 
 search: $(VENV)/.run-ready
 	$(BIN)/python search.py search_space=hybrid $(ARGS)
@@ -21,9 +21,6 @@ check: $(VENV)/.test-ready
 format: $(VENV)/.test-ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-
-gpu: $(VENV)/.test-ready
-	$(BIN)/python scripts/gpu_suite.py --out outputs/gpu_suite
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

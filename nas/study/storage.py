@@ -8,12 +8,14 @@
 
 import fcntl
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -100,7 +102,9 @@ def open_study(
         ) from None
     stored = study.user_attrs.get("definition")
     if stored is None:
-        study.set_metric_names([o.name for o in objectives])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([o.name for o in objectives])
         study.set_user_attr("definition", dict(definition))
     else:
         changes = differences(stored, json.loads(json.dumps(definition)))
