@@ -1,4 +1,3 @@
-# pyright: reportArgumentType=false, reportIndexIssue=false -- pointers and tl.constexpr have no types it knows
 """Triton kernels of the backward pass that every kind of decay shares.
 
 d_states[n] is the gradient of the state after chunk n. The gradient of log_decay is, inside a chunk, the sum from the
@@ -6,6 +5,8 @@ end of q·dq - k·dk (with the sign of each place a token's g appears in), plus 
 with its gradient; the kernels collect the first in d_g and the second in d_last.
 """
 
+# Pointers and tl.constexpr have no types that a checker knows.
+# pyright: reportArgumentType=false
 import triton
 import triton.language as tl
 
@@ -128,7 +129,6 @@ def token_grad_kernel(
     dtype = k.dtype.element_ty
     d_query, d_key = tl.zeros([BT, BK], tl.float32), tl.zeros([BT, BK], tl.float32)
     d_erase = tl.zeros([BT, BK], tl.float32)
-    d_score, d_score_t = tl.zeros([BT, BT], tl.float32), tl.zeros([BT, BT], tl.float32)
     for first in range(0, V, BV):
         cols_v = first + tl.arange(0, BV)
         d_o = (load_tile(d_out + token * V, rows, cols_v, H * V, left, V) * scale).to(dtype)
@@ -140,26 +140,30 @@ def token_grad_kernel(
         if DELTA:
             d_w = load_tile(d_written + token * V, rows, cols_v, H * V, left, V)
             d_erase -= tl.dot(d_w, state_t, input_precision=PRECISION)
-        if DECAY < 2:
-            value_t = load_transposed(written + token * V, rows, cols_v, H * V, left, V)
-            d_o_t = (load_transposed(d_out + token * V, rows, cols_v, H * V, left, V) * scale).to(dtype)
-            d_score += tl.dot(d_o, value_t, input_precision=PRECISION)
-            d_score_t += tl.dot(value, d_o_t, input_precision=PRECISION)
-    query = load_tile(q + token_qk * K, rows, cols_k, heads_qk * K, left, K)
-    key = load_tile(k + token_qk * K, rows, cols_k, heads_qk * K, left, K)
+    if DELTA:
+        store_tile(d_erased + token * K, d_erase, rows, cols_k, H * K, left, K)
     if DECAY > 0:
         g_here = g + (token * K if DECAY == 2 else token)
         d_query *= from_start(g_here, rows, cols_k, left, H, K, DECAY)
         d_key *= to_end(g_here, rows, cols_k, left, tl.minimum(left, BT) - 1, H, K, DECAY)
+    query = load_tile(q + token_qk * K, rows, cols_k, heads_qk * K, left, K)
+    key = load_tile(k + token_qk * K, rows, cols_k, heads_qk * K, left, K)
     if DECAY < 2:
+        d_score, d_score_t = tl.zeros([BT, BT], tl.float32), tl.zeros([BT, BT], tl.float32)
+        for first in range(0, V, BV):
+            cols_v = first + tl.arange(0, BV)
+            d_o = (load_tile(d_out + token * V, rows, cols_v, H * V, left, V) * scale).to(dtype)
+            value_t = load_transposed(written + token * V, rows, cols_v, H * V, left, V)
+            d_score += tl.dot(d_o, value_t, input_precision=PRECISION)
+            value = load_tile(written + token * V, rows, cols_v, H * V, left, V)
+            d_o_t = (load_transposed(d_out + token * V, rows, cols_v, H * V, left, V) * scale).to(dtype)
+            d_score_t += tl.dot(value, d_o_t, input_precision=PRECISION)
         d_score *= pair_decay(g + token, left, H, BT, DECAY)
         d_score_t *= pair_decay_transposed(g + token, left, H, BT, DECAY)
         d_query += tl.dot(d_score.to(dtype), key, input_precision=PRECISION)
         d_key += tl.dot(d_score_t.to(dtype), query, input_precision=PRECISION)
     store_tile(d_q + token * K, d_query, rows, cols_k, H * K, left, K)
     store_tile(d_k + token * K, d_key, rows, cols_k, H * K, left, K)
-    if DELTA:
-        store_tile(d_erased + token * K, d_erase, rows, cols_k, H * K, left, K)
     through_decay = query * d_query - key * d_key
     if DECAY == 1:
         part = tl.program_id(0) * (tl.num_programs(2) // H).to(tl.int64) * T * H

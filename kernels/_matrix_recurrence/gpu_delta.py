@@ -1,10 +1,11 @@
-# pyright: reportArgumentType=false, reportIndexIssue=false -- pointers and tl.constexpr have no types it knows
 """Triton kernels of the delta rule inside a chunk: the inverse of I + A, the WY form, and its gradient.
 
 A is `erasing`, strictly lower triangular; Tinv = (I + A)⁻¹; u = Tinv·beta·v and erased = Tinv·beta·exp(g)·k, so that
 the chunk writes u - erased·S. See `portable.py` for the source.
 """
 
+# Pointers and tl.constexpr have no types that a checker knows.
+# pyright: reportArgumentType=false
 import triton
 import triton.language as tl
 

@@ -1,9 +1,10 @@
-# pyright: reportArgumentType=false, reportIndexIssue=false -- pointers and tl.constexpr have no types it knows
 """Triton kernels of the forward pass that every kind of decay shares: the states between chunks, and the outputs.
 
 `w` is what a token writes: v, or for the delta rule the value left after erasing. Names as in `portable.py`.
 """
 
+# Pointers and tl.constexpr have no types that a checker knows.
+# pyright: reportArgumentType=false
 import triton
 import triton.language as tl
 

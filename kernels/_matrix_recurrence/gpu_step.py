@@ -1,6 +1,7 @@
-# pyright: reportArgumentType=false, reportIndexIssue=false -- pointers and tl.constexpr have no types it knows
 """Triton kernel of one decoding token: reads and writes the state once, which is all the time it takes."""
 
+# Pointers and tl.constexpr have no types that a checker knows.
+# pyright: reportArgumentType=false
 import triton
 import triton.language as tl
 

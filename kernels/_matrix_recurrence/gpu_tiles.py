@@ -1,4 +1,3 @@
-# pyright: reportArgumentType=false, reportIndexIssue=false -- pointers and tl.constexpr have no types it knows
 """Loading, storing and decaying tiles, shared by the Triton kernels of the matrix recurrence.
 
 A tile of tokens starts at a 64-bit base and uses small 32-bit offsets from there. Where a product needs a transposed
@@ -9,6 +8,8 @@ DECAY is 0 for none, 1 for one number per head and token, 2 for one per key chan
 inside a chunk. Rows past the end of the sequence read g = 0, which is why every exponent is bounded by 0 or masked.
 """
 
+# Pointers and tl.constexpr have no types that a checker knows.
+# pyright: reportArgumentType=false
 import triton
 import triton.language as tl
 

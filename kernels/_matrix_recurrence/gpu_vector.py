@@ -1,4 +1,3 @@
-# pyright: reportArgumentType=false, reportIndexIssue=false -- pointers and tl.constexpr have no types it knows
 """Triton kernels of the products inside a chunk under a decay per key channel, and of their gradients.
 
 Sub-chunks of 16 tokens: against earlier sub-chunks the decay is split at the first token of the later one, so both
@@ -6,6 +5,8 @@ factors are at most one and the product is a matrix product; inside a sub-chunk 
 (Yang et al., "Gated Linear Attention Transformers with Hardware-Efficient Training", section 4.3).
 """
 
+# Pointers and tl.constexpr have no types that a checker knows.
+# pyright: reportArgumentType=false
 import triton
 import triton.language as tl
 

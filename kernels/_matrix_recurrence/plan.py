@@ -19,19 +19,20 @@ _CONFIG: dict[str, tuple[int, int, int, int]] = {
     "chunk_sum_kernel": (64, 64, 4, 1),
     "scores_kernel": (64, 64, 4, 2),
     "channel_scores_kernel": (32, 64, 4, 1),
-    "inverse_kernel": (64, 64, 2, 1),
+    "inverse_kernel": (64, 64, 4, 1),
     "wy_kernel": (64, 64, 4, 2),
     "state_kernel": (64, 64, 4, 2),
-    "output_kernel": (64, 64, 4, 2),
+    "output_kernel": (32, 64, 4, 2),
     "value_grad_kernel": (64, 64, 4, 2),
-    "state_grad_kernel": (64, 64, 4, 2),
-    "token_grad_kernel": (64, 32, 8, 2),
+    "state_grad_kernel": (64, 64, 8, 1),
+    "token_grad_kernel": (64, 64, 8, 1),
     "score_grad_kernel": (64, 64, 4, 2),
     "channel_grad_kernel": (32, 64, 4, 1),
     "wy_grad_kernel": (32, 32, 8, 1),
-    "erasing_grad_kernel": (32, 64, 4, 1),
+    "erasing_grad_kernel": (32, 64, 8, 1),
     "step_kernel": (256, 16, 4, 1),
 }
+_CONFIG_ABOVE_64 = {"token_grad_kernel": (64, 32, 8, 1)}  # for head sizes K or V above 64
 # The state of the delta rule is not split along K, because every value that it erases reads all of K.
 _WHOLE_K_WITH_DELTA = ("state_kernel", "state_grad_kernel")
 
@@ -67,15 +68,22 @@ class Plan:
     def blocks(self, kernel: Any) -> tuple[int, int]:
         """(BK, BV) of a kernel."""
         name = kernel.__name__
-        most_k, most_v, _, _ = _CONFIG[name]
+        most_k, most_v, _, _ = self._config(name)
         whole = max(16, triton.next_power_of_2(self.key_size))
-        if self.dtype == torch.float32 or (name in _WHOLE_K_WITH_DELTA and self.delta and whole > 128):
+        if self.dtype == torch.float32:
             most_k, most_v = min(most_k, 32), min(most_v, 32)
-        if name == "step_kernel" or (name in _WHOLE_K_WITH_DELTA and self.delta):
+        if name == "step_kernel":
             most_k = whole
-            if name != "step_kernel" and whole * most_v > 8192 // (2 if self.dtype == torch.float32 else 1):
-                most_v = 16
+        elif self._needs_whole_k(name):
+            most_k, most_v = whole, min(most_v, max(16, 4096 // whole))
         return min(whole, most_k), min(max(16, triton.next_power_of_2(self.value_size)), most_v)
+
+    def _config(self, name: str) -> tuple[int, int, int, int]:
+        large = _CONFIG_ABOVE_64 if max(self.key_size, self.value_size) > 64 else {}
+        return large.get(name, _CONFIG[name])
+
+    def _needs_whole_k(self, name: str) -> bool:
+        return self.delta and name in _WHOLE_K_WITH_DELTA
 
     def k_blocks(self, kernel: Any) -> int:
         return triton.cdiv(self.key_size, self.blocks(kernel)[0])
@@ -104,9 +112,11 @@ class Plan:
         return {name: known[name] for name in kernel.arg_names if name in known}
 
     def options(self, kernel: Any) -> dict[str, int]:
-        _, _, warps, stages = _CONFIG[kernel.__name__]
-        if self.dtype == torch.float32:
-            stages = 1
+        name = kernel.__name__
+        _, _, warps, stages = self._config(name)
+        # Tiles of float32 and of K = 256 fill registers and shared memory: more warps to hold them, one stage.
+        if self.dtype == torch.float32 or (self._needs_whole_k(name) and self.key_size > 128):
+            warps, stages = 8, 1
         return {"num_warps": warps, "num_stages": stages}
 
     def launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **flags: bool) -> None:
