@@ -73,7 +73,8 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
             result = make_result(settings, loop, noise, start)
             files = write_files(directory, result, settings, loop)
             tracker.finish(result, files)
-        print_summary(result, settings.objectives, settings.requirements, progress.console, files=files)
+        requirements = loop.bars.applicable(loop.rows)
+        print_summary(result, settings.objectives, requirements, progress.console, files=files)
         return result
 
 
@@ -171,8 +172,8 @@ def write_files(directory: Path, result: StudyResult, settings: SearchSettings, 
     write_trials(trials, result.rows, quantities)
     write_front(front, result, quantities)
     requirements = loop.bars.applicable(loop.rows)
-    write_plot(plot, result, quantities, requirements)
-    write_page(page, result, quantities, requirements)
+    write_plot(plot, result, settings.objectives, requirements)
+    write_page(page, result, settings.objectives, requirements)
     return trials, front, plot, page
 
 

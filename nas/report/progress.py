@@ -25,6 +25,7 @@ from nas.study.rows import Row
 
 REDRAWS_PER_SECOND = 1  # a drawing takes 10 ms of a CPU core
 RECENT_ROWS = 5
+WIDTH_OF_A_FILE = 160  # columns of the tables where no terminal sets them
 STATE_STYLES = {"complete": "green", "rejected": "yellow", "duplicate": "dim", "failed": "red"}
 
 
@@ -39,7 +40,7 @@ class Progress:
         self, quantities: Sequence[Objective], *, rows: Sequence[Row] = (), console: Console | None = None
     ) -> None:
         self.quantities = tuple(quantities)
-        self.console = console or Console(file=sys.stdout)
+        self.console = console or Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
         self.rows = {row.number: row for row in rows}
         self.recent: tuple[Row, ...] = ()
         self.front: tuple[int, ...] = ()
