@@ -12,7 +12,6 @@ forward pass; the backward pass of an operation always runs on the implementatio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Literal, get_args
 
 import torch
@@ -20,22 +19,25 @@ import torch
 Backend = Literal["reference", "portable", "gpu"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
-_override: ContextVar[Backend | None] = ContextVar("kernel_backend", default=None)
+# A plain module variable, for all threads: torch.compile can read it while tracing, which it cannot do with a
+# ContextVar.
+_override: Backend | None = None
 
 
 @contextmanager
 def use_backend(name: Backend) -> Iterator[None]:
-    """Run every operation inside the block on the named implementation.
+    """Run every operation inside the block on the named implementation, in all threads of the process.
 
     Raises ValueError for a name that is not one of `reference`, `portable`, `gpu`.
     """
     if name not in BACKENDS:
         raise ValueError(f"A backend must be one of {', '.join(BACKENDS)}, but got {name!r}.")
-    token = _override.set(name)
+    global _override
+    before, _override = _override, name
     try:
         yield
     finally:
-        _override.reset(token)
+        _override = before
 
 
 def interpreter_is_on() -> bool:
@@ -48,12 +50,11 @@ def choose_backend(tensor: torch.Tensor) -> Backend:
 
     Raises RuntimeError when `gpu` is asked for a CPU tensor and the Triton interpreter is off.
     """
-    override = _override.get()
-    if override is None:
+    if _override is None:
         return "gpu" if tensor.is_cuda else "portable"
-    if override == "gpu" and not tensor.is_cuda and not interpreter_is_on():
+    if _override == "gpu" and not tensor.is_cuda and not interpreter_is_on():
         raise RuntimeError(
             f"The gpu backend needs CUDA tensors, but got a tensor on {tensor.device}. Move the tensors to a GPU, use "
             "the portable backend, or set TRITON_INTERPRET=1 before Python starts to run the kernels in the interpreter."
         )
-    return override
+    return _override

@@ -5,6 +5,7 @@ which name a choice of a layer is asked (`name_of`). Layers that ask under one n
 a layout free, tiled or staged.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -129,9 +130,9 @@ class SearchSpace(ABC):
     def encode(self, architecture: Architecture) -> dict[str, Choice] | None:
         """The parameters of the point nearest to an architecture, or None where it cannot be placed.
 
-        A point of this space comes back exactly, whatever its FFN widths. Another design has its widths, states,
-        windows and shares moved to the nearest choice, and its blocks repeated to the smallest depth that they divide;
-        its kinds and the options without a choice must be those of the space.
+        A point of this space comes back exactly, whatever its FFN widths. Another design has its states, windows and
+        shares moved to the nearest choice, its width to one that its depth can afford, and its blocks repeated to the
+        smallest depth that they divide; its kinds and the options without a choice must be those of the space.
         """
         architecture = canonical(architecture)
         depths = [n for n in self.num_layers if n % len(architecture.blocks) == 0]
@@ -154,9 +155,17 @@ class SearchSpace(ABC):
                 found.append((design.name, params))
         return found
 
+    def width_for(self, d_model: int, num_layers: int) -> float:
+        """The width itself where it is a choice, else the one that keeps width² × depth, and so the parameters of the
+        mixers, at those of the widest and shallowest network of the space."""
+        if d_model in self.d_model:
+            return d_model
+        return max(self.d_model) * math.sqrt(min(self.num_layers) / num_layers)
+
     def _encode(self, architecture: Architecture, num_layers: int, period: int) -> dict[str, Choice]:
         blocks = architecture.blocks * (num_layers // len(architecture.blocks))
-        wanted: dict[str, object] = {"num_layers": num_layers, "d_model": architecture.d_model, "period": period}
+        d_model = self.width_for(architecture.d_model, num_layers)
+        wanted: dict[str, object] = {"num_layers": num_layers, "d_model": d_model, "period": period}
         for layer, block in enumerate(blocks):
             for key, value in (describe_mixer(block.mixer, self.head_dim) | describe_ffn(block.ffn)).items():
                 name = self.name_of(key, layer, num_layers, period)

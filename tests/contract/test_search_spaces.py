@@ -144,7 +144,7 @@ BAD = [
     ({"d_model": []}, "d_model needs at least one value, but got an empty list"),
     ({"d_model": 100}, "d_model must be a multiple of head_dim, but got d_model=100, head_dim=32"),
     ({"head_dim": 8, "d_model": 96}, "head_dim must be a multiple of 4 from 16 to 256, but got 8"),
-    ({"num_kv_heads": 3}, "num_kv_heads must divide the 4 heads of d_model=128, but got 3"),
+    ({"num_kv_heads": 3}, "num_kv_heads must divide the 2 heads of d_model=64, but got 3"),
     ({"num_kv_heads": "1/2", "d_model": 96}, "num_kv_heads must divide the 3 heads of d_model=96, but got 1/2"),
     ({"num_kv_heads": "some"}, "num_kv_heads must be a number of KV heads, a share such as 1/2, or full"),
     ({"position": "alibi"}, r"position does not know 'alibi'\. Valid: none, rope"),

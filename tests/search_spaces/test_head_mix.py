@@ -10,7 +10,7 @@ KV = {"stages.middle.attention.num_kv_heads": 1, "stages.late.attention.num_kv_h
 
 
 def test_heads_are_split_per_stage_and_everything_else_once(make_space):
-    space = make_space("head_mix", num_layers=4)
+    space = make_space("head_mix", num_layers=4, d_model=[96, 128])
     params = GLOBAL | OPTIONS | SPLIT | KV
     architecture = space(FixedTrial(params))
     assert architecture.name == "(a1m3)(a3m1)(a3m1)(a2m2)"

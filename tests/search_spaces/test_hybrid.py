@@ -82,7 +82,7 @@ def test_all_reference_designs_lie_in_the_default_space(make_space, designs):
         "mamba2-attention-7-1": "mmmammmm",
         "gated-deltanet-attention-3-1": "ggga",
         "sliding-window-recurrence": "nsns",
-        "head-mix": "(a2m2)(a2m2)(a2m2)(a2m2)",
+        "head-mix": "(a2m1)(a2m1)(a2m1)(a2m1)",
     }
     assert len(designs) == len(found)
 
@@ -90,7 +90,7 @@ def test_all_reference_designs_lie_in_the_default_space(make_space, designs):
 def test_a_foreign_design_takes_the_nearest_sizes_and_keeps_its_words(make_space, designs):
     params = make_space("hybrid").encode(designs["sliding-window-recurrence"])
     assert params is not None
-    assert (params["d_model"], params["layers.0.mamba1_state_dim"]) == (128, 8)
+    assert (params["d_model"], params["layers.0.mamba1_state_dim"]) == (96, 8)
     assert (params["layers.1.window"], params["layers.1.num_kv_heads"], params["layers.1.position"]) == (64, 1, "rope")
 
 
@@ -149,9 +149,9 @@ def test_pairs_may_be_named_and_are_the_same_in_either_order(make_space, designs
     space = make_space("hybrid", mixers="head_mix", head_mix_pairs=["mamba2+attention", "attention+mamba2"])
     params = space.encode(designs["head-mix"])
     assert params is not None
-    assert params["layers.0.mamba2.heads_of_4"] == 2
+    assert params["layers.0.mamba2.heads_of_3"] == 2
     found = space(FixedTrial(params))
-    assert found.name == "(m2a2)" * 4
+    assert found.name == "(m2a1)" * 4
     usual = make_space("hybrid")
     assert canonical_id(found) == canonical_id(usual(FixedTrial(usual.encode(designs["head-mix"]))))
 
