@@ -146,13 +146,15 @@ def test_a_tiled_point_is_encoded_with_its_shortest_period(make_space, designs):
 
 
 def test_pairs_may_be_named_and_are_the_same_in_either_order(make_space, designs):
-    space = make_space("hybrid", mixers="head_mix", head_mix_pairs=["mamba2+attention", "attention+mamba2"])
+    space = make_space(
+        "hybrid", d_model=128, mixers="head_mix", head_mix_pairs=["mamba2+attention", "attention+mamba2"]
+    )
     params = space.encode(designs["head-mix"])
     assert params is not None
-    assert params["layers.0.mamba2.heads_of_3"] == 2
+    assert params["layers.0.mamba2.heads_of_4"] == 2
     found = space(FixedTrial(params))
-    assert found.name == "(m2a1)" * 4
-    usual = make_space("hybrid")
+    assert found.name == "(m2a2)" * 4
+    usual = make_space("hybrid", d_model=128)
     assert canonical_id(found) == canonical_id(usual(FixedTrial(usual.encode(designs["head-mix"]))))
 
 
