@@ -194,7 +194,8 @@ def test_fresh_weights_have_the_stated_spread():
 def test_decay_parameters_start_in_their_published_ranges(model: Model):
     for name, parameter in model.named_parameters():
         if name.endswith("A_log"):
-            assert 0 < parameter.exp().min() and parameter.exp().max() <= 16.001, name
+            low = 0.0099 if "4.mixer.parts.0" in name else 0.999  # the delta rule's heads may forget nothing
+            assert low < parameter.exp().min() and parameter.exp().max() <= 16.001, name
         if name.endswith("dt_bias"):
             step = torch.nn.functional.softplus(parameter)
             assert 0.9e-3 < step.min() and step.max() < 0.101, name

@@ -159,6 +159,25 @@ def test_every_parameter_gets_a_gradient_that_is_finite_and_not_zero(mixer: Mixe
         assert parameter.grad.abs().sum() > 0, name
 
 
+def test_gradients_agree_with_a_finite_difference(mixer: Mixer, x: Tensor):
+    """Along one random direction of the input and of every parameter, each by itself."""
+    readout = torch.randn_like(x)
+    leaves = [x.requires_grad_(), *mixer.parameters()]
+    gradients = torch.autograd.grad((mixer(x)[0] * readout).sum(), leaves)
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        direction = gradient.sign() * torch.rand_like(gradient)
+        step = 5e-4 / direction.abs().max()
+        values = []
+        for sign in (1, -2):
+            with torch.no_grad():
+                leaf.add_(sign * step * direction)
+                values.append((mixer(x)[0] * readout).sum())
+        with torch.no_grad():
+            leaf.add_(step * direction)
+        slope = (values[0] - values[1]) / (2 * step)
+        torch.testing.assert_close(slope, (gradient * direction).sum(), rtol=0.03, atol=0.03)
+
+
 def test_portable_equals_reference_in_value_and_gradient(mixer: Mixer, x: Tensor):
     def run(backend: kernels.Backend) -> list[Tensor]:
         inputs = x.clone().requires_grad_()
