@@ -43,6 +43,7 @@ def matrix_recurrence(
     factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
     backend = choose_backend(q)
     if backend == "gpu":
+        # Triton is imported where it runs: it exists on Linux alone.
         from kernels._matrix_recurrence import gpu
 
         run = gpu.recurrence

@@ -132,7 +132,8 @@ def _step(
         plan = Plan.of(x.q, x.v, x.log_decay, x.beta)
         out, new_state = torch.empty_like(x.v), torch.empty_like(state, memory_format=torch.contiguous_format)
         gates = (x.q if gate is None else gate for gate in (x.log_decay, x.beta))
-        grid = (plan.v_blocks(step_kernel), x.v.shape[0] * x.v.shape[1])
+        # Batch times heads may pass 65535, which only the first axis of a grid may.
+        grid = (x.v.shape[0] * x.v.shape[1], plan.v_blocks(step_kernel))
         plan.launch(step_kernel, grid, x.q, x.k, x.v, *gates, x.initial_state, out, new_state, scale)
     return out, new_state
 

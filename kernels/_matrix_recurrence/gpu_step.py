@@ -15,9 +15,9 @@ def step_kernel(
     DECAY: tl.constexpr, DELTA: tl.constexpr,
 ):  # fmt: skip
     """One head and block of V; q, k [B, H / GROUP, K]; v, out [B, H, V]; g [B, H] or [B, H, K]; beta [B, H]."""
-    bh = tl.program_id(1).to(tl.int64)
+    bh = tl.program_id(0).to(tl.int64)
     qk = (bh // H) * (H // GROUP) + (bh % H) // GROUP
-    cols_k, cols_v = tl.arange(0, BK), tl.program_id(0) * BV + tl.arange(0, BV)
+    cols_k, cols_v = tl.arange(0, BK), tl.program_id(1) * BV + tl.arange(0, BV)
     query = tl.load(q + qk * K + cols_k, mask=cols_k < K, other=0.0).to(tl.float32)
     key = tl.load(k + qk * K + cols_k, mask=cols_k < K, other=0.0).to(tl.float32)
     value = tl.load(v + bh * V + cols_v, mask=cols_v < V, other=0.0).to(tl.float32)
