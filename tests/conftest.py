@@ -5,3 +5,6 @@ import os
 # Triton reads this when a kernel is decorated. With it, kernels run on CPU tensors; tests that compile for a GPU start
 # a process of their own without it.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Test processes share the cores; threads that wait by spinning would take them from each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
