@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nas.architecture import Architecture, Attention, Block, GatedDeltaNet, Glu, Mamba1, Mamba2
 from nas.compile import compile_architecture
 from nas.context import Context
+from nas.mixers.base import Mixer
 from nas.mixers.gated_deltanet import GatedDeltaNetMixer
 from nas.mixers.mamba1 import Mamba1Mixer
 from nas.mixers.mamba2 import Mamba2Mixer
@@ -41,6 +42,15 @@ def copy(ours: nn.Module, weights: dict[str, Tensor]) -> None:
 
 def assert_same(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.detach().abs().max().item())
+
+
+def assert_same_layer(ours: Mixer, theirs: nn.Module, x: Tensor) -> None:
+    """The same outputs, and the same gradient of the input."""
+    x = x.clone().requires_grad_()
+    outputs = [ours(x)[0], theirs(x)]
+    assert_same(*outputs)
+    readout = torch.randn_like(x)
+    assert_same(*(torch.autograd.grad((y * readout).sum(), x)[0] for y in outputs))
 
 
 @torch.no_grad()
@@ -105,7 +115,7 @@ def test_mamba2_is_that_of_transformers(x: Tensor, groups: int):
     weights = dict(theirs.named_parameters())
     weights["conv.filter"], weights["conv.bias"] = weights.pop("conv1d.weight").squeeze(1), weights.pop("conv1d.bias")
     copy(ours, weights)
-    assert_same(ours(x)[0], theirs(x))
+    assert_same_layer(ours, theirs, x)
 
 
 def test_mamba1_is_that_of_transformers(x: Tensor):
@@ -123,7 +133,7 @@ def test_mamba1_is_that_of_transformers(x: Tensor):
     weights["conv.filter"], weights["conv.bias"] = weights.pop("conv1d.weight").squeeze(1), weights.pop("conv1d.bias")
     weights["dt_bias"] = weights.pop("dt_proj.bias")
     copy(ours, weights)
-    assert_same(ours(x)[0], theirs(x))
+    assert_same_layer(ours, theirs, x)
 
 
 def test_gated_deltanet_is_that_of_qwen3_next(x: Tensor):
@@ -151,7 +161,7 @@ def test_gated_deltanet_is_that_of_qwen3_next(x: Tensor):
         "out_proj.weight": theirs.out_proj.weight,
     }
     copy(ours, weights)
-    assert_same(ours(x)[0], theirs(x))
+    assert_same_layer(ours, theirs, x)
     state = ours.init_state(BATCH, TOKENS, torch.float32, torch.device("cpu"))
     with torch.no_grad():
         for position in range(TOKENS):
