@@ -55,6 +55,6 @@ def choose_backend(tensor: torch.Tensor) -> Backend:
     if _override == "gpu" and not tensor.is_cuda and not interpreter_is_on():
         raise RuntimeError(
             f"The gpu backend needs CUDA tensors, but got a tensor on {tensor.device}. Move the tensors to a GPU, use "
-            "the portable backend, or set TRITON_INTERPRET=1 before Python starts to run the kernels in the interpreter."
+            "the portable backend, or set TRITON_INTERPRET=1 before Python starts to interpret the kernels."
         )
     return _override

@@ -171,9 +171,7 @@ def test_kill_9_loses_no_finished_trial_and_repeats_none(tmp_path):
 
 def test_the_journal_opens_with_plain_optuna(tmp_path):
     run_toy(tmp_path, trials=4)
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal.log"))
-    )
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal.log")))
     study = optuna.load_study(study_name="toy", storage=storage)
     assert study.metric_names == ["text_loss", "decode_latency_ms"]
     assert len([t for t in study.trials if t.state == TrialState.COMPLETE]) == 4
