@@ -1,93 +1,35 @@
-"""Attention on a GPU: launch configurations, launches, and the operators that autograd and torch.compile see.
+"""Attention on a GPU: launches, and the operators that autograd and torch.compile see.
 
 The kernels are in `gpu_forward.py`, `gpu_backward.py` and `gpu_step.py`. Each launch takes its default configuration
-from a table by (head size rounded up to a power of two, bytes of an element); nothing is tuned in passing.
+from `launches.py`; nothing is tuned in passing.
 """
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 
 import torch
 import triton
 from torch import Tensor
 
+from kernels._attention.cases import ahead_of_time_cases as ahead_of_time_cases
 from kernels._attention.gpu_backward import attention_bwd_dkv_kernel, attention_bwd_dq_kernel
 from kernels._attention.gpu_forward import attention_fwd_kernel
 from kernels._attention.gpu_step import attention_combine_kernel, attention_step_kernel
-from kernels.ahead_of_time import Case
+from kernels._attention.launches import (
+    BACKWARD_DKV,
+    BACKWARD_DQ,
+    FORWARD,
+    LARGEST_SPLITS,
+    PRECISION,
+    STEP,
+    constants_for,
+    fit,
+    launch_for,
+)
 
 LOG2_E = 1.0 / math.log(2.0)
-PRECISION = "ieee"  # of float32 products; 16-bit types ignore it
-LARGEST_SPLITS = 32
 SMALLEST_SPLIT = 256
 PROGRAMS_FOR_STEP = 264  # two for each of the 132 multiprocessors of an H100 or H200
-
-
-@dataclass(frozen=True)
-class Launch:
-    """Queries and keys in a tile, warps in a program, stages of the software pipeline."""
-
-    BM: int
-    BN: int
-    num_warps: int
-    num_stages: int
-
-
-# None of these spills, and all fit the shared memory of sm_80, sm_90 and sm_100 (tests/kernels/test_ahead_of_time.py).
-FORWARD = {
-    (16, 2): Launch(128, 64, 4, 3),
-    (32, 2): Launch(128, 64, 4, 3),
-    (64, 2): Launch(128, 64, 4, 3),
-    (128, 2): Launch(128, 64, 8, 3),
-    (256, 2): Launch(64, 32, 8, 2),
-    (16, 4): Launch(64, 32, 4, 2),
-    (32, 4): Launch(64, 32, 4, 2),
-    (64, 4): Launch(64, 32, 4, 2),
-    (128, 4): Launch(64, 32, 8, 2),
-    (256, 4): Launch(32, 16, 8, 2),
-}
-BACKWARD_DQ = {
-    (16, 2): Launch(128, 64, 8, 2),
-    (32, 2): Launch(128, 64, 8, 2),
-    (64, 2): Launch(128, 64, 8, 2),
-    (128, 2): Launch(64, 64, 8, 2),
-    (256, 2): Launch(64, 32, 8, 1),
-    (16, 4): Launch(64, 32, 4, 2),
-    (32, 4): Launch(64, 32, 4, 2),
-    (64, 4): Launch(64, 32, 8, 2),
-    (128, 4): Launch(32, 32, 8, 1),
-    (256, 4): Launch(32, 16, 8, 1),
-}
-BACKWARD_DKV = {
-    (16, 2): Launch(64, 128, 8, 2),
-    (32, 2): Launch(64, 128, 8, 2),
-    (64, 2): Launch(64, 128, 8, 2),
-    (128, 2): Launch(64, 64, 8, 2),
-    (256, 2): Launch(32, 64, 8, 1),
-    (16, 4): Launch(32, 64, 4, 2),
-    (32, 4): Launch(32, 64, 4, 2),
-    (64, 4): Launch(32, 64, 8, 2),
-    (128, 4): Launch(32, 32, 8, 1),
-    (256, 4): Launch(16, 32, 8, 1),
-}
-STEP = {
-    (16, 2): Launch(64, 128, 4, 3),
-    (32, 2): Launch(64, 128, 4, 3),
-    (64, 2): Launch(64, 64, 4, 3),
-    (128, 2): Launch(64, 64, 4, 3),
-    (256, 2): Launch(32, 32, 4, 2),
-    (16, 4): Launch(64, 64, 4, 2),
-    (32, 4): Launch(64, 64, 4, 2),
-    (64, 4): Launch(32, 32, 4, 2),
-    (128, 4): Launch(32, 32, 4, 2),
-    (256, 4): Launch(16, 16, 4, 2),
-}
-
-
-def launch_for(table: dict[tuple[int, int], Launch], size: int, dtype: torch.dtype) -> Launch:
-    """The default launch for a head size and a type."""
-    return table[triton.next_power_of_2(size), dtype.itemsize]
 
 
 def attention(
@@ -129,10 +71,10 @@ def attention_forward(
     q, k, v = (_read_by_heads(x) for x in (q, k, v))
     o = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
-    launch = _fit(launch_for(FORWARD, size, q.dtype), block_size)
+    launch = fit(launch_for(FORWARD, size, q.dtype), block_size)
     grid = (triton.cdiv(queries, launch.BM) * batch * heads,)
     integers = _integers(q, k, v, window, block_mask, block_size)
-    constants = _constants(launch, q, causal, window, block_size)
+    constants = constants_for(launch, q, causal, window, block_size)
     with _on_device(q):
         attention_fwd_kernel[grid](q, k, v, _bytes(block_mask, q), o, lse, *integers, scale * LOG2_E, **constants)
     return o, lse
@@ -168,13 +110,13 @@ def attention_backward(
     mask = _bytes(block_mask, q)
     integers = _integers(q, k, v, window, block_mask, block_size)
     with _on_device(q):
-        launch = _fit(launch_for(BACKWARD_DQ, size, q.dtype), block_size)
-        constants = _constants(launch, q, causal, window, block_size)
+        launch = fit(launch_for(BACKWARD_DQ, size, q.dtype), block_size)
+        constants = constants_for(launch, q, causal, window, block_size)
         attention_bwd_dq_kernel[(triton.cdiv(queries, launch.BM) * batch * heads,)](
             q, k, v, mask, o, lse, do, dq, delta, *integers, scale, scale * LOG2_E, **constants
         )
-        launch = _fit(launch_for(BACKWARD_DKV, size, q.dtype), block_size)
-        constants = _constants(launch, q, causal, window, block_size)
+        launch = fit(launch_for(BACKWARD_DKV, size, q.dtype), block_size)
+        constants = constants_for(launch, q, causal, window, block_size)
         attention_bwd_dkv_kernel[(triton.cdiv(keys, launch.BN) * batch * kv_heads,)](
             q, k, v, mask, lse, do, delta, dk, dv, *integers, scale, scale * LOG2_E, **constants
         )
@@ -280,85 +222,6 @@ def _integers(
     return *_strides(q), *_strides(k), *_strides(v), *lengths, window, blocks, max(block_size, 1)
 
 
-def _fit(launch: Launch, block_size: int) -> Launch:
-    """Key tiles that divide the blocks of a mask, unless that takes tiles too small for a matrix instruction."""
-    divisor = block_size & -block_size  # the largest power of two that divides it
-    return replace(launch, BN=min(launch.BN, divisor)) if divisor >= 16 else launch
-
-
-def _constants(launch: Launch, q: Tensor, causal: bool, window: int, block_size: int) -> dict[str, int | bool | str]:
-    return {
-        "D": q.shape[-1],
-        "CAUSAL": causal,
-        "WINDOWED": window > 0,
-        "SELECTED": block_size > 0,
-        "ONE_BLOCK": block_size > 0 and block_size % launch.BN == 0,
-        "BM": launch.BM,
-        "BN": launch.BN,
-        "BD": triton.next_power_of_2(q.shape[-1]),
-        "PRECISION": PRECISION,
-        "num_warps": launch.num_warps,
-        "num_stages": launch.num_stages,
-    }
-
-
 def _on_device(x: Tensor) -> AbstractContextManager:
     """Triton launches on the current device, which need not be that of the tensors."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-
-
-def ahead_of_time_cases() -> list[Case]:
-    """The launches to compile without a GPU: every kernel at its default configurations."""
-    half, single = torch.float16, torch.float32
-    variants = {
-        "causal": {"causal": True, "window": 0, "block_size": 0},
-        "window": {"causal": True, "window": 1024, "block_size": 0},
-        "blocks": {"causal": True, "window": 0, "block_size": 64},
-    }
-    chosen = [(64, half, "causal"), (80, half, "causal"), (128, half, "causal"), (256, half, "causal")]
-    chosen += [(128, half, "window"), (128, half, "blocks"), (64, single, "causal"), (128, single, "causal")]
-    cases = [case for size, dtype, name in chosen for case in _sequence_cases(size, dtype, name, **variants[name])]
-    for size, dtype in ((64, half), (80, half), (128, half), (256, half), (128, single)):
-        cases += _step_cases(size, dtype)
-    return cases
-
-
-def _sequence_cases(
-    size: int, dtype: torch.dtype, variant: str, *, causal: bool, window: int, block_size: int
-) -> list[Case]:
-    q = torch.empty(0, size, dtype=dtype)
-    kernels = {
-        "fwd": (attention_fwd_kernel, FORWARD),
-        "bwd_dq": (attention_bwd_dq_kernel, BACKWARD_DQ),
-        "bwd_dkv": (attention_bwd_dkv_kernel, BACKWARD_DKV),
-    }
-    cases = []
-    for name, (kernel, table) in kernels.items():
-        launch = _fit(launch_for(table, size, dtype), block_size)
-        constants = _constants(launch, q, causal, window, block_size)
-        cases.append(_case(f"attention_{name} D={size} {dtype} {variant}", kernel, dtype, constants))
-    return cases
-
-
-def _step_cases(size: int, dtype: torch.dtype) -> list[Case]:
-    launch = launch_for(STEP, size, dtype)
-    columns = triton.next_power_of_2(size)
-    step = {"D": size, "KEEP": True, "BM": launch.BM, "BN": launch.BN, "BD": columns, "PRECISION": PRECISION}
-    step |= {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
-    combine = {"D": size, "BS": LARGEST_SPLITS, "BD": columns}
-    return [
-        _case(f"attention_step D={size} {dtype}", attention_step_kernel, dtype, step),
-        _case(f"attention_combine D={size} {dtype}", attention_combine_kernel, dtype, combine),
-    ]
-
-
-def _case(name: str, kernel: triton.JITFunction, dtype: torch.dtype, constants: dict[str, int | bool | str]) -> Case:
-    """Argument types by their names: pointers to bytes, to statistics and to elements; factors; integers."""
-    element = {2: "*fp16", 4: "*fp32"}[dtype.itemsize]
-    known = dict.fromkeys(("q", "k", "v", "o", "do", "dq", "dk", "dv"), element)
-    known |= dict.fromkeys(("lse", "delta", "partial", "partial_lse"), "*fp32")
-    known |= dict.fromkeys(("block_mask", "keep"), "*u8") | dict.fromkeys(("scale", "scale_log2"), "fp32")
-    options = {option: constants[option] for option in ("num_warps", "num_stages") if option in constants}
-    constexprs = {argument: value for argument, value in constants.items() if argument not in options}
-    signature = {argument: known.get(argument, "i32") for argument in kernel.arg_names if argument not in constexprs}
-    return Case(name, kernel, signature, constexprs, options)

@@ -131,13 +131,19 @@ def _dkv_of_tile(
 
 @triton.jit
 def _dkv_over_queries(
-    dk, dv, k_tile, v_tile, q_head, do_head, lse_head, delta_head, mask, low, high, first, q_token, heads, kv_heads,
+    dk, dv, k_tile, v_tile, q_group, do_group, lse_group, delta_group, mask, low, high, first, q_token, heads, kv_heads,
     queries, keys, blocks, block_size, shift, window, scale_log2,
     D: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, SELECTED: tl.constexpr, ONE_BLOCK: tl.constexpr,
     MASKED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     cols = first + tl.arange(0, BN)[:, None]
-    for start in tl.range(low, high, BM):
+    # One loop over the tiles of all heads of the group: a loop inside a loop costs registers.
+    tiles = tl.cdiv(tl.maximum(high - low, 0), BM)
+    for i in tl.range(0, tiles * (heads // kv_heads)):
+        h = i // tiles
+        start = low + i % tiles * BM
+        q_head, do_head = q_group + h * D, do_group + h * D
+        lse_head, delta_head = lse_group + h * queries, delta_group + h * queries
         rows = start + tl.arange(0, BM)[None, :]
         sees = visible(rows, cols, keys, shift, window, CAUSAL, WINDOWED)
         if SELECTED:
@@ -177,28 +183,27 @@ def attention_bwd_dkv_kernel(
     low, full, edge, high, shift = query_range(first, queries, keys, window, CAUSAL, WINDOWED, BM, BN)
     k_grad = tl.zeros([BN, BD], tl.float32)
     v_grad = tl.zeros([BN, BD], tl.float32)
-    for h in range(kv_h * group, kv_h * group + group):
-        q_head = q + (b * q_batch + h) * D
-        do_head = do + (b * queries * heads + h) * D
-        lse_head = lse + (b * heads + h) * queries
-        delta_head = delta + (b * heads + h) * queries
+    q_group = q + (b * q_batch + kv_h * group) * D
+    do_group = do + (b * queries * heads + kv_h * group) * D
+    lse_group = lse + (b * heads + kv_h * group) * queries
+    delta_group = delta + (b * heads + kv_h * group) * queries
+    k_grad, v_grad = _dkv_over_queries(
+        k_grad, v_grad, k_tile, v_tile, q_group, do_group, lse_group, delta_group, mask, low,
+        high if SELECTED else full, first, q_token, heads, kv_heads, queries, keys, blocks, block_size, shift,
+        window, scale_log2, D, CAUSAL, WINDOWED, SELECTED, ONE_BLOCK, True, BM, BN, BD, PRECISION,
+    )  # fmt: skip
+    if not SELECTED:
         k_grad, v_grad = _dkv_over_queries(
-            k_grad, v_grad, k_tile, v_tile, q_head, do_head, lse_head, delta_head, mask, low,
-            high if SELECTED else full, first, q_token, heads, kv_heads, queries, keys, blocks, block_size, shift,
-            window, scale_log2, D, CAUSAL, WINDOWED, SELECTED, ONE_BLOCK, True, BM, BN, BD, PRECISION,
+            k_grad, v_grad, k_tile, v_tile, q_group, do_group, lse_group, delta_group, mask, full, edge, first,
+            q_token, heads, kv_heads, queries, keys, blocks, block_size, shift, window, scale_log2,
+            D, CAUSAL, WINDOWED, SELECTED, ONE_BLOCK, False, BM, BN, BD, PRECISION,
         )  # fmt: skip
-        if not SELECTED:
-            k_grad, v_grad = _dkv_over_queries(
-                k_grad, v_grad, k_tile, v_tile, q_head, do_head, lse_head, delta_head, mask, full, edge, first,
-                q_token, heads, kv_heads, queries, keys, blocks, block_size, shift, window, scale_log2,
-                D, CAUSAL, WINDOWED, SELECTED, ONE_BLOCK, False, BM, BN, BD, PRECISION,
-            )  # fmt: skip
-        if WINDOWED and not SELECTED:
-            k_grad, v_grad = _dkv_over_queries(
-                k_grad, v_grad, k_tile, v_tile, q_head, do_head, lse_head, delta_head, mask, edge, high, first,
-                q_token, heads, kv_heads, queries, keys, blocks, block_size, shift, window, scale_log2,
-                D, CAUSAL, WINDOWED, SELECTED, ONE_BLOCK, True, BM, BN, BD, PRECISION,
-            )  # fmt: skip
+    if WINDOWED and not SELECTED:
+        k_grad, v_grad = _dkv_over_queries(
+            k_grad, v_grad, k_tile, v_tile, q_group, do_group, lse_group, delta_group, mask, edge, high, first,
+            q_token, heads, kv_heads, queries, keys, blocks, block_size, shift, window, scale_log2,
+            D, CAUSAL, WINDOWED, SELECTED, ONE_BLOCK, True, BM, BN, BD, PRECISION,
+        )  # fmt: skip
     out_head = (b * keys * kv_heads + kv_h) * D
     store_tile(dk + out_head, k_grad * scale, first, kv_heads, keys, BN, D, BD)
     store_tile(dv + out_head, v_grad, first, kv_heads, keys, BN, D, BD)

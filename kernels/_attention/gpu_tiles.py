@@ -11,15 +11,18 @@ import triton.language as tl
 
 @triton.jit
 def load_tile(head, start, token_stride, count, N: tl.constexpr, D: tl.constexpr, BD: tl.constexpr):
-    """Tokens start .. start + N of one head, [N, BD]; zeros from token `count` on."""
-    rows = tl.arange(0, N)
+    """Tokens start .. start + N of one head, [N, BD]; past the last of `count` tokens, that one again.
+
+    What is repeated is weighed by zero or not stored. A mask instead would cost registers, and thereby tile size.
+    """
+    rows = tl.minimum(tl.arange(0, N), count - 1 - start)
     dims = tl.arange(0, BD)
-    mask = (start + rows < count)[:, None]
-    if D != BD:
-        mask = mask & (dims < D)[None, :]
     # The start in 64 bits, the offsets inside a tile in 32: a long cache passes 2^31 elements, a tile never does.
     tile = head + tl.cast(start, tl.int64) * token_stride * D
-    return tl.load(tile + rows[:, None] * (token_stride * D) + dims[None, :], mask=mask, other=0.0)
+    elements = tile + rows[:, None] * (token_stride * D) + dims[None, :]
+    if D == BD:
+        return tl.load(elements)
+    return tl.load(elements, mask=(dims < D)[None, :], other=0.0)
 
 
 @triton.jit
