@@ -6,18 +6,18 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 
 class CheckpointError(RuntimeError):
     """A weights file cannot be read or belongs to another architecture. The message is one sentence for a user."""
 
 
-def save_weights(path: str | Path, model: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
-    """Write every parameter and buffer of `model`, with strings that say what it is; whole or not at all."""
+def save_weights(path: str | Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a `state_dict()`, with strings that say what it is; whole or not at all."""
     path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
-    tensors = {name: t.detach().to("cpu").contiguous() for name, t in model.state_dict().items()}
+    tensors = {name: t.detach().to("cpu").contiguous() for name, t in weights.items()}
     save_file(tensors, partial, metadata=dict(metadata or {}))
     partial.replace(path)
 

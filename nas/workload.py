@@ -102,7 +102,9 @@ class Deployment:
         for name in config:
             if name not in own | of_workload:
                 raise WorkloadError(f"There is no measure.{name}. {did_you_mean(name, own | of_workload)}")
-        given = {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in config.items()}
+        given: dict[str, Any] = {
+            name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in config.items()
+        }
         workload = Workload(**{name: given[name] for name in of_workload & set(given)})
         return cls(workload=workload, **{name: given[name] for name in own & set(given)})
 

@@ -40,9 +40,7 @@ def main() -> None:
 
 def train_designs(settings: SearchSettings, seeds: int) -> tuple[Values, list[float]]:
     """Every score of every reference design over seeds, and the seconds that each training took."""
-    from optuna.trial import FixedTrial
-
-    from nas.study.evaluator import ProxyEvaluator
+    from nas.study.evaluator import open_evaluator
     from nas.study.events import Observer
 
     class Unheard(Observer):
@@ -50,25 +48,20 @@ def train_designs(settings: SearchSettings, seeds: int) -> tuple[Values, list[fl
 
     for task in settings.tasks.values():
         task.prepare()
-    evaluator = ProxyEvaluator(
-        tasks=settings.tasks,
-        recipes=settings.recipes,
-        deployment=settings.deployment,
-        parameters=settings.parameters,
-    )
     values: Values = {}
     seconds: list[float] = []
-    for name, params in settings.space.references(settings.designs):
-        sampled = settings.space(FixedTrial(params))
-        for seed in range(settings.seed, settings.seed + seeds):
-            candidate = evaluator.admit(sampled)
-            began = time.perf_counter()
-            evaluator.train(candidate, seed, Unheard())
-            seconds.append(time.perf_counter() - began)
-            for metric, score in candidate.scores.items():
-                values.setdefault(metric, {}).setdefault(name, []).append(score.value)
-            shown = ", ".join(f"{metric} {score.value:.4f}" for metric, score in candidate.scores.items())
-            print(f"{name}, seed {seed}: {shown}; {seconds[-1]:.1f} s", flush=True)
+    designs = [(name, settings.space.at(p)) for name, p in settings.space.references(settings.designs)]
+    with open_evaluator(settings.tasks, settings.recipes, settings.deployment, settings.parameters) as evaluator:
+        for name, sampled in designs:
+            for seed in range(settings.seed, settings.seed + seeds):
+                candidate = evaluator.admit(sampled)
+                began = time.perf_counter()
+                evaluator.train(candidate, seed, Unheard())
+                seconds.append(time.perf_counter() - began)
+                for metric, score in candidate.scores.items():
+                    values.setdefault(metric, {}).setdefault(name, []).append(score.value)
+                shown = ", ".join(f"{metric} {score.value:.4f}" for metric, score in candidate.scores.items())
+                print(f"{name}, seed {seed}: {shown}; {seconds[-1]:.1f} s", flush=True)
     return values, seconds
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +12,15 @@ from nas.architecture import Architecture
 from nas.measure import choose_device, describe_device
 from nas.objectives import OBJECTIVES, Objective
 from nas.report import Progress, Tracker, check_ready, print_summary, write_front, write_page, write_plot, write_trials
-from nas.study.evaluator import ProxyEvaluator
+from nas.study.candidate import Evaluator
+from nas.study.evaluator import open_evaluator
 from nas.study.events import Observer
 from nas.study.front import hypervolume, losses
 from nas.study.loop import Bars, Loop
 from nas.study.noise import noise_floors, repeat_seeds
 from nas.study.rows import NoiseFloor, Row, StudyResult
 from nas.study.samplers import make_sampler
-from nas.study.storage import open_study, study_lock
+from nas.study.storage import Study, open_study, study_lock
 from nas.study.trials import enqueue_references, requeue_interrupted
 from scripts.settings import SearchSettings
 
@@ -29,7 +31,8 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
     start: `time.perf_counter()` when the process began, so that the tool's own time counts from there.
     """
     directory = settings.directory
-    with study_lock(directory):
+    with ExitStack() as stack:
+        stack.enter_context(study_lock(directory))
         check_ready(directory, settings.tracker)
         study = open_study(directory, settings.study, settings.objectives, settings.definition, None)
         sampled = len(study.get_trials(deepcopy=False))
@@ -41,32 +44,15 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
         references = settings.space.references(settings.designs)
         enqueue_references(study, references)
         requeued = requeue_interrupted(study)
-        evaluator = ProxyEvaluator(
-            tasks=settings.tasks,
-            recipes=settings.recipes,
-            deployment=settings.deployment,
-            parameters=settings.parameters,
+        evaluator = stack.enter_context(
+            open_evaluator(settings.tasks, settings.recipes, settings.deployment, settings.parameters)
         )
-        quantities = shown(settings)
         tracker = Tracker(settings.study, directory, settings.tracker, settings.definition)
-        loop = Loop(
-            study=study,
-            space=settings.space,
-            evaluator=evaluator,
-            bars=Bars(
-                objectives=settings.objectives,
-                requirements=settings.requirements,
-                limits=settings.limits,
-                reference=settings.baseline,
-            ),
-            observer=Progress(quantities),
-            directory=directory,
-            trials=settings.trials,
-            seed=settings.seed,
-            patience=settings.patience,
-        )
-        with Progress(quantities, rows=loop.rows) as progress, tracker:
-            loop.observer = Watchers([progress, tracker, TrialsTable(directory / "trials.csv", quantities, loop.rows)])
+        loop = make_loop(settings, study, evaluator)
+        progress = stack.enter_context(Progress(shown(settings), rows=loop.rows))
+        with tracker:
+            table = TrialsTable(directory / "trials.csv", shown(settings), loop.rows)
+            loop.observer = Watchers([progress, tracker, table])
             announce(settings, [name for name, _ in references], requeued, progress)
             loop.run()
             noise = measure_noise(settings, loop)
@@ -76,6 +62,26 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
         requirements = loop.bars.applicable(loop.rows)
         print_summary(result, settings.objectives, requirements, progress.console, files=files)
         return result
+
+
+def make_loop(settings: SearchSettings, study: Study, evaluator: Evaluator) -> Loop:
+    """The run loop of a search; whoever runs it sets its observer."""
+    return Loop(
+        study=study,
+        space=settings.space,
+        evaluator=evaluator,
+        bars=Bars(
+            objectives=settings.objectives,
+            requirements=settings.requirements,
+            limits=settings.limits,
+            reference=settings.baseline,
+        ),
+        observer=Watchers([]),
+        directory=settings.directory,
+        trials=settings.trials,
+        seed=settings.seed,
+        patience=settings.patience,
+    )
 
 
 def shown(settings: SearchSettings) -> tuple[Objective, ...]:

@@ -99,7 +99,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / Path(str(plain["architecture"])).stem
     write_architecture(stem.with_suffix(".yaml"), architecture)
-    save_weights(stem.with_suffix(".safetensors"), model, {"task": task.name})
+    save_weights(stem.with_suffix(".safetensors"), model.state_dict(), {"task": task.name})
     numbers = {
         "before": {name: score.value for name, score in before.items()},
         "after": {name: {"value": s.value, "spread": s.spread, "n": s.n} for name, s in after.items()},

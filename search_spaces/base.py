@@ -7,7 +7,7 @@ a layout free, tiled or staged.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 
@@ -26,7 +26,7 @@ from nas.architecture import (
 )
 from search_spaces.fields import check_keys, integer, integers, kv_heads, shares, switch, words
 from search_spaces.kinds import HEAD_MIX, KINDS, agree, describe_ffn, describe_mixer, pattern_name
-from search_spaces.picks import Choice, Draw, Match, OutsideSpaceError, Pick, Trial
+from search_spaces.picks import Choice, Draw, Given, Match, OutsideSpaceError, Pick, Trial
 
 # FFN width over model width before parameters are matched: near the 8/3 of Llama (arXiv 2302.13971, section 2.2).
 FFN_FACTOR = 3
@@ -126,6 +126,10 @@ class SearchSpace(ABC):
     def __call__(self, trial: Trial) -> Architecture:
         """The architecture of a trial. The same parameters give the same architecture."""
         return self._walk(Draw(trial))
+
+    def at(self, params: Mapping[str, Choice]) -> Architecture:
+        """The architecture of known parameters, such as `encode` and `references` give."""
+        return self(Given(params))
 
     def encode(self, architecture: Architecture) -> dict[str, Choice] | None:
         """The parameters of the point nearest to an architecture, or None where it cannot be placed.

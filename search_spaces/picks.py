@@ -48,6 +48,17 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Given:
+    """A trial whose choices are known: what `encode` gave, or the parameters of a row."""
+
+    params: Mapping[str, Choice]
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
+        assert self.params[name] in choices, f"{name} has no choice {self.params[name]!r}"
+        return self.params[name]
+
+
+@dataclass(frozen=True)
 class Match:
     """Takes the choice that stands for what is wanted: the same word, or the nearest size; keeps them in `params`."""
 

@@ -12,12 +12,16 @@ class Rejected(Exception):
     """The architecture breaks a hard limit or cannot be built as asked; the message is the recorded reason."""
 
 
+class TaskFailed(RuntimeError):
+    """A task's training broke in a process of its own. The message names the error's kind and what it said."""
+
+
 @dataclass(kw_only=True)
 class Candidate:
     """What is known so far: counted after `count`, measured after `measure`, scored after `train`.
 
-    `architecture` is the proxy that is trained, `deployed` the model that is counted and measured. `models` holds the
-    trained copy of each task until the run has stored what it keeps.
+    `architecture` is the proxy that is trained, `deployed` the model that is counted and measured. `weights` are the
+    trained tensors of the first task, by name.
     """
 
     architecture: Architecture
@@ -25,7 +29,7 @@ class Candidate:
     counts: Any = None
     measurements: dict[str, Measurement] = field(default_factory=dict)
     scores: dict[str, Measurement] = field(default_factory=dict)
-    models: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
 
 
 class Evaluator(Protocol):

@@ -1,40 +1,37 @@
-"""The ladder's stages on real models: match and deploy, count, measure at the deployment, train and score proxies.
+"""The ladder's stages on real models: match and deploy, count, measure at the deployment, train and score proxies."""
 
-Each task trains its own copy of the architecture, with the same recipe, seed and data order for every architecture.
-Synthetic tasks scale windows and blocks with their length, so that a window strains a short task as it strains text.
-"""
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import torch
 
-from nas.architecture import Architecture, Scale, resized
+from nas.architecture import Architecture
 from nas.checkpoint import save_weights
-from nas.compile import compile_architecture
 from nas.count import CannotMatch, count, deployed, match_parameters
 from nas.measure import DoesNotFit, choose_device, choose_dtype, measure_model
-from nas.measurement import Measurement
 from nas.study.candidate import Candidate, Rejected
 from nas.study.events import Observer
+from nas.study.task_training import Job, Outcome, TaskTrainer, make_trainers
+from nas.study.workers import Workers
 from nas.tasks import Task
-from nas.training import Recipe, evaluate, fit, learning_rates
+from nas.training import Recipe
 from nas.workload import Deployment
 
 
 @dataclass(kw_only=True)
 class ProxyEvaluator:
-    """Evaluates candidates of one study. `tasks` are prepared; the first one's vocabulary is that of the proxy file.
+    """Evaluates candidates of one study.
 
-    parameters: the number that proxies are matched to, or None. recipes: one for each task.
+    trainers: one for each task, prepared; the first one's weights are those that are kept. parameters: the number that
+    proxies are matched to, or None. workers: processes that train the tasks side by side; None trains them here, one
+    after the other.
     """
 
-    tasks: Mapping[str, Task]
-    recipes: Mapping[str, Recipe]
+    trainers: Mapping[str, TaskTrainer]
     deployment: Deployment
     parameters: int | None
-
-    def __post_init__(self) -> None:
-        # At once, because a wrong device is a user's mistake.
-        choose_device(self.deployment.device)
+    workers: Workers | None = None
 
     def admit(self, architecture: Architecture) -> Candidate:
         try:
@@ -54,35 +51,33 @@ class ProxyEvaluator:
             raise Rejected(str(error)) from None
 
     def train(self, candidate: Candidate, seed: int, observer: Observer) -> None:
-        for name, task in self.tasks.items():
-            observer.stage_started(f"train {name}")
-            recipe = self.recipes[name]
-            model = compile_architecture(self.for_task(candidate.architecture, task), seed=seed)
+        job = Job(architecture=candidate.architecture, seed=seed)
+        if self.workers is not None:
+            observer.stage_started(f"train {' and '.join(self.trainers)}")
+            outcomes = self.workers.train(job, observer.step)
+        else:
+            outcomes = {name: self._train_here(name, job, observer) for name in self.trainers}
+        for outcome in outcomes.values():
+            candidate.scores.update(outcome.scores)
+        candidate.weights = next(iter(outcomes.values())).weights
 
-            def on_step(step: int, steps: int, loss: float, name: str = name) -> None:
-                observer.step(name, step, steps, loss)
-
-            rates = learning_rates(task.name)
-            fit(model, task, recipe, seed=seed, learning_rates=rates, on_step=on_step)
-            scores = evaluate(model, task, recipe)
-            for metric in task.metrics:
-                score = scores[metric.name]
-                candidate.scores[metric.name] = Measurement(
-                    value=score.value,
-                    unit=metric.unit,
-                    low=score.value - score.spread,
-                    high=score.value + score.spread,
-                    n=score.n,
-                )
-            candidate.models[name] = model
-
-    def for_task(self, architecture: Architecture, task: Task) -> Architecture:
-        """The copy that a task trains: its vocabulary, and windows scaled with the length of a synthetic task."""
-        text_lengths = [t.sequence_length for t in self.tasks.values() if not t.synthetic]
-        tokens = task.sequence_length / text_lengths[0] if task.synthetic and text_lengths else 1.0
-        return replace(resized(architecture, Scale(tokens=tokens)), vocab_size=task.vocab_size)
+    def _train_here(self, name: str, job: Job, observer: Observer) -> Outcome:
+        observer.stage_started(f"train {name}")
+        return self.trainers[name](job, lambda step, steps, loss: observer.step(name, step, steps, loss))
 
     def save(self, candidate: Candidate, stem: str) -> None:
-        name, model = next(iter(candidate.models.items()))
         scores = {metric: f"{m.value:.6g} {m.unit}" for metric, m in candidate.scores.items()}
-        save_weights(f"{stem}.safetensors", model, {"task": name, **scores})
+        save_weights(f"{stem}.safetensors", candidate.weights, {"task": next(iter(self.trainers)), **scores})
+
+
+@contextmanager
+def open_evaluator(
+    tasks: Mapping[str, Task], recipes: Mapping[str, Recipe], deployment: Deployment, parameters: int | None
+) -> Iterator[ProxyEvaluator]:
+    """An evaluator for the block. On a CPU with a core for each of several tasks, tasks train side by side."""
+    trainers = make_trainers(tasks, recipes)
+    device = choose_device(deployment.device)
+    with ExitStack() as stack:
+        side_by_side = device.type == "cpu" and 1 < len(trainers) <= torch.get_num_threads()
+        workers = stack.enter_context(Workers(trainers)) if side_by_side else None
+        yield ProxyEvaluator(trainers=trainers, deployment=deployment, parameters=parameters, workers=workers)

@@ -20,7 +20,7 @@ from optuna.samplers import BruteForceSampler, RandomSampler
 from nas.architecture import Architecture, canonical_id, write_architecture
 from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES, STAGES, Limit, Objective, Requirement
-from nas.study.candidate import Candidate, Evaluator, Rejected
+from nas.study.candidate import Candidate, Evaluator, Rejected, TaskFailed
 from nas.study.events import Observer
 from nas.study.front import front_of, meets, reference_value
 from nas.study.rows import Row, State
@@ -123,7 +123,7 @@ class Loop:
             trial.set_user_attr(REASON, INTERRUPTED)
             raise
         except Exception as error:
-            state, reason = "failed", f"{type(error).__name__}: {first_sentence(error)}"
+            state, reason = "failed", describe(error)
         row = Row(
             number=trial.number,
             id=canonical_id(candidate.architecture),
@@ -194,7 +194,6 @@ class Loop:
         if row.number in members:
             write_architecture(folder / f"{row.id}.yaml", row.architecture, comment=f"trial {row.number}, {row.origin}")
             self.evaluator.save(candidate, str(folder / row.id))
-        candidate.models.clear()
         kept = {r.id for r in self.rows if r.number in members}
         for path in folder.iterdir():
             if path.suffix in (".yaml", ".safetensors") and path.stem not in kept:
@@ -235,7 +234,8 @@ def rejection_kind(row: Row) -> str:
     return row.reason.split(" ", 1)[0] if " the limit of " in row.reason else row.reason
 
 
-def first_sentence(error: BaseException) -> str:
-    """The first line of an error's message, at most 300 characters."""
+def describe(error: BaseException) -> str:
+    """Kind and first line of an error, at most 300 characters; a failed task already says its kind."""
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else "no message"
+    text = lines[0] if lines else "no message"
+    return (text if isinstance(error, TaskFailed) else f"{type(error).__name__}: {text}")[:300]

@@ -1,0 +1,76 @@
+"""Trains one task's copy of an architecture and scores it: the unit of work of the ladder's last stage.
+
+Each task trains its own copy with the same recipe, seed and data order for every architecture. Synthetic tasks scale
+windows and blocks with their length, so that a window strains a short task as it strains text.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from nas.architecture import Architecture, Scale, resized
+from nas.compile import compile_architecture
+from nas.measurement import Measurement
+from nas.tasks import Task
+from nas.training import Recipe, evaluate, fit, learning_rates
+
+OnStep = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training: the architecture of the candidate, and the seed of its weights and data order."""
+
+    architecture: Architecture
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a training gave: the task's scores, and the trained weights by name, on the CPU."""
+
+    scores: dict[str, Measurement]
+    weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTrainer:
+    """Trains and scores one task. `tokens` multiplies windows and blocks (1 for text)."""
+
+    task: Task
+    recipe: Recipe
+    tokens: float
+
+    def __call__(self, job: Job, on_step: OnStep) -> Outcome:
+        architecture = resized(job.architecture, Scale(tokens=self.tokens))
+        model = compile_architecture(replace(architecture, vocab_size=self.task.vocab_size), seed=job.seed)
+        rates = learning_rates(self.task.name)
+        fit(model, self.task, self.recipe, seed=job.seed, learning_rates=rates, on_step=on_step)
+        scores = evaluate(model, self.task, self.recipe)
+        return Outcome(
+            scores={
+                metric.name: Measurement(
+                    value=scores[metric.name].value,
+                    unit=metric.unit,
+                    low=scores[metric.name].value - scores[metric.name].spread,
+                    high=scores[metric.name].value + scores[metric.name].spread,
+                    n=scores[metric.name].n,
+                )
+                for metric in self.task.metrics
+            },
+            weights={name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
+        )
+
+
+def make_trainers(tasks: Mapping[str, Task], recipes: Mapping[str, Recipe]) -> dict[str, TaskTrainer]:
+    """A trainer for each task; synthetic tasks scale windows by their length relative to the text's."""
+    text_lengths = [task.sequence_length for task in tasks.values() if not task.synthetic]
+    return {
+        name: TaskTrainer(
+            task=task,
+            recipe=recipes[name],
+            tokens=task.sequence_length / text_lengths[0] if task.synthetic and text_lengths else 1.0,
+        )
+        for name, task in tasks.items()
+    }
