@@ -68,7 +68,7 @@ class TextTask:
         sequence_length: int = 256,
         max_bytes: int | None = None,
         validation_share: float = 0.1,
-        score_tokens: int = 65536,
+        score_tokens: int = 32768,
         cache_dir: str | None = None,
     ) -> None:
         check_counts(sequence_length=sequence_length, score_tokens=score_tokens, bpe_size=bpe_size)

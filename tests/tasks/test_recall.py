@@ -7,7 +7,7 @@ import torch
 from nas.tasks import RecallTask, TaskError
 from nas.tasks.recall import draw_without_replacement
 
-EXAMPLE = {"vocab_size": 8, "num_pairs": 2, "sequence_length": 10, "filler": "blank", "easier": 0}
+EXAMPLE = {"vocab_size": 8, "num_pairs": 2, "sequence_length": 10, "filler": "blank", "power": 0.01, "easier": 0}
 
 
 def test_the_example_of_the_docstring_is_exact():
@@ -28,10 +28,11 @@ def test_every_key_is_asked_for_once_and_answered_by_its_value():
         assert (asked >= 32).all()
 
 
-def test_training_mixes_shorter_sequences_with_the_same_number_of_tokens():
-    batches = RecallTask(sequence_length=64, num_pairs=16, easier=2).train_batches(8, seed=0)
-    shapes = {tuple(next(batches).tokens.shape) for _ in range(40)}
-    assert shapes == {(8, 64), (16, 32), (32, 16)}
+def test_training_begins_on_short_sequences_and_ends_on_full_ones_with_equal_tokens():
+    task = RecallTask(sequence_length=64, num_pairs=16, vocab_size=128, easier=2, ramp_tokens=2048)
+    batches = task.train_batches(8, seed=0)
+    shapes = [tuple(next(batches).tokens.shape) for _ in range(6)]
+    assert shapes == [(32, 16), (32, 16), (16, 32), (16, 32), (8, 64), (8, 64)]
 
 
 def test_a_model_that_knows_the_answers_scores_one_and_a_uniform_one_scores_chance():
@@ -64,7 +65,7 @@ def test_weighted_draws_prefer_heavy_indices_and_never_repeat():
         ({"num_pairs": 0}, "num_pairs must be a positive integer, but got 0."),
         ({"num_pairs": "four"}, "num_pairs must be a positive integer, but got 'four'."),
         ({"sequence_length": 32, "num_pairs": 16}, "sequence_length must be even and at least 4 * num_pairs"),
-        ({"vocab_size": 20, "num_pairs": 16}, "vocab_size must be at least 34"),
+        ({"vocab_size": 20, "num_pairs": 16, "sequence_length": 64}, "vocab_size must be at least 34"),
         ({"filler": "noise"}, "filler must be 'random' or 'blank', but got 'noise'."),
         ({"power": 0}, "power must be a number above 0 and at most 1, but got 0."),
         ({"num_pairs": 2, "easier": 2}, "easier must be an integer from 0 to 1, but got 2."),
