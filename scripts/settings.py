@@ -26,7 +26,7 @@ from nas.workload import Deployment
 from scripts.command_line import CONF, DESIGNS, UserError
 from search_spaces import SearchSpace, build_space
 
-BUDGET_FIELDS = ("trials", "noise_seeds", "patience", "train")
+BUDGET_FIELDS = ("trials", "noise_seeds", "patience", "train", "text", "recall")
 TOP_FIELDS = (
     *("study", "outputs", "seed", "device", "references", "baseline", "search_space", "task", "optimize", "require"),
     *("limits", "sampler", "measure", "tracker", "budget"),
