@@ -19,6 +19,7 @@ from scripts.command_line import speaking_to_users
 from scripts.settings import SearchSettings
 
 OUT = Path("docs/benchmarks/default.json")
+TITLE = "Reference designs of the default search on several seeds"
 Values = dict[str, dict[str, list[float]]]
 
 
@@ -34,8 +35,10 @@ def main() -> None:
         record = make_record(settings, values, seconds, arguments.seeds)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-        print(table(record))
-        print(f"\nwritten {arguments.out}")
+        text = f"# {TITLE}\n\n{table(record)}\n"
+        arguments.out.with_suffix(".md").write_text(text)
+        print(text)
+        print(f"written {arguments.out} and .md")
 
 
 def train_designs(settings: SearchSettings, seeds: int) -> tuple[Values, list[float]]:
@@ -89,22 +92,37 @@ def spreads(designs: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def table(record: Mapping[str, Any]) -> str:
-    """The numbers as a Markdown table."""
-    names = list(next(iter(record["values"].values())))
-    lines = [f"| number | {' | '.join(names)} | sd between designs | sd over seeds |", "|---" * (len(names) + 3) + "|"]
-    for metric, designs in record["values"].items():
-        cells = [" ".join(f"{value:.3f}" for value in designs[name]) for name in names]
-        spread = record["spreads"][metric]
-        lines.append(
-            f"| {metric} | {' | '.join(cells)} | {spread['sd_between_designs']:.3f} | {spread['sd_over_seeds']:.3f} |"
-        )
-    environment = record["environment"]
-    seconds = record["seconds_per_training"]
-    lines.append(
-        f"\n{record['seeds']} seeds each; {environment['name']}, {environment['threads']} threads, "
-        f"torch {environment['torch']}; {seconds['median']:.1f} s per training (median of {seconds['n']})"
+    """The numbers as Markdown: a row for each design, the spreads, and what they were measured on."""
+    metrics = list(record["values"])
+    lines = [f"| design | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
+    for name in record["values"][metrics[0]]:
+        cells = ["  ".join(f"{value:.3f}" for value in record["values"][metric][name]) for metric in metrics]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for label, key in (
+        ("sd between the designs' means", "sd_between_designs"),
+        ("sd over seeds (pooled)", "sd_over_seeds"),
+        ("range of the designs' means", "range_of_designs"),
+    ):
+        cells = [f"{record['spreads'][metric][key]:.3f}" for metric in metrics]
+        lines.append(f"| **{label}** | {' | '.join(cells)} |")
+    verdicts = [verdict(metric, record["spreads"][metric]) for metric in metrics]
+    environment, seconds = record["environment"], record["seconds_per_training"]
+    source = (
+        f"{record['seeds']} seeds each, one value a seed. {environment['name']}, {environment['cores']} cores, torch "
+        f"{environment['torch']}; {seconds['median']:.1f} s for all tasks of one design (median of n = {seconds['n']})."
+        " Written by `python scripts/benchmark_default.py`; every setting stands in the JSON file beside this one."
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *verdicts, "", source])
+
+
+def verdict(metric: str, spread: Mapping[str, float]) -> str:
+    """Whether a number tells designs apart, and the smallest difference of two single runs that means something."""
+    between, within = spread["sd_between_designs"], spread["sd_over_seeds"]
+    word = "exceed" if between > within else "do not exceed"
+    return (
+        f"* {metric}: differences between designs {word} the seed spread ({between:.3f} against {within:.3f}); two "
+        f"single runs are told apart from about {2 * 2**0.5 * within:.3f}."
+    )
 
 
 if __name__ == "__main__":

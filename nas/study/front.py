@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nas.measurement import Measurement
 from nas.objectives import Objective, Requirement
 from nas.study.rows import Row
 
@@ -66,6 +67,6 @@ def meets(row: Row, requirements: Sequence[Requirement], reference: Row | None) 
     return all(r.satisfied(row.values[r.name], reference_value(r, reference)) for r in requirements)
 
 
-def reference_value(requirement: Requirement, reference: Row | None):
+def reference_value(requirement: Requirement, reference: Row | None) -> Measurement | None:
     """The reference's number that a requirement is relative to, or None."""
     return None if reference is None else reference.values.get(requirement.name)
