@@ -52,7 +52,8 @@ def main(config: DictConfig) -> None:
             for family in as_list("families", plain["families"]):
                 architecture = pure_design(family, task, plain)
                 row = tuned(architecture, task, recipe, rates, seeds)
-                write_row(Path(plain["table"]), task.name, family, row, provenance(task, recipe))
+                measured_with = provenance(task, recipe) | {"proxy": proxy_size(plain)}
+                write_row(Path(plain["table"]), task.name, family, row, measured_with)
 
 
 def pure_design(family: str, task: Task, plain: Mapping[str, Any]) -> Architecture:
@@ -123,6 +124,11 @@ def provenance(task: Task, recipe: Recipe) -> dict[str, Any]:
         "tokens": recipe.tokens,
         "batch_size": recipe.batch_size,
     }
+
+
+def proxy_size(plain: Mapping[str, Any]) -> str:
+    """The size of the designs that were trained."""
+    return f"{plain['num_layers']} layers of width {plain['d_model']}, {plain['params']} parameters"
 
 
 def write_row(path: Path, task: str, family: str, row: dict[str, Any], measured_with: dict[str, Any]) -> None:

@@ -185,4 +185,8 @@ def test_the_shipped_table_has_a_rate_for_every_family_and_says_how_it_was_measu
         rates = learning_rates(name)
         assert set(rates) == families
         assert all(1e-5 < rate < 1e-1 for rate in rates.values())
-    assert {"device", "torch", "date"} <= set(read_table()["measured_with"])
+    for rows in read_table()["tasks"].values():
+        for row in rows.values():
+            assert {"device", "torch", "date", "tokens"} <= set(row["measured_with"])
+            assert len(row["scores"]) >= 4
+            assert row["rate"] == float(min(row["scores"], key=lambda rate: sum(row["scores"][rate])))
