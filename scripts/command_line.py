@@ -57,6 +57,8 @@ def run_command(main: Callable[[], None], config_name: str = "config") -> None:
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, sys.argv[1:], config_name))
     except OSError as error:
+        if error.filename is None or "hydra" not in Path(str(error.filename)).parts:
+            raise
         # Hydra makes its folder inside the output before our code runs.
         fail(f"The output folder must be writable, but {error.filename} is not ({error.strerror}); set outputs=FOLDER.")
 

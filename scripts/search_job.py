@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +55,14 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
             loop.observer = Watchers([progress, tracker, table])
             announce(settings, [name for name, _ in references], requeued, progress)
             loop.run()
+            report_unjudged(loop, progress)
             noise = measure_noise(settings, loop)
             result = make_result(settings, loop, noise, start)
             files = write_files(directory, result, settings, loop)
             tracker.finish(result, files)
+        # The page and the W&B runs are written: their time counts as the tool's own.
+        seconds = time.perf_counter() - start
+        result = replace(result, seconds=seconds, tool_seconds=seconds - loop.work_seconds)
         requirements = loop.bars.applicable(loop.rows)
         print_summary(result, settings.objectives, requirements, progress.console, files=files)
         return result
@@ -104,12 +108,16 @@ def announce(settings: SearchSettings, references: Sequence[str], requeued: int,
         progress.message(f"{requeued} interrupted trials are taken up again")
     for requirement in settings.ignored_requirements:
         progress.message(f"require.{requirement.name} is not applied: no task of this run scores it")
-    if settings.baseline not in references:
-        for requirement in settings.requirements:
-            if requirement.relative_to_reference:
-                progress.message(
-                    f"require.{requirement.name} is not applied: {settings.baseline} does not lie in this space"
-                )
+
+
+def report_unjudged(loop: Loop, progress: Observer) -> None:
+    """Say which requirement could not be judged, because the baseline was not trained."""
+    for requirement in loop.bars.requirements:
+        if requirement not in loop.bars.applicable(loop.rows):
+            progress.message(
+                f"require.{requirement.name} is relative to {loop.bars.reference}, which was not trained here: no "
+                "design can be said to meet it."
+            )
 
 
 def measure_noise(settings: SearchSettings, loop: Loop) -> tuple[NoiseFloor, ...]:

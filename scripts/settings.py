@@ -44,7 +44,6 @@ class SearchSettings:
     study: str
     directory: Path
     seed: int
-    device: str
     space: SearchSpace
     designs: tuple[Architecture, ...]
     baseline: str
@@ -98,21 +97,25 @@ class SearchSettings:
         refuse_unknown("", plain, TOP_FIELDS)
         train = budget["train"]
         designs = tuple(read_design(name) for name in as_list("references", plain["references"]))
+        baseline = str(plain["baseline"])
+        if baseline not in (names := [design.name for design in designs]):
+            raise UserError(
+                f"baseline must be one of the references, but got {baseline!r}. {did_you_mean(baseline, names)}"
+            )
         return cls(
             study=study,
             directory=Path(str(plain["outputs"])) / study,
             seed=whole("seed", plain["seed"], minimum=0),
-            device=str(plain["device"]),
             space=space,
             designs=designs,
-            baseline=str(plain["baseline"]),
+            baseline=baseline,
             tasks=tasks,
             recipes={name: recipe_for(name, train) for name in tasks},
             objectives=objectives,
             requirements=judged,
             ignored_requirements=tuple(r for r in requirements if r not in judged),
             limits=limits,
-            deployment=Deployment.from_config({"device": str(plain["device"]), **plain["measure"]}),
+            deployment=Deployment.from_config(plain["measure"]),
             sampler=plain["sampler"]["name"],
             trials=whole("budget.trials", budget["trials"]),
             noise_seeds=whole("budget.noise_seeds", budget["noise_seeds"]),
@@ -124,6 +127,7 @@ class SearchSettings:
                 "task": plain["task"],
                 "train": {name: train[name] for name in tasks},
                 "measure": {k: v for k, v in plain["measure"].items() if k != "seconds"},
+                "limits": {limit.name: limit.bound for limit in limits},
                 "seed": plain["seed"],
             },
         )

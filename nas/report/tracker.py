@@ -100,6 +100,8 @@ class Tracker:
         self.curves: dict[str, list[tuple[int, float]]] = {}
         self.jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.thread: threading.Thread | None = None
+        self.may_work = threading.Event()
+        self.may_work.set()
         self.failed = False
         self.study_run: Any = None
         self.seconds = 0.0
@@ -117,6 +119,7 @@ class Tracker:
         if self.thread is None:
             return
         code = 0 if kind is None else 1
+        self.may_work.set()
         self.jobs.put(lambda: self._close_study(code))
         self.jobs.put(None)
         self.thread.join(SECONDS_TO_FINISH)
@@ -127,13 +130,18 @@ class Tracker:
         self.curves = {}
 
     def stage_started(self, stage: str) -> None:
-        """Stages are not tracked; their seconds are in the row."""
+        """Nothing is sent while latency is measured: it would be felt. What waits is sent during training."""
+        if stage == "measure":
+            self.may_work.clear()
+        else:
+            self.may_work.set()
 
     def step(self, task: str, step: int, steps: int, loss: float) -> None:
         if step % max(1, steps // POINTS_PER_CURVE) == 0 or step == steps:
             self.curves.setdefault(task, []).append((step, loss))
 
     def row_finished(self, row: Row, front: tuple[int, ...], done: int, total: int) -> None:
+        self.may_work.set()
         if self.thread is None:
             return
         curves = self.curves
@@ -152,6 +160,7 @@ class Tracker:
 
     def _work(self) -> None:
         while (job := self.jobs.get()) is not None:
+            self.may_work.wait()
             if self.failed:
                 continue
             began = time.perf_counter()

@@ -9,7 +9,14 @@ from nas.study.events import Observer
 
 
 class Rejected(Exception):
-    """The architecture breaks a hard limit or cannot be built as asked; the message is the recorded reason."""
+    """The architecture breaks a hard limit or cannot be built as asked; the message is the recorded reason.
+
+    `kind` is the heading under which such samples are counted: the limit's name, or `parameter matching`.
+    """
+
+    def __init__(self, reason: str, kind: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 class TaskFailed(RuntimeError):
@@ -52,3 +59,10 @@ class Evaluator(Protocol):
     def save(self, candidate: Candidate, stem: str) -> None:
         """Write the trained weights beside `stem`, a path without its ending."""
         ...
+
+
+def describe(error: BaseException) -> str:
+    """Kind and first line of an error, at most 300 characters; a failed task already says its kind."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else "no message"
+    return (text if isinstance(error, TaskFailed) else f"{type(error).__name__}: {text}")[:300]

@@ -9,7 +9,7 @@ import torch
 from nas.architecture import Architecture
 from nas.checkpoint import save_weights
 from nas.count import CannotMatch, count, deployed, match_parameters
-from nas.measure import DoesNotFit, choose_device, choose_dtype, measure_model
+from nas.measure import choose_device, choose_dtype, measure_model
 from nas.study.candidate import Candidate, Rejected
 from nas.study.events import Observer
 from nas.study.task_training import Job, Outcome, TaskTrainer, make_trainers
@@ -38,17 +38,14 @@ class ProxyEvaluator:
             proxy = architecture if self.parameters is None else match_parameters(architecture, self.parameters)
             return Candidate(architecture=proxy, deployed=deployed(proxy, self.deployment))
         except CannotMatch as error:
-            raise Rejected(str(error)) from None
+            raise Rejected(str(error), "parameter matching") from None
 
     def count(self, candidate: Candidate) -> None:
         dtype = choose_dtype(self.deployment.dtype, choose_device(self.deployment.device))
         candidate.counts = count(candidate.deployed, self.deployment.workload, dtype=dtype)
 
     def measure(self, candidate: Candidate) -> None:
-        try:
-            candidate.measurements = measure_model(candidate.deployed, self.deployment)
-        except DoesNotFit as error:
-            raise Rejected(str(error)) from None
+        candidate.measurements = measure_model(candidate.deployed, self.deployment)
 
     def train(self, candidate: Candidate, seed: int, observer: Observer) -> None:
         job = Job(architecture=candidate.architecture, seed=seed)
@@ -75,8 +72,8 @@ def open_evaluator(
     tasks: Mapping[str, Task], recipes: Mapping[str, Recipe], deployment: Deployment, parameters: int | None
 ) -> Iterator[ProxyEvaluator]:
     """An evaluator for the block. On a CPU with a core for each of several tasks, tasks train side by side."""
-    trainers = make_trainers(tasks, recipes)
     device = choose_device(deployment.device)
+    trainers = make_trainers(tasks, recipes, "cpu" if device.type == "cpu" else "gpu")
     with ExitStack() as stack:
         side_by_side = device.type == "cpu" and 1 < len(trainers) <= torch.get_num_threads()
         workers = stack.enter_context(Workers(trainers)) if side_by_side else None

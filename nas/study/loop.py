@@ -20,15 +20,16 @@ from optuna.samplers import BruteForceSampler, RandomSampler
 from nas.architecture import Architecture, canonical_id, write_architecture
 from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES, STAGES, Limit, Objective, Requirement
-from nas.study.candidate import Candidate, Evaluator, Rejected, TaskFailed
+from nas.study.candidate import Candidate, Evaluator, Rejected, describe
 from nas.study.events import Observer
 from nas.study.front import front_of, meets, reference_value
 from nas.study.rows import Row, State
 from nas.study.storage import StudyError
-from nas.study.trials import INTERRUPTED, REASON, note_row, note_start, rows_of
+from nas.study.trials import INTERRUPTED, REASON, ROW, note_row, note_start, rows_of
 
 FAILURES_THAT_STOP = 5
 FRUITLESS_BEFORE_RANDOM = 8
+EXPLORER_SEED = 1_000_003  # apart from the seeds of the samplers, whose stream it must not repeat
 
 
 class TrialFailed(Exception):
@@ -57,7 +58,8 @@ class Bars:
     def fronts(self, rows: Sequence[Row]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Trial numbers of the front, and of the front among those that meet the requirements."""
         reference, requirements = self.reference_row(rows), self.applicable(rows)
-        able = [r for r in rows if r.state == "complete" and meets(r, requirements, reference)]
+        judged = len(requirements) == len(self.requirements)
+        able = [r for r in rows if judged and r.state == "complete" and meets(r, requirements, reference)]
         return front_of(rows, self.objectives), front_of(able, self.objectives)
 
 
@@ -78,10 +80,11 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.rows = list(rows_of(self.study))
+        self.rows_before = len(self.rows)
         self.fruitless: Counter[str] = Counter()
         self.work_seconds = 0.0
         self.sampler = self.study.sampler
-        self.explorer = RandomSampler(seed=self.seed + len(self.study.get_trials(deepcopy=False)))
+        self.explorer = RandomSampler(seed=EXPLORER_SEED + self.seed + len(self.rows))
         (self.directory / "architectures").mkdir(parents=True, exist_ok=True)
 
     @property
@@ -92,11 +95,11 @@ class Loop:
         """Walk the ladder with one architecture after another. Raises StudyError when the search cannot go on."""
         if self.done < self.trials:
             self.study.optimize(self._trial, catch=(TrialFailed,), callbacks=[self._after])
-        if self.fruitless.total() >= self.patience:
+        if self.done < self.trials:
             self._explain_exhaustion()
 
     def _after(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        failed = [row for row in self.rows if row.state == "failed" and row.reason != INTERRUPTED]
+        failed = [row for row in self.rows[self.rows_before :] if row.state == "failed"]
         if self.done == 0 and len(failed) >= FAILURES_THAT_STOP:
             raise StudyError(
                 f"The first {len(failed)} trials all failed, so the search stops; the last reason: {failed[-1].reason}"
@@ -107,23 +110,30 @@ class Loop:
         study.sampler = self.explorer if stuck else self.sampler
 
     def _trial(self, trial: optuna.Trial) -> list[float]:
+        try:
+            return self._walk(trial)
+        except KeyboardInterrupt:
+            if ROW not in trial.user_attrs:
+                trial.set_user_attr(REASON, INTERRUPTED)
+            raise
+
+    def _walk(self, trial: optuna.Trial) -> list[float]:
+        """One architecture up the ladder, its row stored; values, TrialPruned or TrialFailed for Optuna."""
         sampled = self.space(trial)
         origin = note_start(trial, sampled)
         self.observer.trial_started(trial.number, sampled, origin, self.done, self.trials)
         seconds: dict[str, float] = {}
         candidate = Candidate(architecture=sampled, deployed=sampled)
         state: State = "complete"
-        reason = None
+        kind, reason = "", None
         try:
             candidate = self.evaluator.admit(sampled)
             state, reason = self._climb(candidate, seconds)
+            kind = state
         except Rejected as rejection:
-            state, reason = "rejected", str(rejection)
-        except KeyboardInterrupt:
-            trial.set_user_attr(REASON, INTERRUPTED)
-            raise
+            state, reason, kind = "rejected", str(rejection), rejection.kind
         except Exception as error:
-            state, reason = "failed", describe(error)
+            state, reason, kind = "failed", describe(error), "failure"
         row = Row(
             number=trial.number,
             id=canonical_id(candidate.architecture),
@@ -136,7 +146,7 @@ class Loop:
             seconds=seconds,
             seed=self.seed,
         )
-        return self._finish(trial, row, candidate)
+        return self._finish(trial, row, candidate, kind)
 
     def _climb(self, candidate: Candidate, seconds: dict[str, float]) -> tuple[State, str | None]:
         """Run the stages until a limit or a duplicate stops the candidate. Returns the state and its reason."""
@@ -161,22 +171,25 @@ class Loop:
                 if limit.objective.stage == stage:
                     broken = limit.broken_by(limit.objective(candidate))
                     if broken is not None:
-                        raise Rejected(broken)
+                        raise Rejected(broken, limit.name)
         return "complete", None
 
-    def _finish(self, trial: optuna.Trial, row: Row, candidate: Candidate) -> list[float]:
-        """Store the row, then tell Optuna: values, TrialPruned or TrialFailed."""
+    def _finish(self, trial: optuna.Trial, row: Row, candidate: Candidate, kind: str) -> list[float]:
+        """Store files and row, then tell Optuna: values, TrialPruned or TrialFailed.
+
+        The row is the last thing written: a trial that has one is over, whatever happens before Optuna hears of it.
+        """
         self.rows.append(row)
-        note_row(trial, row)
         front, required = self.bars.fronts(self.rows)
         if row.state == "complete":
-            self._note_constraints(trial, row)
             self._keep_weights(row, candidate, {*front, *required})
+            self._note_constraints(trial, row)
             self.fruitless.clear()
         else:
             for requirement in self.bars.applicable(self.rows):
                 trial.set_constraint(requirement.name, 1.0)
-            self.fruitless[rejection_kind(row)] += 1
+            self.fruitless[kind] += 1
+        note_row(trial, row)
         self.observer.row_finished(row, front, self.done, self.trials)
         if row.state == "complete":
             return [row.values[o.name].value for o in self.bars.objectives]
@@ -225,17 +238,3 @@ def known_values(candidate: Candidate) -> dict[str, Measurement]:
 def is_final(row: Row) -> bool:
     """Whether a row settles its architecture: trained, rejected, or broken for a reason of its own."""
     return row.state in ("complete", "rejected") or (row.state == "failed" and row.reason != INTERRUPTED)
-
-
-def rejection_kind(row: Row) -> str:
-    """The heading under which a fruitless sample is counted: the limit's name, `duplicate` or `failure`."""
-    if row.state != "rejected" or row.reason is None:
-        return "failure" if row.state == "failed" else "duplicate"
-    return row.reason.split(" ", 1)[0] if " the limit of " in row.reason else row.reason
-
-
-def describe(error: BaseException) -> str:
-    """Kind and first line of an error, at most 300 characters; a failed task already says its kind."""
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else "no message"
-    return (text if isinstance(error, TaskFailed) else f"{type(error).__name__}: {text}")[:300]

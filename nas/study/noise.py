@@ -11,7 +11,7 @@ import optuna
 
 from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES
-from nas.study.candidate import Candidate, Evaluator
+from nas.study.candidate import Candidate, Evaluator, describe
 from nas.study.events import Observer
 from nas.study.rows import NoiseFloor, Row
 
@@ -29,12 +29,16 @@ def repeat_seeds(
             continue
         observer.message(f"noise floor: {row.architecture.name} again on seed {seed}")
         candidate = Candidate(architecture=row.architecture, deployed=row.deployed or row.architecture)
-        evaluator.train(candidate, seed, observer)
+        try:
+            evaluator.train(candidate, seed, observer)
+        except Exception as error:  # a repeat that breaks leaves one seed out of the noise floor, not the report
+            observer.message(f"noise floor: seed {seed} is left out, its training failed ({describe(error)})")
+            continue
         known[seed] = {name: m.to_dict() for name, m in candidate.scores.items()}
         stored.append({"id": row.id, "seed": seed, "scores": known[seed]})
         study.set_user_attr(REPEATS, stored)
     own = {name: m for name, m in row.values.items() if OBJECTIVES[name].stage == "train"}
-    wanted = range(row.seed + 1, row.seed + seeds)
+    wanted = [seed for seed in range(row.seed + 1, row.seed + seeds) if seed in known]
     return [own, *({n: Measurement.from_dict(m) for n, m in known[seed].items()} for seed in wanted)]
 
 

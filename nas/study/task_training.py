@@ -4,6 +4,7 @@ Each task trains its own copy with the same recipe, seed and data order for ever
 windows and blocks with their length, so that a window strains a short task as it strains text.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -13,9 +14,13 @@ from nas.architecture import Architecture, Scale, resized
 from nas.compile import compile_architecture
 from nas.measurement import Measurement
 from nas.tasks import Task
-from nas.training import Recipe, evaluate, fit, learning_rates
+from nas.training import Device, Recipe, evaluate, fit, learning_rates
 
 OnStep = Callable[[int, int, float], None]
+
+
+class NonFiniteScore(ArithmeticError):
+    """A trained model scored infinite or not a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +41,22 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskTrainer:
-    """Trains and scores one task. `tokens` multiplies windows and blocks (1 for text)."""
+    """Trains and scores one task on a device. `tokens` multiplies windows and blocks (1 for text)."""
 
     task: Task
     recipe: Recipe
     tokens: float
+    device: Device
 
     def __call__(self, job: Job, on_step: OnStep) -> Outcome:
         architecture = resized(job.architecture, Scale(tokens=self.tokens))
         model = compile_architecture(replace(architecture, vocab_size=self.task.vocab_size), seed=job.seed)
         rates = learning_rates(self.task.name)
-        fit(model, self.task, self.recipe, seed=job.seed, learning_rates=rates, on_step=on_step)
-        scores = evaluate(model, self.task, self.recipe)
+        fit(model, self.task, self.recipe, seed=job.seed, learning_rates=rates, on_step=on_step, device=self.device)
+        scores = evaluate(model, self.task, self.recipe, device=self.device)
+        for name, score in scores.items():
+            if not math.isfinite(score.value):
+                raise NonFiniteScore(f"{name} is {score.value} after training; a lower learning rate may hold.")
         return Outcome(
             scores={
                 metric.name: Measurement(
@@ -63,7 +72,7 @@ class TaskTrainer:
         )
 
 
-def make_trainers(tasks: Mapping[str, Task], recipes: Mapping[str, Recipe]) -> dict[str, TaskTrainer]:
+def make_trainers(tasks: Mapping[str, Task], recipes: Mapping[str, Recipe], device: Device) -> dict[str, TaskTrainer]:
     """A trainer for each task; synthetic tasks scale windows by their length relative to the text's."""
     text_lengths = [task.sequence_length for task in tasks.values() if not task.synthetic]
     return {
@@ -71,6 +80,7 @@ def make_trainers(tasks: Mapping[str, Task], recipes: Mapping[str, Recipe]) -> d
             task=task,
             recipe=recipes[name],
             tokens=task.sequence_length / text_lengths[0] if task.synthetic and text_lengths else 1.0,
+            device=device,
         )
         for name, task in tasks.items()
     }

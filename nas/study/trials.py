@@ -16,6 +16,7 @@ from nas.study.rows import Row
 ARCHITECTURE, ORIGIN, ROW, RETRY_OF, REASON = "architecture", "origin", "row", "retry_of", "reason"
 SAMPLED = "sampled"
 INTERRUPTED = "interrupted"
+MOST_RETRIES = 2
 
 
 def note_start(trial: optuna.Trial, architecture: Architecture) -> str:
@@ -54,6 +55,12 @@ def rows_of(study: optuna.Study) -> tuple[Row, ...]:
     return tuple(row for row in rows if row is not None)
 
 
+def retries(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
+    """How many interrupted trials this one repeats."""
+    before = trial.user_attrs.get(RETRY_OF)
+    return 0 if before is None else 1 + retries(trials, trials[before])
+
+
 def enqueue_references(study: optuna.Study, references: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """Put the reference designs at the front of the queue, each once in the life of the study."""
     known = {trial.user_attrs.get(ORIGIN) for trial in study.get_trials(deepcopy=False)}
@@ -63,20 +70,36 @@ def enqueue_references(study: optuna.Study, references: Sequence[tuple[str, dict
             study.enqueue_trial(params, user_attrs={ORIGIN: origin})
 
 
+def finish_as_row_says(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Tell Optuna what it did not hear any more: the state, and the values, of a trial whose row was written."""
+    row = Row.from_dict(trial.user_attrs[ROW])
+    names = study.metric_names or []
+    if row.state == "complete":
+        values = [row.values[name].value for name in names]
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, values)
+    else:
+        state = TrialState.FAIL if row.state == "failed" else TrialState.PRUNED
+        study._storage.set_trial_state_values(trial._trial_id, state)
+
+
 def requeue_interrupted(study: optuna.Study) -> int:
     """Mark what a killed process left running as FAIL, and queue each interrupted trial again, once.
 
     Returns how many were queued. Hold the study's lock: a running trial must not belong to a living process.
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study._storage.set_trial_user_attr(trial._trial_id, REASON, INTERRUPTED)
-        study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        if ROW in trial.user_attrs:
+            finish_as_row_says(study, trial)
+        else:
+            study._storage.set_trial_user_attr(trial._trial_id, REASON, INTERRUPTED)
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
     trials = study.get_trials(deepcopy=False)
     retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
     count = 0
     for trial in trials:
         interrupted = trial.state == TrialState.FAIL and trial.user_attrs.get(REASON) == INTERRUPTED
-        if interrupted and trial.number not in retried:
+        # A trial whose repeat was interrupted too may be what kills the process: it is not tried a third time.
+        if interrupted and trial.number not in retried and retries(trials, trial) < MOST_RETRIES:
             params = trial.params or trial.system_attrs.get("fixed_params", {})
             study.enqueue_trial(
                 params, user_attrs={ORIGIN: trial.user_attrs.get(ORIGIN, SAMPLED), RETRY_OF: trial.number}

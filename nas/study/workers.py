@@ -20,6 +20,7 @@ from nas.study.candidate import TaskFailed
 from nas.study.task_training import Job, OnStep, Outcome, TaskTrainer
 
 MESSAGES_PER_TASK = 200
+READY = "ready"
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -38,6 +39,9 @@ class Workers:
     def __enter__(self) -> "Workers":
         for name in self.trainers:
             self._start(name)
+        # Importing keeps the cores busy, and the first measurement must not feel that.
+        for pipe in self.pipes.values():
+            pipe.recv()
         return self
 
     def __exit__(
@@ -50,9 +54,20 @@ class Workers:
 
     def train(self, job: Job, on_step: Callable[[str, int, int, float], None]) -> dict[str, Outcome]:
         """Outcomes by task. Raises TaskFailed for the first task that breaks, after all have ended."""
-        for name, process in self.processes.items():
-            if not process.is_alive():
+        try:
+            return self._train(job, on_step)
+        except TaskFailed:
+            raise
+        except BaseException:
+            # An answer that nobody waited for must not be taken for that of the next job.
+            self.__exit__(None, None, None)
+            raise
+
+    def _train(self, job: Job, on_step: Callable[[str, int, int, float], None]) -> dict[str, Outcome]:
+        for name in self.trainers:
+            if name not in self.processes or not self.processes[name].is_alive():
                 self._start(name)
+                self.pipes[name].recv()
         for pipe in self.pipes.values():
             pipe.send(job)
         outcomes: dict[str, Outcome] = {}
@@ -97,6 +112,7 @@ def serve(trainer: TaskTrainer, pipe: Connection, threads: int, parent: int) -> 
         if os.getppid() != parent:
             return
     torch.set_num_threads(threads)
+    pipe.send(READY)
     while True:
         try:
             job = pipe.recv()

@@ -44,7 +44,7 @@ class Source:
     def fingerprint(self) -> str:
         """Changes when the documents may have changed."""
         files = self.files()
-        stats = "" if files is None else repr([(str(f), f.stat().st_size) for f in files])
+        stats = "" if files is None else repr([(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files])
         return hashlib.sha256(f"{self!r}{stats}".encode()).hexdigest()[:16]
 
     def files(self) -> list[Path] | None:

@@ -1,6 +1,7 @@
 """Training: the recipe, the learning rates, and `fit`."""
 
 from nas.training.errors import NonFiniteLoss as NonFiniteLoss
+from nas.training.fit import Device as Device
 from nas.training.fit import TrainResult as TrainResult
 from nas.training.fit import evaluate as evaluate
 from nas.training.fit import fit as fit
