@@ -25,7 +25,8 @@ format: $(VENV)/.test-ready
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The newest torch would bring gigabytes of CUDA on a machine that may have no GPU: the bound in pyproject.toml decides.
+# pip takes the torch that its index offers within the bound of pyproject.toml: with CUDA from PyPI on Linux. For a CPU
+# build, point PIP_INDEX_URL or PIP_FIND_LINKS at one before the first run.
 $(VENV)/.run-ready: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -e .
 	touch $@

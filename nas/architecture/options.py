@@ -70,11 +70,6 @@ def check_value(name: str, value: object, hint: Any, minimum: float | None) -> N
         raise ArchitectureError(f"{name} must be at least {minimum:g}, but got {value!r}.")
 
 
-def field_names(kind: type[Options]) -> list[str]:
-    """The names of a kind's options in the order of the file."""
-    return [f.name for f in dataclasses.fields(kind)]
-
-
 def role_of(kind: type[Options], name: str) -> Role:
     """The role in resizing of one option of a kind."""
     for f in dataclasses.fields(kind):

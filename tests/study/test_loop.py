@@ -176,3 +176,46 @@ def test_the_journal_opens_with_plain_optuna(tmp_path):
     assert study.metric_names == ["text_loss", "decode_latency_ms"]
     assert len([t for t in study.trials if t.state == TrialState.COMPLETE]) == 4
     assert all(json.loads(line) for line in (tmp_path / "journal.log").read_text().splitlines())
+
+
+KILLED_AFTER_THE_ROW = textwrap.dedent(
+    """
+    import os, signal, sys
+    from pathlib import Path
+    import nas.study.loop as loop
+    from tests.study.toys import run_toy
+
+    def write_and_die(trial, row, write=loop.note_row):
+        write(trial, row)
+        if row.state == "complete" and row.number >= 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    loop.note_row = write_and_die
+    run_toy(Path(sys.argv[1]), trials=8)
+    """
+)
+
+
+def test_a_trial_killed_between_its_row_and_its_end_is_complete_and_not_repeated(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", KILLED_AFTER_THE_ROW, str(tmp_path)]
+    assert subprocess.run(command, env=environment, cwd=ROOT, timeout=120).returncode == -signal.SIGKILL
+    loop = run_toy(tmp_path, trials=8)
+    complete = [row for row in loop.rows if row.state == "complete"]
+    assert len(complete) == len({row.id for row in complete}) == 8
+    states = [trial.state for trial in loop.study.trials]
+    assert states.count(TrialState.COMPLETE) == 8
+    assert states.count(TrialState.FAIL) == 0
+
+
+def test_a_trial_that_kills_the_process_twice_is_not_tried_again(tmp_path):
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            run_toy(tmp_path, trials=2, evaluator=FreeEvaluator(on_train=interrupt_always))
+    loop = run_toy(tmp_path, trials=2)
+    assert loop.done == 2
+    assert sum(row.state == "failed" for row in loop.rows) == 3
+
+
+def interrupt_always(name):
+    raise KeyboardInterrupt
