@@ -56,6 +56,10 @@ def run_command(main: Callable[[], None], config_name: str = "config") -> None:
         sys.exit(0)
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, sys.argv[1:], config_name))
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        fail("A group on the command line must name one of its files, such as tracker=none, but got none.")
     except OSError as error:
         if error.filename is None or "hydra" not in Path(str(error.filename)).parts:
             raise

@@ -79,6 +79,7 @@ class SearchSettings:
     def from_config(cls, config: DictConfig) -> "SearchSettings":
         """Raises one of the user errors, a sentence each, for whatever does not hold."""
         plain = plain_config(config)
+        require_fields(plain)
         study = plain["study"]
         if not isinstance(study, str) or not STUDY_NAME.fullmatch(study):
             raise UserError(f"study must be a name of letters, digits, dots and dashes, but got {study!r}.")
@@ -116,7 +117,7 @@ class SearchSettings:
             ignored_requirements=tuple(r for r in requirements if r not in judged),
             limits=limits,
             deployment=Deployment.from_config(plain["measure"]),
-            sampler=plain["sampler"]["name"],
+            sampler=word("sampler.name", plain["sampler"].get("name")),
             trials=whole("budget.trials", budget["trials"]),
             noise_seeds=whole("budget.noise_seeds", budget["noise_seeds"]),
             patience=whole("budget.patience", budget["patience"]),
@@ -131,6 +132,16 @@ class SearchSettings:
                 "seed": plain["seed"],
             },
         )
+
+
+def require_fields(plain: Mapping[str, Any]) -> None:
+    """Raise UserError for a field or group that was taken away (`~tracker`) or emptied (`tracker=null`)."""
+    for name in TOP_FIELDS:
+        if plain.get(name) is None and name not in ("require", "limits", "references"):
+            raise UserError(f"{name} is needed, but it was taken away; leave it out of the command to get the default.")
+    for name in ("search_space", "task", "measure", "tracker", "budget", "sampler"):
+        if not isinstance(plain[name], Mapping):
+            raise UserError(f"{name} must be a group of fields, but got {plain[name]!r}.")
 
 
 def refuse_unknown(section: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -162,6 +173,8 @@ def recipe_for(task: str, train: Any) -> Recipe:
     """The recipe of a task in the budget's `train` section."""
     if not isinstance(train, Mapping) or task not in train:
         raise UserError(f"budget.train needs a recipe for the task {task!r}. {did_you_mean(task, train or ())}")
+    if not isinstance(train[task], Mapping):
+        raise UserError(f"budget.train.{task} must be a recipe such as {{tokens: 100000}}, but got {train[task]!r}.")
     return recipe_from(dict(train[task]))
 
 
@@ -179,6 +192,13 @@ def whole(name: str, value: object, *, minimum: int = 1) -> int:
     """`value` if it is a whole number of at least `minimum`; raises UserError otherwise."""
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise UserError(f"{name} must be a whole number of at least {minimum}, but got {value!r}.")
+    return value
+
+
+def word(name: str, value: object) -> str:
+    """`value` if it is a string; raises UserError otherwise."""
+    if not isinstance(value, str):
+        raise UserError(f"{name} must be a word, but got {value!r}.")
     return value
 
 

@@ -29,6 +29,9 @@ def main(config: DictConfig) -> None:
         (task,) = tasks.values()
         recipe = recipe_from(plain["train"])
         seed = whole("seed", plain["seed"], minimum=0)
+        limit = plain["time_limit"]
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or limit <= 0):
+            raise UserError(f"time_limit must be a number of seconds above zero, or null, but got {limit!r}.")
         fitted = fit_vocabulary(architecture, task, weights)
         train(fitted, task, recipe, seed, weights, plain)
 

@@ -54,6 +54,11 @@ def mistake(*arguments: str, cwd: Path, script: str = "search.py") -> str:
         ("measure.context=-1", "measure.context must be a whole number of at least 1, but got -1."),
         ("references=[nope]", "There is no design and no file 'nope'."),
         ("study=../elsewhere", "study must be a name of letters, digits, dots and dashes, but got '../elsewhere'."),
+        ("~tracker", "tracker is needed, but it was taken away"),
+        ("tracker=null", "must name one of its files, such as tracker=none"),
+        ("sampler.name=[tpe]", "sampler.name must be a word, but got ['tpe']."),
+        ("+budget.train.text.betas=0.9", "betas must be two numbers"),
+        ("budget.train.text=5", "budget.train.text"),
         ("limits={", "must be field=value or group=choice"),
     ],
 )

@@ -40,6 +40,8 @@ class Recipe:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.betas, list | tuple):
+            raise RecipeError(f"betas must be two numbers from 0 to below 1, but got {self.betas!r}.")
         object.__setattr__(self, "betas", tuple(self.betas))
         for name in ("tokens", "batch_size"):
             value = getattr(self, name)
