@@ -1,6 +1,7 @@
 """Settings that must hold before the first kernel is imported, in every test process."""
 
 import os
+import signal
 
 # Triton reads this when a kernel is decorated. With it, kernels run on CPU tensors; tests that compile for a GPU start
 # a process of their own without it.
@@ -8,3 +9,8 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Test processes share the cores; threads that wait by spinning would take them from each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A shell that starts a process in the background lets it ignore Ctrl-C, and its children inherit that; the tests of
+# Ctrl-C need it answered.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
