@@ -1,4 +1,4 @@
-"""One number with its unit, its spread, how often it was taken and where it came from. Free of torch: all rooms share it."""
+"""One number with its unit, its spread, how often it was taken and where it came from. Free of torch."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
