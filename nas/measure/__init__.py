@@ -1,6 +1,7 @@
 """Latency and memory of deployed networks, measured on the device at hand."""
 
 from nas.measure.clock import time_call as time_call
+from nas.measure.clock import time_together as time_together
 from nas.measure.device import choose_device as choose_device
 from nas.measure.device import choose_dtype as choose_dtype
 from nas.measure.device import describe_device as describe_device

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from nas.measure.clock import half_width, is_enough, percentile, time_call, warm_up
+from nas.measure.clock import Timed, half_width, is_enough, percentile, rotation, time_call, time_together, warm_up
 
 CPU = torch.device("cpu")
 
@@ -39,8 +39,58 @@ def test_the_slow_first_call_is_not_a_sample() -> None:
 
 def test_warm_up_lasts_until_three_times_agree() -> None:
     times = iter([90.0, 50.0, 20.0, 10.0, 10.1, 10.2, 10.3, 10.4])
-    recent = warm_up(lambda: None, lambda call, calls, count: [next(times)], seconds=60)
-    assert recent == [10.0, 10.1, 10.2]
+    timed = Timed(lambda: None)
+    warm_up(timed, lambda timed, rounds: [[next(times)]], seconds=60)
+    assert timed.samples == [10.0, 10.1, 10.2]
+    assert timed.runs == 1
+
+
+def test_warm_up_finds_how_many_runs_fill_a_sample() -> None:
+    times = iter([90.0, 0.4, 0.3, 0.1, 0.1, 0.1, 0.1, 7.0])
+    timed = Timed(lambda: None, buffers=4)
+    warm_up(timed, lambda timed, rounds: [[next(times)]], seconds=60)
+    assert timed.samples == [0.1, 0.1, 0.1]
+    assert timed.runs == 12  # ten, and each buffer as often
+
+
+def test_buffers_are_run_in_rotation() -> None:
+    seen: list[int] = []
+    measured = time_call([lambda i=i: seen.append(i) for i in range(3)], CPU, seconds=0.02)
+    assert seen[:7] == [0, 1, 2, 0, 1, 2, 0]
+    assert measured.value < 0.1
+    with pytest.raises(ValueError, match="at least one call"):
+        rotation([])
+
+
+def test_compared_calls_are_sampled_in_turn() -> None:
+    seen: list[str] = []
+
+    def call(name: str, seconds: float) -> None:
+        seen.append(name)
+        time.sleep(seconds)
+
+    calls = {"fast": lambda: call("fast", 0.002), "slow": lambda: call("slow", 0.006)}
+    measured = time_together(calls, CPU, seconds=0.3, precision=1e-9)
+    assert list(measured) == ["fast", "slow"]
+    assert 2.0 <= measured["fast"].value < 6.0 <= measured["slow"].value
+    assert seen[-6:] == ["fast", "slow"] * 3
+
+
+def test_drift_hits_compared_calls_alike() -> None:
+    clock = iter(range(10**6))
+
+    def slower_and_slower() -> None:
+        time.sleep(0.001 + 1e-5 * next(clock))
+
+    measured = time_together({"a": slower_and_slower, "b": slower_and_slower}, CPU, seconds=0.4, precision=1e-9)
+    assert measured["a"].value == pytest.approx(measured["b"].value, rel=0.05)
+    assert measured["a"].high > 1.3 * measured["a"].low
+
+
+def test_a_note_says_what_stopped_the_clock() -> None:
+    assert time_call(lambda: time.sleep(0.005), CPU, seconds=1.0, precision=0.2).notes == ("spread within 20 %",)
+    (note,) = time_call(lambda: time.sleep(0.005), CPU, seconds=0.1, precision=1e-9).notes
+    assert note.startswith("stopped by the time limit, spread ")
 
 
 def test_a_call_slower_than_the_time_allowed_is_still_measured() -> None:
@@ -52,8 +102,9 @@ def test_a_call_slower_than_the_time_allowed_is_still_measured() -> None:
 @pytest.mark.parametrize(
     ("samples", "spent", "enough"),
     [
-        ([1.0] * 5, 0.1, True),  # known exactly
-        ([1.0, 2.0, 3.0, 4.0, 5.0], 0.1, False),  # not well enough, and there is time
+        ([1.0] * 5, 0.3, True),  # known exactly
+        ([1.0] * 5, 0.1, False),  # but in one moment alone
+        ([1.0, 2.0, 3.0, 4.0, 5.0], 0.3, False),  # not well enough, and there is time
         ([1.0, 2.0, 3.0, 4.0, 5.0], 1.1, True),  # the time is up
         ([1.0, 1.0], 1.1, False),  # too few, a little over
         ([1.0], 2.1, True),  # far over
