@@ -9,3 +9,5 @@ from kernels._selective_scan import selective_scan as selective_scan
 from kernels._selective_scan import selective_scan_step as selective_scan_step
 from kernels.backend import Backend as Backend
 from kernels.backend import use_backend as use_backend
+from kernels.backend import use_substitutes as use_substitutes
+from kernels.tuning import record_launches as record_launches

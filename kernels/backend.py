@@ -7,21 +7,36 @@
 
 The automatic choice is `gpu` for CUDA tensors and `portable` for everything else. `use_backend` overrides it for the
 forward pass; the backward pass of an operation always runs on the implementation that its forward pass used.
+
+`use_substitutes` puts somebody else's implementation in the place of ours, behind the same door and the same checks, so
+that whole models can be measured with it.
 """
 
+import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 Backend = Literal["reference", "portable", "gpu"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
-# A plain module variable, for all threads: torch.compile can read it while tracing, which it cannot do with a
+OPERATIONS = (
+    "attention",
+    "attention_step",
+    "grouped_matmul",
+    "matrix_recurrence",
+    "matrix_recurrence_step",
+    "selective_scan",
+    "selective_scan_step",
+)
+
+# Plain module variables, for all threads: torch.compile can read them while tracing, which it cannot do with a
 # ContextVar.
 _override: Backend | None = None
+_substitutes: dict[str, Callable[..., Any]] = {}
 
 
 @contextmanager
@@ -38,6 +53,38 @@ def use_backend(name: Backend) -> Iterator[None]:
         yield
     finally:
         _override = before
+
+
+@contextmanager
+def use_substitutes(substitutes: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Call these functions in place of our own implementations inside the block, in all threads of the process.
+
+    The keys are public functions of the door (`OPERATIONS`). A substitute is called with the arguments of that function
+    after they were checked: tensors by position, every option by its name, with the scale filled in; it returns
+    what the function returns. One that returns NotImplemented declines, and our own implementation runs. Blocks nest:
+    the innermost substitute of an operation counts.
+
+    Raises ValueError for a key that is no public function.
+    """
+    for name in substitutes:
+        if name not in OPERATIONS:
+            near = difflib.get_close_matches(name, OPERATIONS, 1) or OPERATIONS
+            raise ValueError(
+                f"A substitute must stand for a public function of the kernels, but got {name!r}: write "
+                f"{' or '.join(near)}."
+            )
+    global _substitutes
+    before, _substitutes = _substitutes, {**_substitutes, **substitutes}
+    try:
+        yield
+    finally:
+        _substitutes = before
+
+
+def ask_substitute(operation: str, *tensors: Any, **options: Any) -> Any:
+    """What the substitute of an operation answers; NotImplemented where there is none or where it declines."""
+    substitute = _substitutes.get(operation)
+    return NotImplemented if substitute is None else substitute(*tensors, **options)
 
 
 def interpreter_is_on() -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels._attention import portable, reference
-from kernels.backend import choose_backend
+from kernels.backend import ask_substitute, choose_backend
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -52,6 +52,19 @@ def attention(
     _check_visibility(q, k, causal, window)
     _check_block_mask(q, k, block_mask, block_size)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    substituted = ask_substitute(
+        "attention",
+        q,
+        k,
+        v,
+        scale=scale,
+        causal=causal,
+        window=window,
+        block_mask=block_mask,
+        block_size=block_size,
+    )
+    if substituted is not NotImplemented:
+        return substituted
     return _implementation(q).attention(q, k, v, scale, causal, window, block_mask, block_size)
 
 
@@ -86,6 +99,9 @@ def attention_step(
     if keep is not None:
         _check_mask("keep", keep, [q.shape[0], k_cache.shape[2], slots], "[B, Hkv, S]", q)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    substituted = ask_substitute("attention_step", q, k_cache, v_cache, length, scale=scale, keep=keep)
+    if substituted is not NotImplemented:
+        return substituted
     return _implementation(q).attention_step(q, k_cache, v_cache, length, scale, keep)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels._grouped_matmul import portable, reference
-from kernels.backend import choose_backend
+from kernels.backend import ask_substitute, choose_backend
 
 
 def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
@@ -38,6 +38,9 @@ def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
             f"group_sizes must be [{w.shape[0]}] of int32 or int64, one per matrix of w, but got "
             f"{list(group_sizes.shape)} of {group_sizes.dtype}."
         )
+    substituted = ask_substitute("grouped_matmul", x, w, group_sizes)
+    if substituted is not NotImplemented:
+        return substituted
     return _implementation(x).grouped_matmul(x, w, group_sizes)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels._matrix_recurrence import portable, reference
 from kernels._matrix_recurrence.checks import check_arguments
-from kernels.backend import choose_backend
+from kernels.backend import ask_substitute, choose_backend
 
 __all__ = ["matrix_recurrence", "matrix_recurrence_step"]
 
@@ -41,6 +41,10 @@ def matrix_recurrence(
     """
     check_arguments(q, k, v, log_decay, beta, initial_state, step=False)
     factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
+    options = {"log_decay": log_decay, "beta": beta, "initial_state": initial_state, "return_state": return_state}
+    substituted = ask_substitute("matrix_recurrence", q, k, v, **options, scale=factor)
+    if substituted is not NotImplemented:
+        return substituted
     backend = choose_backend(q)
     if backend == "gpu":
         # Triton is imported where it runs: it exists on Linux alone.
@@ -72,6 +76,9 @@ def matrix_recurrence_step(
     """
     check_arguments(q, k, v, log_decay, beta, state, step=True)
     factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
+    substituted = ask_substitute("matrix_recurrence_step", q, k, v, state, log_decay=log_decay, beta=beta, scale=factor)
+    if substituted is not NotImplemented:
+        return substituted
     tensors = (q, k, v, state, log_decay, beta)
     needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     if choose_backend(q) == "gpu" and not needs_grad:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels._selective_scan import portable, reference
-from kernels.backend import choose_backend
+from kernels.backend import ask_substitute, choose_backend
 
 
 def selective_scan(
@@ -43,6 +43,10 @@ def selective_scan(
     Raises ValueError when the shapes do not belong together.
     """
     _check_shapes(u, delta, A, B, C, D, z, initial_state, dims=3)
+    options = {"D": D, "z": z, "initial_state": initial_state, "return_state": return_state}
+    substituted = ask_substitute("selective_scan", u, delta, A, B, C, **options)
+    if substituted is not NotImplemented:
+        return substituted
     if initial_state is None:
         initial_state = u.new_zeros(u.shape[0], *A.shape, dtype=torch.float32)
     y, state = _implementation(u).selective_scan(u, delta, A, B, C, D, z, initial_state)
@@ -66,6 +70,9 @@ def selective_scan_step(
     Raises ValueError when the shapes do not belong together.
     """
     _check_shapes(u, delta, A, B, C, D, z, state, dims=2)
+    substituted = ask_substitute("selective_scan_step", u, delta, A, B, C, state, D=D, z=z)
+    if substituted is not NotImplemented:
+        return substituted
     return _implementation(u).selective_scan_step(u, delta, A, B, C, state, D, z)
 
 

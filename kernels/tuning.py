@@ -1,0 +1,152 @@
+"""Which launch configuration a kernel gets: one measured on this model of GPU where there is one, else the default.
+
+* Nothing is tuned here. `scripts/tune_kernels.py` measures, this file looks up.
+* A launch is `tuned` when its very key was measured on this model of GPU, `nearest` when a configuration that was
+  measured at other sizes was at least checked for correctness at these, and `default` otherwise.
+* A configuration is never taken on trust: the same source may be compiled wrongly at one tile size and rightly at the
+  next (Triton 3.4 to 3.7 on Hopper), so what was not checked is not launched.
+* A lookup takes microseconds: every answer is kept for the life of the process.
+
+`record_launches` tells which kernels ran and how they were configured. `force_launches` and `watch_launches` are what
+the tuner needs: try another configuration, and time a launch inside the operation that makes it.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Literal
+
+import torch
+
+from kernels import tuned_table
+from kernels.tuned_table import Config, Entry, Key, read_entries, slug, source_hash
+
+Status = Literal["tuned", "nearest", "default"]
+Watcher = Callable[[Key, Callable[[], object]], None]
+
+_STATUSES: tuple[Status, ...] = ("default", "nearest", "tuned")  # from the least known to the best
+
+_choices: dict[tuple[Key, torch.device], tuple[Config, Status]] = {}
+_records: tuple[dict[str, Status], ...] = ()
+_forced: dict[Key, Config] = {}
+_watcher: Watcher | None = None
+
+
+def key(kernel: str, element_bytes: int, sizes: Mapping[str, int], flags: Mapping[str, int]) -> Key:
+    """The key of a launch; sizes are rounded up to powers of two."""
+    rounded = tuple((name, 1 << (size - 1).bit_length()) for name, size in sizes.items())
+    return Key(kernel, element_bytes, rounded, tuple((name, int(flag)) for name, flag in flags.items()))
+
+
+def choose(key: Key, kernel: Any, default: Config, device: torch.device) -> Config:
+    """The launch configuration for a key on a device; `kernel` is the Triton function, `default` the built-in one.
+
+    Raises ValueError when the file of this GPU is corrupt.
+    """
+    if key in _forced:
+        return _forced[key]
+    place = (key, device)
+    if place not in _choices:
+        _choices[place] = _look_up(key, kernel, default, device)
+    config, status = _choices[place]
+    for record in _records:
+        known = record.setdefault(key.kernel, status)
+        if _STATUSES.index(status) < _STATUSES.index(known):
+            record[key.kernel] = status
+    return config
+
+
+def run(key: Key, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """Launch a kernel, or let the watcher do so."""
+    launch = kernel[grid]
+    if _watcher is None:
+        launch(*arguments, **constants)
+    else:
+        _watcher(key, lambda: launch(*arguments, **constants))
+
+
+@contextmanager
+def record_launches() -> Iterator[dict[str, Status]]:
+    """Fill a dict with every kernel of ours launched inside the block, in any thread: its name and how it was launched.
+
+    Names are "operation.kernel", such as "attention.forward"; the status is `tuned`, `nearest` or `default`, the least
+    known where a kernel ran in several forms. It stays empty where no kernel of ours is launched: on the portable and
+    reference backends, under a substitute, and when a captured CUDA graph is replayed.
+    """
+    global _records
+    record: dict[str, Status] = {}
+    before, _records = _records, (*_records, record)
+    try:
+        yield record
+    finally:
+        _records = before
+
+
+@contextmanager
+def force_launches(configs: Mapping[Key, Config]) -> Iterator[None]:
+    """Launch these keys with these configurations inside the block, unchecked; such launches are not recorded."""
+    global _forced
+    before, _forced = _forced, {**_forced, **configs}
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+@contextmanager
+def watch_launches(watcher: Watcher) -> Iterator[None]:
+    """Hand every launch inside the block to `watcher(key, launch)`, which must call `launch()` at least once."""
+    global _watcher
+    before, _watcher = _watcher, watcher
+    try:
+        yield
+    finally:
+        _watcher = before
+
+
+def forget_tables() -> None:
+    """Read the files of tuned launches again at the next launch, as after tuning in the same process."""
+    _choices.clear()
+    _entries.cache_clear()
+
+
+def _look_up(key: Key, kernel: Any, default: Config, device: torch.device) -> tuple[Config, Status]:
+    import triton  # known to be there: a kernel is about to be launched
+
+    rivals: list[tuple[float, Entry]] = []
+    for entry in _entries(_device_name(device)).get((key.kernel, key.element_bytes, key.flags), ()):
+        # Fields that the kernel no longer has mean that the entry was written for other launch code.
+        if entry.config is None or set(entry.config) != set(default):
+            continue
+        if entry.counts(source_hash(kernel), triton.__version__) and key.sizes in (
+            entry.key.sizes,
+            *entry.checked_sizes,
+        ):
+            rivals.append((_distance(key, entry.key), entry))
+    if not rivals:
+        return default, "default"
+    distance, entry = min(rivals, key=lambda rival: rival[0])
+    assert entry.config is not None
+    return entry.config, "tuned" if distance == 0.0 else "nearest"
+
+
+def _distance(key: Key, other: Key) -> float:
+    """How many doublings lie between the sizes of two keys."""
+    theirs = dict(other.sizes)
+    return sum(abs(math.log2(size / theirs[name])) for name, size in key.sizes)
+
+
+@cache
+def _entries(device_name: str) -> dict[tuple[str, int, tuple], list[Entry]]:
+    """The entries for one model of GPU by all of a key but its sizes."""
+    entries: dict[tuple[str, int, tuple], list[Entry]] = {}
+    for entry in read_entries(tuned_table.FOLDER / f"{slug(device_name)}.json"):
+        entries.setdefault((entry.key.kernel, entry.key.element_bytes, entry.key.flags), []).append(entry)
+    return entries
+
+
+@cache
+def _device_name(device: torch.device) -> str:
+    """ "cpu" for the interpreter."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
