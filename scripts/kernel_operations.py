@@ -1,0 +1,340 @@
+"""What the seven public functions of `kernels` are asked in benchmarks: sizes, arguments, arithmetic and traffic.
+
+One class an operation. `arguments` are the keyword arguments of the public function. Costs are lower bounds: each
+tensor moves once, each product that the mathematics needs is made once (causal halves left out), so that a time divided
+by them can be compared with what the device can do at best.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Gate = Literal["none", "fixed", "head", "channel"]
+Arguments = dict[str, Any]  # of functions with unlike signatures
+CHUNK = 64  # tokens; the cost of the chunked form depends on it
+BACKWARD_FACTOR = 2.5  # five products against two, in attention and in its linear relatives
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Floating-point operations and bytes from and to memory; vector: the arithmetic fits no matrix unit."""
+
+    flops: float
+    bytes: float
+    vector: bool = False
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.flops + other.flops, self.bytes + other.bytes, self.vector)
+
+
+@dataclass(frozen=True)
+class Random:
+    """Random tensors of one type on one device, the same for the same generator state."""
+
+    generator: torch.Generator
+    dtype: torch.dtype
+
+    def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        made = torch.randn(shape, generator=self.generator, device=self.generator.device)
+        return made.to(self.dtype if dtype is None else dtype)
+
+    def uniform(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        made = torch.rand(shape, generator=self.generator, device=self.generator.device)
+        return made.to(self.dtype if dtype is None else dtype)
+
+
+class Operation(ABC):
+    """One call of one public function, named by `function`. A decode step has no backward pass."""
+
+    function: ClassVar[str]
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        """The arguments that receive gradients."""
+        return ()
+
+    @abstractmethod
+    def arguments(self, random: Random) -> Arguments: ...
+
+    @abstractmethod
+    def forward_cost(self, itemsize: int) -> Cost: ...
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        return Cost(0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention(Operation):
+    """`kernels.attention`; chosen_blocks: how many blocks of `block_size` keys each query keeps, its own among them."""
+
+    B: int
+    T: int
+    Hq: int
+    Hkv: int
+    D: int
+    Tq: int | None = None  # queries; T unless given
+    causal: bool = True
+    window: int | None = None
+    block_size: int | None = None
+    chosen_blocks: int = 0
+    function: ClassVar[str] = "attention"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        return ("q", "k", "v")
+
+    @property
+    def queries(self) -> int:
+        return self.T if self.Tq is None else self.Tq
+
+    def arguments(self, random: Random) -> Arguments:
+        q = random.normal(self.B, self.queries, self.Hq, self.D)
+        k, v = (random.normal(self.B, self.T, self.Hkv, self.D) for _ in range(2))
+        mask = None if self.block_size is None else self._block_mask(random, self.block_size)
+        options = {"causal": self.causal, "window": self.window}
+        return {"q": q, "k": k, "v": v, **options, "block_mask": mask, "block_size": self.block_size}
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        tensors = 2 * self.B * (self.queries * self.Hq + self.T * self.Hkv) * self.D  # q and o, k and v
+        return Cost(4 * self.B * self.Hq * self.D * self._pairs(), itemsize * tensors)
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        queries, keys = self.B * self.queries * self.Hq * self.D, self.B * self.T * self.Hkv * self.D
+        # Read q, o, do, k, v; write dq, dk, dv.
+        return Cost(BACKWARD_FACTOR * self.forward_cost(itemsize).flops, itemsize * 4 * (queries + keys))
+
+    def _pairs(self) -> int:
+        """Pairs of query and key that a head looks at."""
+        total = 0
+        for query in range(self.queries):
+            seen = self.T - self.queries + query + 1 if self.causal else self.T
+            if self.window is not None:
+                seen = min(seen, self.window)
+            if self.block_size is not None:
+                # The causal edge cuts the query's own block.
+                own = (seen - 1) % self.block_size + 1
+                seen = min(seen, (self.chosen_blocks - 1) * self.block_size + own)
+            total += seen
+        return total
+
+    def _block_mask(self, random: Random, block_size: int) -> Tensor:
+        """[B, Tq, Hkv, blocks]: the query's own block and the best-scored earlier ones, as a selection would give."""
+        blocks = -(-self.T // block_size)
+        scores = random.uniform(self.B, self.queries, self.Hkv, blocks, dtype=torch.float32)
+        position = torch.arange(self.T - self.queries, self.T, device=scores.device) // block_size
+        block = torch.arange(blocks, device=scores.device)
+        relation = (block - position.unsqueeze(1)).unsqueeze(1)  # [Tq, 1, blocks]
+        scores = scores.masked_fill(relation == 0, 2.0).masked_fill(relation > 0, -1.0)
+        chosen = scores.topk(min(self.chosen_blocks, blocks), dim=-1).indices
+        return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, chosen, True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionStep(Operation):
+    """`kernels.attention_step` over a cache that is full; kept: how many slots a mask leaves, all without one."""
+
+    B: int
+    S: int
+    Hq: int
+    Hkv: int
+    D: int
+    kept: int | None = None
+    function: ClassVar[str] = "attention_step"
+
+    def arguments(self, random: Random) -> Arguments:
+        q = random.normal(self.B, self.Hq, self.D)
+        k_cache, v_cache = (random.normal(self.B, self.S, self.Hkv, self.D) for _ in range(2))
+        keep = None
+        if self.kept is not None:
+            scores = random.uniform(self.B, self.Hkv, self.S, dtype=torch.float32)
+            chosen = scores.topk(self.kept, dim=-1).indices
+            keep = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, chosen, True)
+        return {"q": q, "k_cache": k_cache, "v_cache": v_cache, "length": self.S, "keep": keep}
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        slots = self.S if self.kept is None else self.kept
+        tensors = 2 * self.B * (slots * self.Hkv + self.Hq) * self.D
+        return Cost(4 * self.B * self.Hq * self.D * slots, itemsize * tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recurrence(Operation):
+    """`kernels.matrix_recurrence`; state: it starts from a given state and returns the last one.
+
+    Arithmetic of the chunked form, for a token and head: products of C x K and C x V within the chunk, K x V with the
+    state; the delta rule adds the products with the inverted chunk matrix.
+    """
+
+    B: int
+    T: int
+    Hqk: int
+    Hv: int
+    K: int
+    V: int
+    gate: Gate
+    delta: bool = False
+    state: bool = False
+    function: ClassVar[str] = "matrix_recurrence"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        given = {"log_decay": self.gate != "none", "beta": self.delta, "initial_state": self.state}
+        return ("q", "k", "v", *(name for name, is_given in given.items() if is_given))
+
+    def arguments(self, random: Random) -> Arguments:
+        q, k = (random.normal(self.B, self.T, self.Hqk, self.K) for _ in range(2))
+        if self.delta:  # longer keys overwrite more than is there, and the state grows without bound
+            k = F.normalize(k.float(), dim=-1).to(k.dtype)
+        v = random.normal(self.B, self.T, self.Hv, self.V)
+        beta = random.normal(self.B, self.T, self.Hv, dtype=torch.float32).sigmoid() if self.delta else None
+        state = random.normal(self.B, self.Hv, self.K, self.V, dtype=torch.float32) if self.state else None
+        gates = {"log_decay": self._log_decay(random), "beta": beta}
+        return {"q": q, "k": k, "v": v, **gates, "initial_state": state, "return_state": self.state}
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        token_heads = self.B * self.T * self.Hv
+        within, with_state = CHUNK * (self.K + self.V), self.K * self.V
+        flops = token_heads * (5 * within + 6 * with_state if self.delta else 2 * within + 4 * with_state)
+        return Cost(flops, self._bytes(itemsize, keys=2, values=2, gates=1))
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        # Read q, k, v, do and the gates; write dq, dk, dv and the gates' gradients.
+        moved = self._bytes(itemsize, keys=4, values=3, gates=2)
+        return Cost(BACKWARD_FACTOR * self.forward_cost(itemsize).flops, moved)
+
+    def _bytes(self, itemsize: int, *, keys: int, values: int, gates: int) -> int:
+        tokens = self.B * self.T
+        channels = {"none": 0, "fixed": 0, "head": 1, "channel": self.K}[self.gate] + self.delta
+        in_type = keys * self.Hqk * self.K + values * self.Hv * self.V
+        states = gates * 2 * self.B * self.Hv * self.K * self.V * 4 if self.state else 0
+        return tokens * (itemsize * in_type + gates * 4 * self.Hv * channels) + states
+
+    def _log_decay(self, random: Random) -> Tensor | None:
+        """In float32, as the mixers compute it; memories of ten to a few hundred tokens, as trained models have."""
+        if self.gate == "none":
+            return None
+        if self.gate == "fixed":
+            return -torch.exp2(-4.0 - random.uniform(self.Hv, dtype=torch.float32) * 4)
+        shape = (self.B, self.T, self.Hv, self.K)[: 4 if self.gate == "channel" else 3]
+        return F.logsigmoid(random.normal(*shape, dtype=torch.float32)) / 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrenceStep(Operation):
+    """`kernels.matrix_recurrence_step`: as `Recurrence` for one token."""
+
+    B: int
+    Hqk: int
+    Hv: int
+    K: int
+    V: int
+    gate: Gate
+    delta: bool = False
+    function: ClassVar[str] = "matrix_recurrence_step"
+
+    def arguments(self, random: Random) -> Arguments:
+        one = Recurrence(
+            B=self.B, T=1, Hqk=self.Hqk, Hv=self.Hv, K=self.K, V=self.V, gate=self.gate, delta=self.delta, state=True
+        )
+        given = one.arguments(random)
+        per_token = [name for name in ("q", "k", "v", "log_decay", "beta") if given[name] is not None]
+        step = {name: given[name] if given[name].dim() == 1 else given[name][:, 0] for name in per_token}
+        return {"log_decay": None, "beta": None, **step, "state": given["initial_state"]}
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        state = self.B * self.Hv * self.K * self.V
+        tensors = 2 * self.B * (self.Hqk * self.K + self.Hv * self.V)
+        return Cost((6 if self.delta else 4) * state, 2 * 4 * state + itemsize * tensors, vector=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectiveScan(Operation):
+    """`kernels.selective_scan` with skip and gate, as in Mamba; state: it starts from one and returns the last."""
+
+    B: int
+    T: int
+    Dm: int
+    N: int
+    state: bool = False
+    function: ClassVar[str] = "selective_scan"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        return ("u", "delta", "A", "B", "C", "D", "z", *(("initial_state",) if self.state else ()))
+
+    def arguments(self, random: Random) -> Arguments:
+        u, z = (random.normal(self.B, self.T, self.Dm) for _ in range(2))
+        delta = F.softplus(random.normal(self.B, self.T, self.Dm, dtype=torch.float32) - 3).to(random.dtype)
+        B, C = (random.normal(self.B, self.T, self.N) for _ in range(2))
+        A = -torch.arange(1, self.N + 1, dtype=torch.float32, device=u.device).repeat(self.Dm, 1)
+        state = random.normal(self.B, self.Dm, self.N, dtype=torch.float32) if self.state else None
+        weights = {"A": A, "B": B, "C": C, "D": random.normal(self.Dm, dtype=torch.float32)}
+        return {"u": u, "delta": delta, **weights, "z": z, "initial_state": state, "return_state": self.state}
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        tokens = self.B * self.T
+        moved = itemsize * tokens * (4 * self.Dm + 2 * self.N)  # u, delta, z, y; B, C
+        return Cost(9 * tokens * self.Dm * self.N, moved, vector=True)
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        tokens = self.B * self.T
+        moved = itemsize * tokens * (7 * self.Dm + 4 * self.N)  # u, delta, z, dy, du, ddelta, dz; B, C, dB, dC
+        return Cost(BACKWARD_FACTOR * 9 * tokens * self.Dm * self.N, moved, vector=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectiveScanStep(Operation):
+    """`kernels.selective_scan_step`: as `SelectiveScan` for one token."""
+
+    B: int
+    Dm: int
+    N: int
+    function: ClassVar[str] = "selective_scan_step"
+
+    def arguments(self, random: Random) -> Arguments:
+        given = SelectiveScan(B=self.B, T=1, Dm=self.Dm, N=self.N, state=True).arguments(random)
+        step = {name: given[name][:, 0] for name in ("u", "delta", "B", "C", "z")}
+        return {**step, "A": given["A"], "D": given["D"], "state": given["initial_state"]}
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        state = self.B * self.Dm * self.N
+        return Cost(7 * state, 2 * 4 * state + itemsize * self.B * (4 * self.Dm + 2 * self.N), vector=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupedMatmul(Operation):
+    """`kernels.grouped_matmul`; zipf: expert e gets rows in proportion to 1 / (e + 1) instead of evenly."""
+
+    M: int
+    E: int
+    K: int
+    N: int
+    zipf: bool = False
+    function: ClassVar[str] = "grouped_matmul"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        return ("x", "w")
+
+    def arguments(self, random: Random) -> Arguments:
+        device = random.generator.device
+        rank = torch.arange(1, self.E + 1, dtype=torch.float32, device=device)
+        weights = 1 / rank if self.zipf else torch.ones_like(rank)
+        drawn = torch.multinomial(weights, self.M, replacement=True, generator=random.generator)
+        w = random.normal(self.E, self.K, self.N) * self.K**-0.5
+        sizes = torch.bincount(drawn, minlength=self.E).to(torch.int32)
+        return {"x": random.normal(self.M, self.K), "w": w, "group_sizes": sizes}
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        # With fewer rows than experts, no more matrices are read than there are rows.
+        matrices = min(self.E, self.M) * self.K * self.N
+        return Cost(2 * self.M * self.K * self.N, itemsize * (self.M * (self.K + self.N) + matrices))
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        # Read x, w and, once for each product, do; write dx and dw.
+        moved = self.M * (2 * self.K + 2 * self.N) + 2 * self.E * self.K * self.N
+        return Cost(4 * self.M * self.K * self.N, itemsize * moved)
