@@ -69,6 +69,8 @@ class Source:
             raise TaskError(
                 f"dataset {self.dataset!r} must hold files of one kind among {', '.join(BUILDERS)}, but holds {held}."
             )
+        if not any(f.stat().st_size for f in found):
+            raise TaskError(f"dataset {self.dataset!r} must hold text, but all its files are empty.")
         return found
 
     def documents(self, split: str, cache_dir: Path) -> Iterator[str]:
@@ -81,6 +83,11 @@ class Source:
             column = text_column(first, self.column, self.dataset)
             for row in rows.select_columns([column]):
                 document = row[column]  # type: ignore[index]
+                if document and not isinstance(document, str):
+                    raise TaskError(
+                        f"column {column!r} of dataset {self.dataset!r} must hold text in every row, but one has "
+                        f"{str(document)[:50]!r}; choose another column= or mend the file."
+                    )
                 if document:
                     yield document
 
@@ -151,17 +158,21 @@ def text_column(row: dict[str, object], wanted: str | None, dataset: str) -> str
             return name
     if len(strings) == 1:
         return strings[0]
+    if not strings:
+        raise TaskError(
+            f"dataset {dataset!r} must have a column of text, but its first row has none ({', '.join(row) or 'empty'})."
+        )
     raise TaskError(f"dataset {dataset!r} has {len(strings)} text columns ({', '.join(strings)}); choose with column=.")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no warnings of `datasets`; what was set before is set again."""
+    """No progress bars, warnings and reports of `datasets`; what was set before is set again."""
     import datasets
 
     bars, verbosity = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         yield
     finally:
@@ -172,14 +183,23 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def explained(dataset: str) -> Iterator[None]:
-    """Any failure of reading, network included, as one sentence."""
+    """Any failure of reading, network included, as one sentence; what failed hangs below it.
+
+    Readers of files, of the Hub and of the network each have errors of their own, many of them plain exceptions.
+    """
     try:
         yield
     except TaskError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
-        cause = " ".join(str(error).split())[:200].rstrip(".")
+    except Exception as error:
+        # `datasets` says "an error occurred" and hangs what happened below it.
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        cause = " ".join(f"{type(root).__name__}: {root}".split())[:200].rstrip(".: ")
+        local = dataset == STDLIB or Path(dataset).expanduser().exists()
+        advice = "mend or remove the file" if local else "check its name and the connection"
         raise TaskError(
-            f"dataset {dataset!r} could not be read ({type(error).__name__}: {cause}); check its name and the "
-            f"connection, or use dataset={STDLIB}, which needs none."
-        ) from None
+            f"dataset {dataset!r} could not be read ({cause}); {advice}, or use dataset={STDLIB}, which needs "
+            "neither file nor network."
+        ) from error

@@ -138,6 +138,41 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("kind", [OSError, RuntimeError, type("HTTPError", (Exception,), {})])
+def test_an_error_of_any_library_that_reads_is_one_sentence(tmp_path, monkeypatch, kind):
+    import datasets
+
+    def broken(*_, **__):
+        raise kind("503 of the\nserver")
+
+    monkeypatch.setattr(datasets, "get_dataset_split_names", broken)
+    with pytest.raises(TaskError) as error:
+        TextTask(dataset="some/set", cache_dir=str(tmp_path)).prepare()
+    assert f"({kind.__name__}: 503 of the server)" in str(error.value)
+    assert "check its name and the connection" in str(error.value)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("torn.json", b'{"text": "a"}\n{"text": ', "could not be read (ArrowInvalid: JSON parse error"),
+        ("torn.parquet", b"PAR1 and nothing", "could not be read (ArrowInvalid: Parquet magic bytes"),
+        ("empty.json", b"", "must hold text, but all its files are empty."),
+        ("nested.json", b'{"text": "a"}\n{"text": {"b": 3}}\n', "must hold text in every row, but one has"),
+        ("numbers.json", b'{"a": 1}', "must have a column of text, but its first row has none (a)."),
+    ],
+)
+def test_a_malformed_file_is_one_sentence_and_nothing_else(tmp_path, capfd, streaming, name, content, sentence):
+    (tmp_path / name).write_bytes(content)
+    settings = {"cache_dir": str(tmp_path / "cache"), "streaming": streaming, "max_bytes": 1000}
+    with pytest.raises(TaskError) as error:
+        TextTask(dataset=str(tmp_path / name), **settings).prepare()
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr().err == ""
+
+
 def test_an_ambiguous_column_is_one_sentence_with_the_choices(tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps({"question": "a", "answer": "b"}))
     with pytest.raises(TaskError, match=r"2 text columns \(question, answer\)"):
