@@ -22,14 +22,23 @@ def save_weights(path: str | Path, weights: Mapping[str, Tensor], metadata: Mapp
     partial.replace(path)
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The strings that `save_weights` wrote beside the tensors. Raises CheckpointError when the file cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"The weights {path} cannot be read ({error}).") from None
+
+
 def load_weights(path: str | Path, model: nn.Module) -> dict[str, str]:
     """Fill `model` from a file of `save_weights`; returns its metadata.
 
     Raises CheckpointError when the file cannot be read, or when a tensor is missing, left over or of another shape.
     """
+    metadata = read_metadata(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"The weights {path} cannot be read ({error}).") from None

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.command_line import speaking_to_users
+from scripts.command_line import composing, speaking_to_users
 from scripts.settings import SearchSettings
 
 OUT = Path("docs/benchmarks/default.json")
@@ -29,8 +29,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each design (default: 3)")
     parser.add_argument("--out", type=Path, default=OUT, help=f"where the numbers are written (default: {OUT})")
     arguments = parser.parse_args()
-    with speaking_to_users():
-        settings = SearchSettings.from_overrides(arguments.overrides)
+    with speaking_to_users(interrupted="Nothing was written; the same command starts from the beginning."):
+        with composing(arguments.overrides):
+            settings = SearchSettings.from_overrides(arguments.overrides)
         values, seconds = train_designs(settings, arguments.seeds)
         record = make_record(settings, values, seconds, arguments.seeds)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

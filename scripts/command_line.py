@@ -1,13 +1,17 @@
 """What every command does with mistakes: one sentence on standard error, exit code 2; 130 for Ctrl-C.
 
-Hydra prints several lines and hints about its own switches; its errors are rewritten here, with the nearest names.
-A mistake in our own code is no user's mistake and keeps its traceback.
+* Hydra prints several lines and hints about its own switches; its errors are rewritten here, with the nearest names.
+* A mistake in our own code is no user's mistake and keeps its traceback.
+* Hydra writes no file and makes no folder: a command that is refused leaves no trace, and one that runs writes its
+  configuration itself once everything has been checked.
 """
 
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,10 @@ from nas.architecture import ArchitectureError, did_you_mean
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 DESIGNS = CONF / "designs"
+NVIDIA_DEVICE = Path("/dev/nvidia0")
 USAGE_ERROR, INTERRUPTED = 2, 130
+# The folder of a run is where it was started, which exists; nothing is put into it.
+WRITE_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null")
 
 
 class UserError(ValueError):
@@ -34,49 +41,82 @@ class UserError(ValueError):
 
 
 def with_default_budget(arguments: list[str]) -> list[str]:
-    """The arguments with `budget=gpu_1h` where the machine has an NVIDIA GPU and no budget is named.
+    """The arguments with `budget=gpu_1h` where no budget is named and the run will find an NVIDIA GPU.
 
-    Looks for the driver's device file: asking torch would take seconds before help can be shown.
+    Looks for the driver's device file and at the build of torch: asking torch would take seconds before help can be
+    shown. `device=cpu` asks for no GPU.
     """
-    named = any(a.lstrip("+~").split("=")[0] == "budget" for a in arguments[1:])
-    return arguments if named or not Path("/dev/nvidia0").exists() else [*arguments, "budget=gpu_1h"]
+    named = any(field_of(a) == "budget" for a in arguments[1:])
+    if named or "device=cpu" in arguments[1:] or not NVIDIA_DEVICE.exists() or not torch_has_cuda():
+        return arguments
+    return [*arguments, "budget=gpu_1h"]
+
+
+def torch_has_cuda() -> bool:
+    """Whether the installed torch is a build with CUDA, read from its version file without importing it."""
+    found = find_spec("torch")
+    if found is None or found.origin is None:
+        return False
+    text = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
+    return re.search(r"^cuda\b[^=\n]*=\s*None\s*$", text, re.MULTILINE) is None
+
+
+def write_config(directory: Path, config: Mapping[str, Any]) -> None:
+    """Write the composed configuration as `config.yaml` into the folder of a run, whole or not at all.
+
+    For a command to call once it holds the folder and nothing can be refused any more.
+    """
+    partial = directory / ".config.yaml.partial"
+    partial.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))), encoding="utf-8")
+    partial.replace(directory / "config.yaml")
 
 
 def run_command(main: Callable[[], None], config_name: str = "config") -> None:
     """Run a Hydra command and exit with its code; a configuration that cannot be composed is one sentence."""
+    arguments = sys.argv[1:]
+    sys.argv[1:1] = WRITE_NOTHING
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Threads that wait by spinning take the cores from each other as soon as anything else runs: a decode step of 30 ms
     # then takes 800. Must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        main()
+        with composing(arguments, config_name):
+            main()
+    except UserError as error:
+        fail(str(error))
     except BrokenPipeError:
         # The reader of our output has left (`| head`); nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(explain(error, sys.argv[1:], config_name))
-    except ValueError as error:
-        if "Config group override" not in str(error):
-            raise
-        fail("A group on the command line must name one of its files, such as tracker=none, but got none.")
-    except OSError as error:
-        if error.filename is None or "hydra" not in Path(str(error.filename)).parts:
-            raise
-        # Hydra makes its folder inside the output before our code runs.
-        fail(f"The output folder must be writable, but {error.filename} is not ({error.strerror}); set outputs=FOLDER.")
 
 
 @contextmanager
-def speaking_to_users() -> Iterator[None]:
+def composing(arguments: Sequence[str], config_name: str = "config") -> Iterator[None]:
+    """Around the composition of `config_name` from `arguments`: Hydra's errors become a UserError, one sentence."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, arguments, config_name)) from None
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        raise UserError(
+            "A group on the command line must name one of its files, such as tracker=none, but got none."
+        ) from None
+
+
+@contextmanager
+def speaking_to_users(*, interrupted: str = "The same command goes on from here.") -> Iterator[None]:
     """Around the body of a command: user errors become one sentence and exit code 2, Ctrl-C exit code 130.
 
     Inside the command, because Hydra adds a line of its own to every exception that leaves it.
+
+    interrupted: what holds for this command after Ctrl-C, as one sentence.
     """
     try:
         yield
     except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from here.", file=sys.stderr)
+        print(f"Interrupted. {interrupted}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         if not is_user_error(error):
@@ -108,7 +148,7 @@ def is_user_error(error: Exception) -> bool:
     return isinstance(error, tuple(kinds))
 
 
-def explain(error: Exception, arguments: list[str], config_name: str) -> str:
+def explain(error: Exception, arguments: Sequence[str], config_name: str) -> str:
     """Hydra's or OmegaConf's complaint as one sentence with the nearest valid names."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
@@ -120,23 +160,50 @@ def explain(error: Exception, arguments: list[str], config_name: str) -> str:
             f"The argument {error.override!r} must be field=value or group=choice; quote lists and braces in a shell."
         )
     if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
-        for argument in arguments:
-            sentence = unknown_field(argument, config_name)
-            if sentence:
-                return sentence
-        message = str(error.__cause__ or error)
-        return message.splitlines()[0]
+        argument = wrong_argument(arguments, config_name)
+        message = str(error.__cause__ or error).splitlines()[0]
+        if argument is None:
+            return message
+        return unknown_field(argument, arguments, config_name) or f"The argument {argument!r} cannot be used: {message}"
     return str(error)
 
 
-def unknown_field(argument: str, config_name: str) -> str | None:
+def names_group(group: str, overrides: Sequence[str]) -> bool:
+    """Whether one of the overrides chooses a file of the group or sets one of its fields."""
+    return any(field_of(override).split(".")[0] == group for override in overrides)
+
+
+def field_of(argument: str) -> str:
+    """The group or dotted field that an override is about."""
+    return argument.lstrip("+~").split("=", 1)[0].split("@")[0]
+
+
+def chosen_groups(arguments: Sequence[str]) -> list[str]:
+    """The arguments that choose a file which exists: `task=text`, but neither `task=txt` nor `task.dataset=x`."""
+    return [a for a in arguments if a[:1].isalpha() and (CONF / field_of(a) / f"{a.split('=', 1)[-1]}.yaml").is_file()]
+
+
+def wrong_argument(arguments: Sequence[str], config_name: str) -> str | None:
+    """The first override that cannot be composed with the groups that the command line chooses; None without one."""
+    groups = chosen_groups(arguments)
+    for argument in arguments:
+        is_override = "=" in argument or argument.startswith("~")
+        if argument.startswith("-") or argument in groups or not is_override:
+            continue
+        try:
+            composed([*groups, argument], config_name)
+        except (HydraException, OmegaConfBaseException):
+            return argument
+    return None
+
+
+def unknown_field(argument: str, arguments: Sequence[str], config_name: str) -> str | None:
     """The sentence for an override whose field does not exist, or None if it does."""
-    path = argument.lstrip("+~").split("=", 1)[0].split("@")[0]
-    if argument.startswith(("-", "+")) or "=" not in argument:
+    if argument.startswith("+"):
         return None
-    node: Any = composed_default(config_name)
+    node: Any = composed(chosen_groups(arguments), config_name)
     done: list[str] = []
-    for key in path.split("."):
+    for key in field_of(argument).split("."):
         names = list(node) if isinstance(node, Mapping | DictConfig) else []
         if not done:
             names = sorted({*names, "hydra", *(p.name for p in CONF.iterdir() if p.is_dir() and p != DESIGNS)})
@@ -153,9 +220,9 @@ def unknown_field(argument: str, config_name: str) -> str | None:
     return None
 
 
-def composed_default(config_name: str) -> dict[str, Any]:
-    """The configuration without overrides, interpolations left as they are."""
+def composed(overrides: Sequence[str], config_name: str) -> dict[str, Any]:
+    """The configuration with these overrides alone, interpolations left as they are."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(config_name)
+        config = compose(config_name, overrides=list(overrides))
     return OmegaConf.to_container(config, resolve=False)  # type: ignore[return-value]

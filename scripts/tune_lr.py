@@ -39,7 +39,10 @@ DECIDES = {"text": "text_loss", "recall": "recall_bits", "mixed": "recall_bits"}
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tune_lr")
 def main(config: DictConfig) -> None:
-    with speaking_to_users():
+    with speaking_to_users(
+        interrupted="The rows that were finished are in the table; the same command measures all of them again, and "
+        "families=[...] and task=... choose the rest."
+    ):
         plain = plain_config(config)
         rates = sorted({float(rate) for rate in as_list("rates", plain["rates"])})
         if len(rates) < 4 or rates[0] <= 0:

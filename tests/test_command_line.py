@@ -4,9 +4,24 @@ import os
 import subprocess
 import sys
 import time
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+
+from scripts import command_line
+from scripts.command_line import (
+    UserError,
+    composing,
+    names_group,
+    speaking_to_users,
+    torch_has_cuda,
+    with_default_budget,
+    write_config,
+)
+from scripts.settings import SearchSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,14 +77,91 @@ def mistake(*arguments: str, cwd: Path, script: str = "search.py") -> str:
         ("limits={", "must be field=value or group=choice"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, argument, sentence):
-    assert sentence in mistake(argument, cwd=tmp_path)
-    assert not list(tmp_path.glob("*.log"))
+def test_a_mistake_on_the_command_line_is_one_sentence_and_writes_nothing(tmp_path, argument, sentence):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    assert sentence in mistake(argument, cwd=folder)
+    assert list(folder.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["task=text", "task.datset=x"], "task has no field 'datset' (task.datset=x). Did you mean 'dataset'?"),
+        (["task.datset=x", "task=text"], "task has no field 'datset' (task.datset=x). Did you mean 'dataset'?"),
+        (["task=text", "task.dataset=x", "budget.trails=3"], "budget has no field 'trails' (budget.trails=3)."),
+        (["task=text", "task.runs.text.dataset=x"], "task has no field 'runs' (task.runs.text.dataset=x)."),
+        (["seed=1", "+task.runs.text.dataset=x"], "The argument '+task.runs.text.dataset=x' cannot be used: Could not"),
+        (["seed=1", "~task.foo"], "task has no field 'foo' (~task.foo). Valid: runs."),
+        (["budget=cpu", "+budget=smoke"], "The argument '+budget=smoke' cannot be used: budget appears more than once"),
+        (["seed=1,2"], "The argument 'seed=1,2' cannot be used: Ambiguous value"),
+        (["measure.context=${nope}"], "Interpolation key 'nope' not found"),
+        (["task=text", "task=null"], "must name one of its files"),
+    ],
+)
+def test_the_argument_that_is_wrong_is_blamed_with_the_names_of_the_chosen_group(arguments, sentence):
+    with pytest.raises(UserError) as error, composing(arguments):
+        SearchSettings.from_overrides(arguments)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_group_is_named_by_its_choice_and_by_its_fields_alone():
+    for override in ("task=text", "task.dataset=x", "+task.dataset=x", "~task.dataset", "task@other=text"):
+        assert names_group("task", ["seed=1", override])
+    assert not names_group("task", ["tasks=1", "budget.task=2", "--cfg", "job"])
+
+
+@pytest.mark.parametrize(
+    ("version", "arguments", "budget"),
+    [
+        ("cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", [], ["budget=gpu_1h"]),
+        ("cuda = '12.8'\n", ["seed=1"], ["budget=gpu_1h"]),
+        ("cuda: Optional[str] = '13.0'\n", ["device=cpu"], []),
+        ("cuda: Optional[str] = '13.0'\n", ["budget=smoke"], []),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = None\n", [], []),
+    ],
+)
+def test_a_gpu_changes_the_budget_only_where_the_run_will_use_it(tmp_path, monkeypatch, version, arguments, budget):
+    (tmp_path / "__init__.py").write_text("")
+    (tmp_path / "version.py").write_text(version)
+    spec = spec_from_file_location("torch", tmp_path / "__init__.py")
+    monkeypatch.setattr(command_line, "find_spec", lambda name: spec)
+    monkeypatch.setattr(command_line, "NVIDIA_DEVICE", tmp_path / "version.py")
+    assert with_default_budget(["search.py", *arguments]) == ["search.py", *arguments, *budget]
+    monkeypatch.setattr(command_line, "NVIDIA_DEVICE", tmp_path / "none")
+    assert with_default_budget(["search.py", *arguments]) == ["search.py", *arguments]
+
+
+def test_the_build_of_torch_is_found_without_importing_it():
+    assert torch_has_cuda() == (torch.version.cuda is not None)
+
+
+def test_control_c_says_what_holds_for_the_command(capsys):
+    with pytest.raises(SystemExit) as leaving, speaking_to_users(interrupted="Nothing was written."):
+        raise KeyboardInterrupt
+    assert leaving.value.code == 130
+    assert capsys.readouterr().err == "Interrupted. Nothing was written.\n"
+
+
+def test_a_written_configuration_reads_as_what_it_was_and_replaces_the_last(tmp_path):
+    for config in ({"seed": 0}, {"seed": 1, "task": {"name": "text", "config": None}, "references": ["a", "b"]}):
+        write_config(tmp_path, config)
+        assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == config
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    assert "The output folder must be writable" in mistake("outputs=file", cwd=tmp_path)
+    assert "folder must be writable" in mistake("outputs=file", cwd=tmp_path)
+    training = mistake("architecture=all-attention", "output=file", cwd=tmp_path, script="scripts/train.py")
+    assert "The output folder must be writable, but file is not" in training
+
+
+def test_a_mistake_in_a_benchmarks_override_is_one_sentence(tmp_path):
+    sentence = mistake("budget=cpuu", cwd=tmp_path, script="scripts/benchmark_default.py")
+    assert sentence == "error: There is no budget 'cpuu'. Did you mean 'cpu'? Valid: cpu, gpu_1h, gpu_night, smoke."
 
 
 def test_an_objective_that_no_task_scores_is_one_sentence(tmp_path):

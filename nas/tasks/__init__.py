@@ -36,15 +36,23 @@ def make_task(name: str, options: Mapping[str, object]) -> Task:
 def make_tasks(config: Mapping[str, object]) -> dict[str, Task]:
     """The tasks of a `conf/task` file, each of which gets its own training run.
 
-    The file either is one task (`name` and its options) or holds several under `runs`, by the key they are shown with.
+    Raises TaskError for what does not hold.
     """
-    if "runs" in config:
-        runs = config["runs"]
-        if not isinstance(runs, Mapping) or not runs or not all(isinstance(run, Mapping) for run in runs.values()):
-            raise TaskError(f"task.runs must hold at least one task by name, but got {runs!r}.")
-        return {str(key): _from_run(run) for key, run in runs.items()}
-    task = _from_run(config)
-    return {task.name: task}
+    return {key: _from_run(run) for key, run in task_configs(config).items()}
+
+
+def task_configs(config: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """The plain configuration of each task of a `conf/task` file, by the key it is shown with.
+
+    The file either is one task (`name` and its options) or holds several under `runs`. Each configuration is such a
+    file of one task again, so it can be stored with what the task trained.
+    """
+    if "runs" not in config:
+        return {str(config.get("name")): dict(config)}
+    runs = config["runs"]
+    if not isinstance(runs, Mapping) or not runs or not all(isinstance(run, Mapping) for run in runs.values()):
+        raise TaskError(f"task.runs must hold at least one task by name, but got {runs!r}.")
+    return {str(key): dict(run) for key, run in runs.items()}
 
 
 def check_options(cls: type, options: Mapping[str, object], where: str) -> None:
