@@ -6,7 +6,7 @@ from nas.measure.device import choose_device as choose_device
 from nas.measure.device import choose_dtype as choose_dtype
 from nas.measure.device import describe_device as describe_device
 from nas.measure.lock import DeviceLock as DeviceLock
-from nas.measure.memory import available_bytes as available_bytes
 from nas.measure.memory import DoesNotFit as DoesNotFit
+from nas.measure.memory import available_bytes as available_bytes
 from nas.measure.memory import peak_bytes as peak_bytes
 from nas.measure.whole_model import measure_model as measure_model
