@@ -5,7 +5,7 @@ Inner width of a mixer is `num_heads * head_dim`; it need not equal the model wi
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from nas.architecture.errors import ArchitectureError
 from nas.architecture.options import Options, option
@@ -33,56 +33,63 @@ class NoMixer(MixerOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attention(MixerOptions):
-    """Softmax attention: MHA, GQA or MQA by `num_kv_heads`; sliding window when `window` is set."""
+class GroupedHeads(MixerOptions):
+    """What attentions have in common: MHA, GQA or MQA by `num_kv_heads`.
 
-    kind: ClassVar[str] = "attention"
+    How positions enter is the last option of each of them, so that an architecture file ends with it.
+    """
+
     family: ClassVar[str] = "attention"
 
     num_heads: int = option(role="heads", minimum=1)
     num_kv_heads: int | None = option(None, role="heads", minimum=1)
     head_dim: int = option(64, role="head_dim", minimum=4)
-    window: int | None = option(None, role="tokens", minimum=1)
-    position: Position = option("rope")
-    rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
 
     def check(self) -> None:
-        check_attention_heads(self.num_heads, self.num_kv_heads, self.head_dim, self.position)
+        """KV heads divide heads; the kernels take head sizes in multiples of 4, and rotary positions even ones."""
+        if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
+            raise ArchitectureError(
+                "num_kv_heads must divide num_heads, but got "
+                f"num_kv_heads={self.num_kv_heads}, num_heads={self.num_heads}."
+            )
+        if self.head_dim % 4 or not 16 <= self.head_dim <= 256:
+            raise ArchitectureError(f"head_dim must be a multiple of 4 from 16 to 256, but got {self.head_dim}.")
 
     @property
     def kv_heads(self) -> int:
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
-    def canonical(self, d_model: int) -> "Attention":
-        base = self.rope_base if self.position == "rope" else DEFAULT_ROPE_BASE
-        return replace(self, num_kv_heads=self.kv_heads, rope_base=float(base))
+    def canonical(self, d_model: int) -> Self:
+        return replace(self, num_kv_heads=self.kv_heads)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockSparseAttention(MixerOptions):
+class Attention(GroupedHeads):
+    """Softmax attention; sliding window when `window` is set."""
+
+    kind: ClassVar[str] = "attention"
+
+    window: int | None = option(None, role="tokens", minimum=1)
+    position: Position = option("rope")
+    rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
+
+    def canonical(self, d_model: int) -> Self:
+        return replace(super().canonical(d_model), rope_base=used_rope_base(self.position, self.rope_base))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSparseAttention(GroupedHeads):
     """Dynamic block-sparse attention: each token and KV head sees its own block and `top_k` earlier blocks."""
 
     kind: ClassVar[str] = "block_sparse_attention"
-    family: ClassVar[str] = "attention"
 
-    num_heads: int = option(role="heads", minimum=1)
-    num_kv_heads: int | None = option(None, role="heads", minimum=1)
-    head_dim: int = option(64, role="head_dim", minimum=4)
     block_size: int = option(64, role="tokens", minimum=1)
     top_k: int = option(4, minimum=1)
     position: Position = option("rope")
     rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
 
-    def check(self) -> None:
-        check_attention_heads(self.num_heads, self.num_kv_heads, self.head_dim, self.position)
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
-
-    def canonical(self, d_model: int) -> "BlockSparseAttention":
-        base = self.rope_base if self.position == "rope" else DEFAULT_ROPE_BASE
-        return replace(self, num_kv_heads=self.kv_heads, rope_base=float(base))
+    def canonical(self, d_model: int) -> Self:
+        return replace(super().canonical(d_model), rope_base=used_rope_base(self.position, self.rope_base))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,14 +219,9 @@ def join_heads(first: MixerOptions, second: MixerOptions) -> MixerOptions | None
     return replace(first, num_heads=total, num_kv_heads=total)
 
 
-def check_attention_heads(num_heads: int, num_kv_heads: int | None, head_dim: int, position: Position) -> None:
-    """KV heads divide heads; rotary positions need an even head size; the kernels take multiples of 4 up to 256."""
-    if num_kv_heads is not None and num_heads % num_kv_heads:
-        raise ArchitectureError(
-            f"num_kv_heads must divide num_heads, but got num_kv_heads={num_kv_heads}, num_heads={num_heads}."
-        )
-    if head_dim % 4 or not 16 <= head_dim <= 256:
-        raise ArchitectureError(f"head_dim must be a multiple of 4 from 16 to 256, but got {head_dim}.")
+def used_rope_base(position: Position, rope_base: float) -> float:
+    """The base that rotary positions use, and the default where there are none."""
+    return float(rope_base) if position == "rope" else DEFAULT_ROPE_BASE
 
 
 MIXERS: dict[str, type[MixerOptions]] = {
