@@ -16,6 +16,8 @@ from nas.tasks.base import Score, Task
 from nas.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
     from nas.model import Model
 
 Device = Literal["auto", "cpu", "gpu"]
@@ -63,10 +65,8 @@ def fit(
     Raises:
         NonFiniteLoss, and KeyboardInterrupt on Ctrl-C.
     """
-    import lightning.pytorch as pl
-
     from nas.losses import LOSSES
-    from nas.training.loop import KeepForResume, Stream, TrainingModule, interruptible, quiet_lightning
+    from nas.training.loop import Stream, TrainingModule, interruptible, quiet_lightning
 
     started = time.perf_counter()
     total = recipe.steps(task.sequence_length)
@@ -74,20 +74,7 @@ def fit(
     module = TrainingModule(model, LOSSES[loss], recipe, learning_rates, total, on_step, time_limit, accelerator)
     resume = resume_path if resume_path is not None and resume_path.exists() else None
     with quiet_lightning(), interruptible():
-        trainer = pl.Trainer(
-            max_steps=total,
-            max_epochs=-1,
-            accelerator=accelerator,
-            devices=1,
-            precision=_precision(recipe, accelerator),
-            callbacks=[] if resume_path is None else [KeepForResume(resume_path)],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-        )
+        trainer = _trainer(total, accelerator, _precision(recipe, accelerator), resume_path)
         trainer.fit(module, Stream(task, recipe.batch_size, seed, module), ckpt_path=resume, weights_only=True)
     model.to("cpu")
     if resume_path is not None:
@@ -125,6 +112,28 @@ def accelerator_name(device: Device) -> Literal["cpu", "gpu"]:
     if device == "auto":
         return "gpu" if torch.cuda.is_available() else "cpu"
     return device
+
+
+def _trainer(steps: int, accelerator: str, precision: Any, resume_path: Path | None) -> pl.Trainer:
+    """Lightning's loop for so many steps on one device, which writes nothing but the file to resume from."""
+    import lightning.pytorch as pl
+
+    from nas.training.loop import KeepForResume
+
+    return pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,
+        callbacks=[] if resume_path is None else [KeepForResume(resume_path)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
 
 
 def _precision(recipe: Recipe, accelerator: str) -> Any:
