@@ -27,6 +27,7 @@ from nas.report.numbers import members, value_names
 from nas.study.rows import Row, StudyResult
 
 Mode = Literal["auto", "offline", "online", "disabled"]
+MODE_VARIABLE = "WANDB_MODE"
 RUN_ID_FILE = "run_id.json"
 POINTS_PER_CURVE = 200
 SECONDS_TO_START = 30.0
@@ -35,7 +36,10 @@ SECONDS_TO_FINISH = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerSettings:
-    """`mode` is `auto` (online with an API key, else offline), `offline`, `online` or `disabled`."""
+    """`mode` is `auto`, `offline`, `online` or `disabled`.
+
+    `auto` is what WANDB_MODE says; where it is not set, online with an API key and offline without.
+    """
 
     mode: Mode = "auto"
     project: str = "hybrid-nas"
@@ -53,15 +57,34 @@ class TrackerSettings:
         return cls(**config)
 
     def resolved_mode(self) -> Literal["offline", "online", "disabled"]:
-        """What `auto` comes to; raises ReportError for `online` without a key: W&B would ask for one and wait."""
-        if self.mode == "auto":
+        """What `auto` comes to.
+
+        Raises ReportError for `online` without a key (W&B would ask for one and wait), and for a WANDB_MODE that is
+        none of the modes.
+        """
+        mode, source = self.mode, "tracker.mode"
+        if mode == "auto" and os.environ.get(MODE_VARIABLE):
+            mode, source = mode_of_environment(), MODE_VARIABLE
+        if mode == "auto":
             return "online" if has_api_key() else "offline"
-        if self.mode == "online" and not has_api_key():
+        if mode == "online" and not has_api_key():
             raise ReportError(
-                "tracker.mode=online needs an API key, but there is none in WANDB_API_KEY or netrc; run `wandb login`, "
-                "or use tracker.mode=offline."
+                f"{source}=online needs an API key, but there is none in WANDB_API_KEY or netrc; run `wandb login`, "
+                f"or use {source}=offline."
             )
-        return self.mode
+        return mode
+
+
+def mode_of_environment() -> Literal["offline", "online", "disabled"]:
+    """The mode that WANDB_MODE names; W&B's older words for two of them count too."""
+    given = os.environ[MODE_VARIABLE]
+    word = {"dryrun": "offline", "run": "online"}.get(given.lower(), given.lower())
+    for mode in ("offline", "online", "disabled"):
+        if word == mode:
+            return mode
+    raise ReportError(
+        f"{MODE_VARIABLE} is {given!r}. {did_you_mean(word, ('offline', 'online', 'disabled'))} Or set tracker.mode=..."
+    )
 
 
 def has_api_key() -> bool:

@@ -104,6 +104,31 @@ def test_automatic_mode_is_online_with_a_key_and_offline_without(monkeypatch, tm
     assert settings.resolved_mode() == "online"
 
 
+@pytest.mark.parametrize(
+    ("variable", "mode"),
+    [("disabled", "disabled"), ("offline", "offline"), ("dryrun", "offline"), ("Online", "online"), ("", "online")],
+)
+def test_automatic_mode_does_what_wandb_mode_says_though_there_is_a_key(monkeypatch, variable, mode):
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_MODE", variable)
+    assert TrackerSettings.from_config({}).resolved_mode() == mode
+    assert TrackerSettings.from_config({"mode": "offline"}).resolved_mode() == "offline"
+
+
+@pytest.mark.parametrize(
+    ("variable", "sentence"),
+    [
+        ("online", "WANDB_MODE=online needs an API key"),
+        ("ofline", "WANDB_MODE is 'ofline'. Did you mean 'offline'?"),
+    ],
+)
+def test_a_wandb_mode_that_cannot_hold_is_one_sentence(monkeypatch, variable, sentence):
+    monkeypatch.setenv("WANDB_MODE", variable)
+    with pytest.raises(ReportError) as error:
+        TrackerSettings.from_config({}).resolved_mode()
+    assert sentence in str(error.value)
+
+
 def test_online_without_a_key_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(ReportError, match=r"WANDB_API_KEY or netrc"):
         Tracker("study", tmp_path, {"mode": "online"}, {})
