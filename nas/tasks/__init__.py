@@ -36,9 +36,20 @@ def make_task(name: str, options: Mapping[str, object]) -> Task:
 def make_tasks(config: Mapping[str, object]) -> dict[str, Task]:
     """The tasks of a `conf/task` file, each of which gets its own training run.
 
-    Raises TaskError for what does not hold.
+    Raises TaskError for what does not hold, and for two tasks that give the same metric: a row of a study holds each
+    number once.
     """
-    return {key: _from_run(run) for key, run in task_configs(config).items()}
+    tasks = {key: _from_run(run) for key, run in task_configs(config).items()}
+    first: dict[str, str] = {}
+    for key, task in tasks.items():
+        for metric in task.metrics:
+            if metric.name in first:
+                raise TaskError(
+                    f"Tasks that run together must score different numbers, but {first[metric.name]!r} and {key!r} "
+                    f"both score {metric.name}; keep one of them, or search them one after the other."
+                )
+            first[metric.name] = key
+    return tasks
 
 
 def task_configs(config: Mapping[str, object]) -> dict[str, dict[str, object]]:

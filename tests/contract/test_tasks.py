@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from nas.tasks import TASKS, Score, TaskError, make_task, make_tasks
+from nas.tasks import TASKS, Score, TaskError, make_task, make_tasks, task_configs
 
 RECALL = {"sequence_length": 16, "num_pairs": 4, "vocab_size": 32, "score_sequences": 20}
 # Every task of the table, with options that make it small; `cache` stands for a folder of the test session.
@@ -104,8 +104,28 @@ def test_unknown_names_are_one_sentence_with_the_nearest(name, options, sentence
 
 
 def test_a_file_with_runs_gives_a_task_for_each():
-    tasks = make_tasks({"runs": {"easy": {"name": "recall", "num_pairs": 4}, "hard": {"name": "recall"}}})
-    assert list(tasks) == ["easy", "hard"]
+    tasks = make_tasks({"runs": {"words": {"name": "text"}, "easy": {"name": "recall", "num_pairs": 4}}})
+    assert list(tasks) == ["words", "easy"]
     assert list(make_tasks({"name": "recall"})) == ["recall"]
     with pytest.raises(TaskError, match="needs a name"):
         make_tasks({"num_pairs": 4})
+
+
+def test_each_task_of_a_file_is_a_file_of_one_task_again():
+    config = {"runs": {"words": {"name": "text", "sequence_length": 64}, "easy": RECALL | {"name": "recall"}}}
+    for key, alone in task_configs(config).items():
+        (task,) = make_tasks(alone).values()
+        assert task.describe() == make_tasks(config)[key].describe()
+
+
+@pytest.mark.parametrize(
+    ("runs", "metric"),
+    [
+        ({"easy": {"name": "recall", "num_pairs": 4}, "hard": {"name": "recall"}}, "recall"),
+        ({"easy": {"name": "text"}, "hard": {"name": "mixed", "text": {}, "recall": {}}}, "text_loss"),
+    ],
+)
+def test_two_tasks_that_score_the_same_number_are_refused_in_one_sentence(runs, metric):
+    with pytest.raises(TaskError) as error:
+        make_tasks({"runs": runs})
+    assert f"but 'easy' and 'hard' both score {metric};" in str(error.value)
