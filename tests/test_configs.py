@@ -1,11 +1,16 @@
-"""Every file in conf/ composes, and every composed search is accepted by what reads it."""
+"""Every file in conf/ composes, and every composed command is accepted by what reads it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from nas.architecture import read_architecture
-from scripts.settings import SearchSettings
+from nas.tasks import make_tasks
+from scripts.settings import SearchSettings, plain_config, recipe_for
+from scripts.train import training_from
+from scripts.tune_lr import DECIDES, pure_design
 from search_spaces import SPACES
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -31,6 +36,37 @@ def test_every_choice_of_every_group_is_a_search(group, choice):
 def test_every_space_goes_with_every_budget(space, budget):
     built = settings(f"search_space={space}", f"budget={budget}")
     assert built.study == f"{space}-{budget}"
+
+
+def plain(config_name: str, *overrides: str) -> dict[str, Any]:
+    """A command's configuration as it reads it."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return plain_config(compose(config_name, overrides=list(overrides)))
+
+
+def test_every_command_has_a_test_here():
+    assert {path.stem for path in CONF.glob("*.yaml")} == {"config", "train", "tune_lr"}
+
+
+@pytest.mark.parametrize("task", ["text", "recall", "mixed"])
+def test_every_task_can_be_trained_alone(task, tmp_path):
+    composed = plain("train", f"task={task}", "architecture=all-attention", f"output={tmp_path}")
+    job = training_from(composed, [f"task={task}"])
+    assert job.task.name == task
+    assert job.recipe.tokens > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", ["text", "recall", "mixed", "text_recall"])
+def test_rates_are_tuned_for_every_task_family_and_recipe(task):
+    composed = plain("tune_lr", f"task={task}")
+    tasks = make_tasks(composed["task"])
+    for name in tasks:
+        assert recipe_for(name, composed["budget"]["train"]).tokens * composed["share"][name] > 0
+        assert name in DECIDES
+    for family in composed["families"]:
+        design = pure_design(family, next(iter(tasks.values())), composed)
+        assert {block.mixer.family for block in design.blocks} == {family}
 
 
 def test_the_default_search_shows_all_five_reference_designs():
