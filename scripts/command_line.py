@@ -49,7 +49,14 @@ def with_default_budget(arguments: list[str]) -> list[str]:
     named = any(field_of(a) == "budget" for a in arguments[1:])
     if named or "device=cpu" in arguments[1:] or not NVIDIA_DEVICE.exists() or not torch_has_cuda():
         return arguments
-    return [*arguments, "budget=gpu_1h"]
+    return with_overrides(arguments, ["budget=gpu_1h"])
+
+
+def with_overrides(arguments: list[str], overrides: Sequence[str]) -> list[str]:
+    """The arguments with these overrides right before those that are there: switches may not stand between them."""
+    places = [i for i, a in enumerate(arguments) if i > 0 and a[:1] not in ("", "-") and ("=" in a or a[0] == "~")]
+    place = places[0] if places else len(arguments)
+    return [*arguments[:place], *overrides, *arguments[place:]]
 
 
 def torch_has_cuda() -> bool:
@@ -74,7 +81,7 @@ def write_config(directory: Path, config: Mapping[str, Any]) -> None:
 def run_command(main: Callable[[], None], config_name: str = "config") -> None:
     """Run a Hydra command and exit with its code; a configuration that cannot be composed is one sentence."""
     arguments = sys.argv[1:]
-    sys.argv[1:1] = WRITE_NOTHING
+    sys.argv = with_overrides(sys.argv, WRITE_NOTHING)
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Threads that wait by spinning take the cores from each other as soon as anything else runs: a decode step of 30 ms
     # then takes 800. Must be set before torch is imported.

@@ -19,6 +19,7 @@ from scripts.command_line import (
     speaking_to_users,
     torch_has_cuda,
     with_default_budget,
+    with_overrides,
     write_config,
 )
 from scripts.settings import SearchSettings
@@ -129,9 +130,31 @@ def test_a_gpu_changes_the_budget_only_where_the_run_will_use_it(tmp_path, monke
     spec = spec_from_file_location("torch", tmp_path / "__init__.py")
     monkeypatch.setattr(command_line, "find_spec", lambda name: spec)
     monkeypatch.setattr(command_line, "NVIDIA_DEVICE", tmp_path / "version.py")
-    assert with_default_budget(["search.py", *arguments]) == ["search.py", *arguments, *budget]
+    assert with_default_budget(["search.py", *arguments]) == ["search.py", *budget, *arguments]
     monkeypatch.setattr(command_line, "NVIDIA_DEVICE", tmp_path / "none")
     assert with_default_budget(["search.py", *arguments]) == ["search.py", *arguments]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([], ["x=1"]),
+        (["seed=1", "~tracker"], ["x=1", "seed=1", "~tracker"]),
+        (["seed=1", "--cfg", "job"], ["x=1", "seed=1", "--cfg", "job"]),
+        (["--cfg", "job", "seed=1"], ["--cfg", "job", "x=1", "seed=1"]),
+        (["--cfg", "job"], ["--cfg", "job", "x=1"]),
+    ],
+)
+def test_overrides_join_those_that_are_there(before, after):
+    assert with_overrides(["search.py", *before], ["x=1"]) == ["search.py", *after]
+
+
+@pytest.mark.parametrize("arguments", [["--cfg", "job", "seed=7"], ["seed=7", "--cfg", "job"]])
+def test_the_composed_configuration_is_printed_wherever_the_switch_stands(tmp_path, arguments):
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["seed"] == 7
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_build_of_torch_is_found_without_importing_it():
