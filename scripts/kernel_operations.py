@@ -163,7 +163,8 @@ class AttentionStep(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Recurrence(Operation):
-    """`kernels.matrix_recurrence`; state: it starts from a given state and returns the last one.
+    """`kernels.matrix_recurrence`; state: it starts from a given state and returns the last one; constant_decay: the
+    decay receives no gradient, as that of RetNet.
 
     Arithmetic of the chunked form, for a token and head: products of C x K and C x V within the chunk, K x V with the
     state; the delta rule adds the products with the inverted chunk matrix.
@@ -178,11 +179,13 @@ class Recurrence(Operation):
     gate: Gate
     delta: bool = False
     state: bool = False
+    constant_decay: bool = False
     function: ClassVar[str] = "matrix_recurrence"
 
     @property
     def differentiable(self) -> tuple[str, ...]:
-        given = {"log_decay": self.gate != "none", "beta": self.delta, "initial_state": self.state}
+        decay = self.gate != "none" and not self.constant_decay
+        given = {"log_decay": decay, "beta": self.delta, "initial_state": self.state}
         return ("q", "k", "v", *(name for name, is_given in given.items() if is_given))
 
     def arguments(self, random: Random) -> Arguments:

@@ -76,7 +76,7 @@ def recurrence_sizes() -> list[tuple[str, Operation]]:
     named: list[tuple[str, Operation]] = []
     for layer, (gate, delta) in LAYERS.items():
         for B, T, H, D in FLA_SHAPES if layer in EVERY_SHAPE else (FLA_SHAPES[0], FLA_SHAPES[2]):
-            one = Recurrence(B=B, T=T, Hqk=H, Hv=H, K=D, V=D, gate=gate, delta=delta)
+            one = Recurrence(B=B, T=T, Hqk=H, Hv=H, K=D, V=D, gate=gate, delta=delta, constant_decay=gate == "fixed")
             named.append((f"{layer} B{B} T{T} H{H} D{D}", one))
     named += [
         ("mamba2 B2 T8192 H80/1 K128 V64", Recurrence(B=2, T=8192, Hqk=1, Hv=80, K=128, V=64, gate="head")),

@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "nas.tasks": {"nas.architecture"},
     "nas.training": {"nas.architecture", "nas.context", "nas.losses", "nas.model", "nas.tasks"},
     "nas.measure": {
+        "kernels",
         "nas.architecture",
         "nas.workload",
         "nas.measurement",
@@ -63,7 +64,7 @@ OWNERS: dict[str, set[str]] = {
     "triton": {"kernels"},
     "safetensors": {"nas.checkpoint"},
     "transformers": set(),
-    "fla": set(),
+    "fla": {"nas.measure"},
 }
 
 WITHOUT_TORCH = ("nas.architecture", "nas.measurement", "nas.workload", "nas.objectives", "nas.report", "search_spaces")

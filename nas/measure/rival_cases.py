@@ -1,0 +1,173 @@
+"""Small problems on which another implementation must be right before it counts, with their right answers.
+
+The right answer is ours, token by token in float32 (`kernels.use_backend("reference")`). Lengths are no multiples of a
+chunk or tile, and heads are shared, because that is where an adapter goes wrong.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import kernels
+
+Arguments = dict[str, Any]  # of functions with unlike signatures
+Make = Callable[[torch.Generator], Arguments]
+TOKENS, SIZE = 70, 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of one public function. `make` gives its arguments in float32, with those that are tokens."""
+
+    name: str
+    function: str
+    make: Make
+    has_gradients: bool = True
+
+    def arguments(self, device: torch.device, dtype: torch.dtype) -> Arguments:
+        """The same numbers on every device. Gates and states stay in float32, as our layers hand them over."""
+        made = self.make(torch.Generator().manual_seed(0))
+        kept = ("log_decay", "beta", "initial_state", "state")
+        for name, value in made.items():
+            if isinstance(value, Tensor):
+                floating = value.is_floating_point() and name not in kept
+                made[name] = value.to(device, dtype) if floating else value.to(device)
+        return made
+
+    def run(self, arguments: Arguments, gradients: bool) -> list[Tensor]:
+        """Outputs, then the gradients of a fixed loss with respect to every tensor that has one."""
+        function = getattr(kernels, self.function)
+        if not gradients:
+            with torch.no_grad():
+                return as_list(function(**arguments))
+        leaves = {
+            name: value.detach().requires_grad_()
+            for name, value in arguments.items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+        }
+        outputs = as_list(function(**arguments | leaves))
+        weights = [torch.linspace(-1, 1, o.numel(), device=o.device).reshape(o.shape).to(o.dtype) for o in outputs]
+        taken = torch.autograd.grad(outputs, list(leaves.values()), weights)
+        return [*(o.detach() for o in outputs), *taken]
+
+    def right_answer(self, arguments: Arguments, gradients: bool) -> list[Tensor]:
+        """Of the same numbers, in float32, by us even where somebody's implementation is in place."""
+        exact = {
+            name: value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+            for name, value in arguments.items()
+        }
+        with kernels.use_substitutes({self.function: decline}), kernels.use_backend("reference"):
+            return self.run(exact, gradients)
+
+
+def decline(*tensors: object, **options: object) -> object:
+    return NotImplemented
+
+
+def as_list(output: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+    return list(output) if isinstance(output, tuple) else [output]
+
+
+def relative_error(actual: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest root mean square of an error against that of the right answer; infinite where shapes differ."""
+    worst = 0.0
+    for one, right in zip(actual, expected, strict=True):
+        if one.shape != right.shape or not bool(torch.isfinite(one).all()):
+            return float("inf")
+        difference = (one.double() - right.double()).square().mean().sqrt()
+        worst = max(worst, float(difference / right.double().square().mean().sqrt().clamp_min(1e-12)))
+    return worst
+
+
+def attention(queries: int, **options: Any) -> Make:
+    def make(generator: torch.Generator) -> Arguments:
+        q = torch.randn(2, queries, 4, SIZE, generator=generator)
+        k, v = (torch.randn(2, TOKENS, 2, SIZE, generator=generator) for _ in range(2))
+        return {"q": q, "k": k, "v": v, **options}
+
+    return make
+
+
+def attention_step(*, length: int, kept: bool) -> Make:
+    def make(generator: torch.Generator) -> Arguments:
+        q = torch.randn(2, 4, SIZE, generator=generator)
+        k, v = (torch.randn(2, TOKENS, 2, SIZE, generator=generator) for _ in range(2))
+        keep = torch.rand(2, 2, TOKENS, generator=generator) < 0.3
+        keep[0, 0] = False  # a head that sees nothing
+        return {"q": q, "k_cache": k, "v_cache": v, "length": length, "keep": keep if kept else None}
+
+    return make
+
+
+def recurrence(*, gate: str, delta: bool, state: bool = True, step: bool = False) -> Make:
+    """`gate`: none, fixed [Hv], head [..., Hv] or channel [..., Hv, K]; for a step, without the axis of tokens."""
+
+    def make(generator: torch.Generator) -> Arguments:
+        lead = (2,) if step else (2, TOKENS)
+        q = torch.randn(*lead, 2, SIZE, generator=generator)
+        k = F.normalize(torch.randn(*lead, 2, SIZE, generator=generator), dim=-1)
+        made: Arguments = {"q": q, "k": k, "v": torch.randn(*lead, 4, SIZE, generator=generator)}
+        if gate != "none":
+            shape = {"fixed": (4,), "head": (*lead, 4), "channel": (*lead, 4, SIZE)}[gate]
+            made["log_decay"] = F.logsigmoid(torch.randn(*shape, generator=generator)) / 8
+        if delta:
+            made["beta"] = torch.randn(*lead, 4, generator=generator).sigmoid()
+        start = torch.randn(2, 4, SIZE, SIZE, generator=generator)
+        if step:
+            return made | {"state": start}
+        return made | ({"initial_state": start, "return_state": True} if state else {})
+
+    return make
+
+
+def experts(*, spare: int) -> Make:
+    """Uneven groups, one of them empty; `spare` rows belong to none."""
+
+    def make(generator: torch.Generator) -> Arguments:
+        sizes = torch.tensor([17, 0, 40, 7], dtype=torch.int32)
+        x = torch.randn(int(sizes.sum()) + spare, SIZE, generator=generator)
+        return {"x": x, "w": torch.randn(4, SIZE, 48, generator=generator) / 8, "group_sizes": sizes}
+
+    return make
+
+
+def recurrence_cases() -> tuple[Case, ...]:
+    settings = (
+        ("no decay", "none", False),
+        ("decay by head", "head", False),
+        ("decay by channel", "channel", False),
+        ("delta rule", "none", True),
+        ("delta rule with decay by head", "head", True),
+        ("delta rule with decay by channel", "channel", True),
+    )
+    name, plain, step = "matrix_recurrence", [], []
+    for label, gate, delta in settings:
+        plain.append(Case(label, name, recurrence(gate=gate, delta=delta, state=False)))
+        plain.append(Case(f"{label}, from a state", name, recurrence(gate=gate, delta=delta)))
+        step.append(Case(label, f"{name}_step", recurrence(gate=gate, delta=delta, step=True), has_gradients=False))
+    # A fixed decay gets a gradient from us alone.
+    return (*plain, Case("fixed decay", name, recurrence(gate="fixed", delta=False), has_gradients=False), *step)
+
+
+def cases() -> dict[str, tuple[Case, ...]]:
+    everything = (
+        Case("causal", "attention", attention(TOKENS)),
+        Case("not causal", "attention", attention(30, causal=False)),
+        Case("later queries", "attention", attention(30)),
+        Case("window", "attention", attention(TOKENS, window=20)),
+        Case("step", "attention_step", attention_step(length=50, kept=False), has_gradients=False),
+        Case("step over kept slots", "attention_step", attention_step(length=50, kept=True), has_gradients=False),
+        *recurrence_cases(),
+        Case("experts", "grouped_matmul", experts(spare=0)),
+        Case("experts and spare rows", "grouped_matmul", experts(spare=5)),
+    )
+    functions = ("attention", "attention_step", "grouped_matmul", "matrix_recurrence", "matrix_recurrence_step")
+    by_function = {name: tuple(case for case in everything if case.function == name) for name in functions}
+    return by_function | {"selective_scan": (), "selective_scan_step": ()}
+
+
+CASES = cases()

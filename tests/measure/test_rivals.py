@@ -1,0 +1,109 @@
+"""Other implementations count only when they are right; their adapters speak our conventions."""
+
+import sys
+
+import pytest
+import torch
+
+import kernels
+from nas.measure import rivals
+from nas.measure.rival_cases import CASES, decline, relative_error
+from nas.measure.rivals import RIVALS, Rival, first_to_accept, refused_rivals, verified_rivals
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def fresh_verdicts():
+    rivals._verdicts.cache_clear()
+    yield
+    rivals._verdicts.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_pytorch_brings_counts_on_a_cpu(dtype):
+    verified = verified_rivals(CPU, dtype)
+    assert set(verified) == set(CASES) == set(kernels.backend.OPERATIONS)
+    assert [rival.name for rival in verified["attention"]] == ["sdpa"]
+    assert [rival.name for rival in verified["attention_step"]] == ["sdpa step"]
+    assert [rival.name for rival in verified["grouped_matmul"]] == ["grouped_mm"]
+    assert verified["selective_scan"] == []
+
+
+def test_fla_is_never_imported_without_a_gpu():
+    verified_rivals(CPU, torch.float32)
+    assert not any(name == "fla" or name.startswith("fla.") for name in sys.modules)
+    assert "alone" in refused_rivals(CPU, torch.float32)["fla chunk_gla"]
+
+
+def test_a_rival_that_is_wrong_raises_or_declines_everything_is_left_out_with_the_reason(monkeypatch):
+    def wrong(q, k, v, **options):
+        return rivals.sdpa(q, k, v, **options) * 1.1
+
+    def raises(q, k, v, **options):
+        raise RuntimeError("this backward pass is miscompiled\nhere")
+
+    def declines(q, k, v, **options):
+        return NotImplemented
+
+    named = {"wrong": wrong, "raises": raises, "declines": declines, "right": rivals.sdpa}
+    monkeypatch.setattr(
+        rivals, "RIVALS", tuple(Rival(name, "attention", call, ("cpu",)) for name, call in named.items())
+    )
+    assert [rival.name for rival in verified_rivals(CPU, torch.float32)["attention"]] == ["right"]
+    reasons = refused_rivals(CPU, torch.float32)
+    assert "relative error on causal is 0.1, above 0.002" in reasons["wrong"]
+    assert "RuntimeError on causal: this backward pass is miscompiled here" in reasons["raises"]
+    assert "declines everything" in reasons["declines"]
+
+
+def test_a_rival_without_a_right_backward_pass_counts_for_inference_alone(monkeypatch):
+    def no_gradient(q, k, v, **options):
+        return rivals.sdpa(q.detach(), k, v, **options)
+
+    monkeypatch.setattr(rivals, "RIVALS", (Rival("halfway", "attention", no_gradient, ("cpu",)),))
+    assert verified_rivals(CPU, torch.float32)["attention"] == []
+    assert [one.name for one in verified_rivals(CPU, torch.float32, gradients=False)["attention"]] == ["halfway"]
+
+
+def test_the_first_rival_that_does_not_decline_answers():
+    def declines(*tensors, **options):
+        return NotImplemented
+
+    call = first_to_accept([Rival("a", "attention", declines), Rival("b", "attention", rivals.sdpa)])
+    assert first_to_accept([])() is NotImplemented
+    for case in CASES["attention"]:
+        arguments = case.arguments(CPU, torch.float32)
+        with kernels.use_substitutes({"attention": call}):
+            assert relative_error(case.run(arguments, False), case.right_answer(arguments, False)) < 1e-5
+
+
+def pretend_fla(module, name):
+    """A function with fla's conventions that computes by our definition, to check what the adapter hands over."""
+    assert name in (f"chunk_{module}", f"fused_recurrent_{module}")
+
+    def call(q, k, v, *, scale, initial_state, output_final_state, g=None, gk=None, g_gamma=None, beta=None):
+        assert q.dim() == 4
+        assert (gk is not None) == (name == "fused_recurrent_gla")
+        given = next((gate for gate in (g, gk, g_gamma) if gate is not None), None)
+        options = {"initial_state": initial_state, "return_state": True, "scale": scale}
+        with kernels.use_substitutes({"matrix_recurrence": decline}):
+            o, state = kernels.matrix_recurrence(q, k, v, log_decay=given, beta=beta, **options)
+        return o, state if output_final_state else None
+
+    return call
+
+
+@pytest.mark.parametrize("rival", [one for one in RIVALS if one.library == "fla"], ids=lambda one: one.name)
+def test_adapters_of_fla_hand_over_what_was_asked(rival, monkeypatch):
+    monkeypatch.setattr(rivals, "fla_function", pretend_fla)
+    here = Rival(rival.name, rival.function, rival.call, ("cpu",))
+    monkeypatch.setattr(rivals, "RIVALS", (here,))
+    assert refused_rivals(CPU, torch.float32) == {}
+
+
+def test_every_kind_of_recurrence_has_one_fla_function_at_most():
+    for case in (*CASES["matrix_recurrence"], *CASES["matrix_recurrence_step"]):
+        arguments = case.arguments(CPU, torch.float32)
+        kind = rivals.kind_of(arguments["v"], arguments.get("log_decay"), arguments.get("beta"))
+        assert any(one.function == case.function and one.name.endswith(f"_{kind}") for one in RIVALS)
