@@ -1,0 +1,122 @@
+"""The kernel benchmark: no time for a wrong result, costs that are true, runs that go on where they stopped."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import kernels
+from kernels._attention import portable
+from scripts import benchmark_kernels
+from scripts.kernel_operations import Attention, AttentionStep, GroupedMatmul, Recurrence
+from scripts.kernel_problem_lists import benchmark_problems, launch_problems, tiny_problems
+from scripts.kernel_problems import check, worst
+
+
+def run(tmp_path, *arguments):
+    return benchmark_kernels.main(
+        ["--tiny", "--device", "cpu", "--seconds", "0.01", "--out", str(tmp_path), *arguments]
+    )
+
+
+def test_every_function_of_the_door_has_problems_in_every_list():
+    functions = set(kernels.backend.OPERATIONS)
+    for problems in (benchmark_problems("cuda"), benchmark_problems("cpu"), launch_problems(), tiny_problems()):
+        assert {problem.op for problem in problems} == functions
+        assert len({(one.op, one.name, one.dtype) for one in problems}) == len(problems)
+
+
+@pytest.mark.parametrize("problem", tiny_problems(), ids=lambda one: f"{one.op} {one.name}")
+def test_the_portable_kernels_give_the_right_answers(problem):
+    inputs = problem.make_inputs("cpu")
+    with kernels.use_backend("portable"):
+        result = problem.run(inputs)
+    assert set(result.gradients) == set(problem.operation.differentiable)
+    checks = problem.errors(result, problem.reference(inputs))
+    assert worst(checks).passes, worst(checks)
+
+
+def test_inputs_follow_the_seed():
+    problem = tiny_problems()[0]
+    first, same, other = (problem.make_inputs("cpu", seed=seed).arguments["q"] for seed in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_a_rows_own_error_is_seen_beside_many_right_rows():
+    right = torch.randn(1000, 16, generator=torch.Generator().manual_seed(0))
+    assert check("o", right, right, 1e-2).passes
+    one_row = right.clone()
+    one_row[-1] *= 1.25
+    found = check("o", one_row, right, 1e-2)
+    assert found.error < found.limit
+    assert not found.passes
+    assert not check("o", torch.full_like(right, float("nan")), right, 1e-2).passes
+    assert not check("o", right[:-1], right, 1e-2).passes
+
+
+def test_costs_are_what_a_hand_counts():
+    attention = Attention(B=2, T=4, Hq=3, Hkv=1, D=16)
+    assert attention.forward_cost(2).flops == 4 * 2 * 3 * 16 * (1 + 2 + 3 + 4)
+    assert replace(attention, causal=False).forward_cost(2).flops == 4 * 2 * 3 * 16 * 16
+    assert replace(attention, window=2).forward_cost(2).flops == 4 * 2 * 3 * 16 * (1 + 2 + 2 + 2)
+    assert attention.forward_cost(2).bytes == 2 * (2 * 2 * 4 * 3 * 16 + 2 * 2 * 4 * 1 * 16)
+    selected = replace(attention, T=8, block_size=2, chosen_blocks=2)
+    assert selected.forward_cost(2).flops == 4 * 2 * 3 * 16 * (1 + 2 + 3 + 4 + 3 + 4 + 3 + 4)
+    assert AttentionStep(B=1, S=10, Hq=2, Hkv=1, D=16).forward_cost(2).bytes == 2 * (2 * 10 * 16 + 2 * 2 * 16)
+    # A full chunk of simple linear attention with K = V = D: 4 C D + 4 D² for each token and head.
+    recurrence = Recurrence(B=1, T=64, Hqk=2, Hv=2, K=32, V=32, gate="head")
+    assert recurrence.forward_cost(2).flops == 64 * 2 * (4 * 64 * 32 + 4 * 32 * 32)
+    assert GroupedMatmul(M=5, E=2, K=3, N=4).forward_cost(4).flops == 2 * 5 * 3 * 4
+
+
+def test_the_selected_blocks_are_as_many_as_the_cost_says():
+    operation = Attention(B=1, T=64, Hq=2, Hkv=1, D=16, block_size=8, chosen_blocks=3)
+    problem = replace(tiny_problems()[0], operation=operation)
+    mask = problem.make_inputs("cpu").arguments["block_mask"].repeat_interleave(8, dim=-1)[0, :, 0]
+    seen = int((mask & torch.ones(64, 64, dtype=torch.bool).tril()).sum())
+    assert operation.forward_cost(2).flops == 4 * 2 * 16 * seen
+
+
+def test_a_run_writes_its_rows_and_a_second_one_has_nothing_left_to_do(tmp_path, capsys):
+    assert run(tmp_path, "--op", "attention_step", "--tflops", "0.1", "--bandwidth", "10") == 0
+    record = json.loads((tmp_path / "kernels.json").read_text())
+    rows = {row["name"]: row for row in record["rows"]}
+    assert set(rows) == {"ours", "sdpa step"}
+    assert all(row["status"] == "right" and row["error"] < 1e-5 for row in rows.values())
+    median, low, high = rows["ours"]["milliseconds"]
+    assert 0 < low <= median <= high
+    assert 0 < rows["ours"]["roofline"] < 1
+    assert "| ours |" in (tmp_path / "kernels.md").read_text()
+    capsys.readouterr()
+    assert run(tmp_path, "--op", "attention_step") == 0
+    assert "attention_step" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "kernels.json").read_text()) == record
+
+
+def test_a_wrong_result_has_no_time_and_fails_the_run(tmp_path, monkeypatch):
+    right = portable.attention_step
+    monkeypatch.setattr(portable, "attention_step", lambda *given: right(*given) * 1.01)
+    assert run(tmp_path, "--op", "attention_step") == 1
+    rows = {row["name"]: row for row in json.loads((tmp_path / "kernels.json").read_text())["rows"]}
+    assert rows["ours"]["status"] == "wrong"
+    assert rows["ours"]["milliseconds"] is None
+    assert rows["ours"]["error"] == pytest.approx(0.01, rel=1e-3)
+    assert rows["sdpa step"]["status"] == "right"
+
+
+def test_an_implementation_that_raises_is_a_row_and_the_others_are_measured(tmp_path, monkeypatch):
+    def broken(*given):
+        raise RuntimeError("out of registers")
+
+    monkeypatch.setattr(portable, "attention_step", broken)
+    assert run(tmp_path, "--op", "attention_step") == 1
+    rows = {row["name"]: row for row in json.loads((tmp_path / "kernels.json").read_text())["rows"]}
+    assert (rows["ours"]["status"], rows["ours"]["reason"]) == ("failed", "RuntimeError: out of registers")
+    assert rows["sdpa step"]["milliseconds"] is not None
+
+
+def test_the_limit_stops_before_the_next_problem(tmp_path, capsys):
+    assert run(tmp_path, "--limit", "0") == 0
+    assert "The time is up before attention causal" in capsys.readouterr().out
