@@ -26,7 +26,7 @@ Config = dict[str, int]
 
 @dataclass(frozen=True)
 class Key:
-    """What a launch configuration depends on; never a number of tokens, sequences or heads.
+    """What a launch configuration depends on; never a number of tokens or sequences.
 
     `kernel` is "operation.kernel", `element_bytes` those of the inputs, `sizes` the tile-relevant sizes, rounded up to
     powers of two, `flags` what else changes the compiled code.

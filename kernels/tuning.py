@@ -39,7 +39,7 @@ def key(kernel: str, element_bytes: int, sizes: Mapping[str, int], flags: Mappin
     return Key(kernel, element_bytes, rounded, tuple((name, int(flag)) for name, flag in flags.items()))
 
 
-def choose(key: Key, kernel: Any, default: Config, device: torch.device) -> Config:
+def choose(key: Key, kernel: Any, default: Callable[[Key], Config], device: torch.device) -> Config:
     """The launch configuration for a key on a device; `kernel` is the Triton function, `default` the built-in one.
 
     Raises ValueError when the file of this GPU is corrupt.
@@ -48,7 +48,7 @@ def choose(key: Key, kernel: Any, default: Config, device: torch.device) -> Conf
         return _forced[key]
     place = (key, device)
     if place not in _choices:
-        _choices[place] = _look_up(key, kernel, default, device)
+        _choices[place] = _look_up(key, kernel, default(key), device)
     config, status = _choices[place]
     for record in _records:
         known = record.setdefault(key.kernel, status)
@@ -57,7 +57,7 @@ def choose(key: Key, kernel: Any, default: Config, device: torch.device) -> Conf
     return config
 
 
-def run(key: Key, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+def run(key: Key, kernel: Any, grid: tuple[int, ...], /, *arguments: Any, **constants: Any) -> None:
     """Launch a kernel, or let the watcher do so."""
     launch = kernel[grid]
     if _watcher is None:

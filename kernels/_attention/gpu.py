@@ -1,7 +1,7 @@
 """Attention on a GPU: launches, and the operators that autograd and torch.compile see.
 
-The kernels are in `gpu_forward.py`, `gpu_backward.py` and `gpu_step.py`. Each launch takes its default configuration
-from `launches.py`; nothing is tuned in passing.
+The kernels are in `gpu_forward.py`, `gpu_backward.py` and `gpu_step.py`. Launch configurations are looked up, with
+the defaults of `launches.py`; nothing is tuned in passing.
 """
 
 import math
@@ -12,20 +12,20 @@ import triton
 from torch import Tensor
 
 from kernels._attention.cases import ahead_of_time_cases as ahead_of_time_cases
+from kernels._attention.cases import launch_case as launch_case
 from kernels._attention.gpu_backward import attention_bwd_dkv_kernel, attention_bwd_dq_kernel
 from kernels._attention.gpu_forward import attention_fwd_kernel
 from kernels._attention.gpu_step import attention_combine_kernel, attention_step_kernel
 from kernels._attention.launches import (
-    BACKWARD_DKV,
-    BACKWARD_DQ,
-    FORWARD,
     LARGEST_SPLITS,
-    PRECISION,
-    STEP,
-    constants_for,
-    fit,
-    launch_for,
+    default_launch,
+    sequence_constants,
+    sequence_key,
+    step_constants,
+    step_key,
 )
+from kernels._attention.launches import launch_candidates as launch_candidates
+from kernels.tuning import choose, run
 
 LOG2_E = 1.0 / math.log(2.0)
 SMALLEST_SPLIT = 256
@@ -71,12 +71,16 @@ def attention_forward(
     q, k, v = (_read_by_heads(x) for x in (q, k, v))
     o = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
-    launch = fit(launch_for(FORWARD, size, q.dtype), block_size)
-    grid = (triton.cdiv(queries, launch.BM) * batch * heads,)
+    key = sequence_key("attention.forward", q, causal, window, block_size)
+    config = choose(key, attention_fwd_kernel, default_launch, q.device)
+    grid = (triton.cdiv(queries, config["BM"]) * batch * heads,)
     integers = _integers(q, k, v, window, block_mask, block_size)
-    constants = constants_for(launch, q, causal, window, block_size)
+    constants = sequence_constants(config, size, causal, window, block_size)
     with _on_device(q):
-        attention_fwd_kernel[grid](q, k, v, _bytes(block_mask, q), o, lse, *integers, scale * LOG2_E, **constants)
+        run(
+            key, attention_fwd_kernel, grid, q, k, v, _bytes(block_mask, q), o, lse, *integers, scale * LOG2_E,
+            **constants,
+        )  # fmt: skip
     return o, lse
 
 
@@ -110,16 +114,20 @@ def attention_backward(
     mask = _bytes(block_mask, q)
     integers = _integers(q, k, v, window, block_mask, block_size)
     with _on_device(q):
-        launch = fit(launch_for(BACKWARD_DQ, size, q.dtype), block_size)
-        constants = constants_for(launch, q, causal, window, block_size)
-        attention_bwd_dq_kernel[(triton.cdiv(queries, launch.BM) * batch * heads,)](
-            q, k, v, mask, o, lse, do, dq, delta, *integers, scale, scale * LOG2_E, **constants
-        )
-        launch = fit(launch_for(BACKWARD_DKV, size, q.dtype), block_size)
-        constants = constants_for(launch, q, causal, window, block_size)
-        attention_bwd_dkv_kernel[(triton.cdiv(keys, launch.BN) * batch * kv_heads,)](
-            q, k, v, mask, lse, do, delta, dk, dv, *integers, scale, scale * LOG2_E, **constants
-        )
+        key = sequence_key("attention.backward_dq", q, causal, window, block_size)
+        config = choose(key, attention_bwd_dq_kernel, default_launch, q.device)
+        run(
+            key, attention_bwd_dq_kernel, (triton.cdiv(queries, config["BM"]) * batch * heads,),
+            q, k, v, mask, o, lse, do, dq, delta, *integers, scale, scale * LOG2_E,
+            **sequence_constants(config, size, causal, window, block_size),
+        )  # fmt: skip
+        key = sequence_key("attention.backward_dkv", q, causal, window, block_size)
+        config = choose(key, attention_bwd_dkv_kernel, default_launch, q.device)
+        run(
+            key, attention_bwd_dkv_kernel, (triton.cdiv(keys, config["BN"]) * batch * kv_heads,),
+            q, k, v, mask, lse, do, delta, dk, dv, *integers, scale, scale * LOG2_E,
+            **sequence_constants(config, size, causal, window, block_size),
+        )  # fmt: skip
     return dq, dk, dv
 
 
@@ -155,11 +163,11 @@ def attention_decode(
     group = heads // kv_heads
     q = q.contiguous()
     k, v = _read_by_heads(k_cache), _read_by_heads(v_cache)
-    launch = launch_for(STEP, size, q.dtype)
-    rows = min(max(16, triton.next_power_of_2(group)), launch.BM)
-    programs = batch * kv_heads * triton.cdiv(group, rows)
+    key = step_key(q, group, keep is not None)
+    config = choose(key, attention_step_kernel, default_launch, q.device)
+    programs = batch * kv_heads * triton.cdiv(group, config["BM"])
     splits = min(triton.cdiv(length, SMALLEST_SPLIT), triton.cdiv(PROGRAMS_FOR_STEP, programs), LARGEST_SPLITS)
-    split = triton.cdiv(triton.cdiv(length, splits), launch.BN) * launch.BN
+    split = triton.cdiv(triton.cdiv(length, splits), config["BN"]) * config["BN"]
     splits = triton.cdiv(length, split)
 
     o = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -169,11 +177,10 @@ def attention_decode(
     lse = torch.empty(shape, dtype=torch.float32, device=q.device)
     columns = triton.next_power_of_2(size)
     with _on_device(q):
-        attention_step_kernel[(programs, splits)](
-            q, k, v, _bytes(keep, q), partial, lse,
+        run(
+            key, attention_step_kernel, (programs, splits), q, k, v, _bytes(keep, q), partial, lse,
             *_strides(k), *_strides(v), length, slots, split, heads, kv_heads, scale * LOG2_E,
-            D=size, KEEP=keep is not None, BM=rows, BN=launch.BN, BD=columns, PRECISION=PRECISION,
-            num_warps=launch.num_warps, num_stages=launch.num_stages,
+            **step_constants(config, size, keep is not None),
         )  # fmt: skip
         if splits > 1:
             attention_combine_kernel[(batch * heads,)](

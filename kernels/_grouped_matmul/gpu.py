@@ -5,7 +5,7 @@ for the rows that belong to none. A program finds its group by counting, in a ta
 tiles end before it; programs beyond the last tile leave at once. The gradient of the matrices sums over the rows of a
 group in one program per tile, so nothing is added by atomics.
 
-Launch configurations are defaults; nothing is tuned in passing.
+Launch configurations are looked up, with the defaults of `launches.py`; nothing is tuned in passing.
 """
 
 from typing import Any
@@ -15,14 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels._grouped_matmul.launches import default_launch, matrices_key, rows_key
+from kernels._grouped_matmul.launches import launch_candidates as launch_candidates
 from kernels.ahead_of_time import Case
-
-CONFIG = {  # by bytes of an element, and whether the widths are multiples of 16; BLOCK_K is along the summed axis
-    (2, True): {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3},
-    (2, False): {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 2},
-    (4, True): {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
-    (4, False): {"BLOCK_M": 64, "BLOCK_N": 32, "BLOCK_K": 16, "num_warps": 4, "num_stages": 2},
-}
+from kernels.tuned_table import Config, Key
+from kernels.tuning import choose, run
 
 
 @triton.jit(do_not_specialize=["E"])
@@ -137,17 +134,19 @@ def _rows(x: Tensor, w: Tensor, row_ends: Tensor) -> Tensor:
     """out[row] = x[row] @ w[group of row]; w may be strided."""
     x = x.contiguous()
     (rows, depth), (groups, _, columns) = x.shape, w.shape
-    config = _config(x, depth, columns)
     out = x.new_empty(rows, columns)
     if rows == 0:
         return out
+    precision = _precision()
+    key = rows_key(x, columns, _aligned(depth, columns), w.stride(2) != 1, _uses_tf32(x, precision))
+    config = choose(key, _rows_kernel, default_launch, x.device)
     sizes = torch.diff(row_ends, prepend=row_ends.new_zeros(1))
     tile_ends = ((sizes + config["BLOCK_M"] - 1) // config["BLOCK_M"]).cumsum(0).to(torch.int32)
     grid = (triton.cdiv(columns, config["BLOCK_N"]), triton.cdiv(rows, config["BLOCK_M"]) + groups + 1)
     with torch.cuda.device_of(x):
-        _rows_kernel[grid](
-            x, w, out, tile_ends, row_ends, depth, columns, groups, *w.stride(),
-            BLOCK_E=triton.next_power_of_2(groups + 1), PRECISION=_precision(), **config,
+        run(
+            key, _rows_kernel, grid, x, w, out, tile_ends, row_ends, depth, columns, groups, *w.stride(),
+            BLOCK_E=triton.next_power_of_2(groups + 1), PRECISION=precision, **config,
         )  # fmt: skip
     return out
 
@@ -156,16 +155,22 @@ def _matrices(x: Tensor, grad: Tensor, row_ends: Tensor, groups: int) -> Tensor:
     """out[group] = x[rows of group]ᵀ @ grad[rows of group]; zeros for a group without rows."""
     x, grad = x.contiguous(), grad.contiguous()
     depth, columns = x.shape[1], grad.shape[1]
-    config = _config(x, depth, columns)
+    precision = _precision()
+    key = matrices_key(x, depth, columns, _aligned(depth, columns), _uses_tf32(x, precision))
+    config = choose(key, _matrices_kernel, default_launch, x.device)
     out = x.new_empty(groups, depth, columns)
     grid = (triton.cdiv(depth, config["BLOCK_M"]), triton.cdiv(columns, config["BLOCK_N"]), groups)
     with torch.cuda.device_of(x):
-        _matrices_kernel[grid](x, grad, out, row_ends, depth, columns, PRECISION=_precision(), **config)
+        run(key, _matrices_kernel, grid, x, grad, out, row_ends, depth, columns, PRECISION=precision, **config)
     return out
 
 
-def _config(x: Tensor, depth: int, columns: int) -> dict[str, int]:
-    return CONFIG[x.element_size(), depth % 16 == 0 and columns % 16 == 0]
+def _aligned(depth: int, columns: int) -> bool:
+    return depth % 16 == 0 and columns % 16 == 0
+
+
+def _uses_tf32(x: Tensor, precision: str) -> bool:
+    return x.element_size() == 4 and precision == "tf32"
 
 
 def _precision() -> str:
@@ -174,26 +179,27 @@ def _precision() -> str:
 
 
 def ahead_of_time_cases() -> list[Case]:
-    """Both kernels for every configuration: 16-bit and float32 types, widths that are multiples of 16 and odd ones."""
-    variants = [("bf16", 2, "ieee"), ("fp32", 4, "ieee"), ("fp32", 4, "tf32")]
-    return [
-        _case(name, kernel, dtype, precision, aligned, CONFIG[size, aligned], constants)
-        for dtype, size, precision in variants
-        for aligned in (True, False)
-        for name, kernel, constants in (
-            ("rows", _rows_kernel, {"BLOCK_E": 64, "w_n": 1}),
-            ("rows_transposed", _rows_kernel, {"BLOCK_E": 64, "w_k": 1}),
-            ("matrices", _matrices_kernel, {}),
-        )
-    ]
+    """Both kernels at every default: 16-bit and float32 types, widths that are multiples of 16 and odd ones."""
+    keys = []
+    for dtype, tf32 in ((torch.bfloat16, False), (torch.float32, False), (torch.float32, True)):
+        x = torch.empty(0, dtype=dtype)
+        for aligned in (True, False):
+            keys += [rows_key(x, 256, aligned, transposed, tf32) for transposed in (False, True)]
+            keys.append(matrices_key(x, 256, 256, aligned, tf32))
+    return [launch_case(key, default_launch(key)) for key in keys]
 
 
-def _case(name, kernel, dtype, precision, aligned, config, constants) -> Case:
-    blocks = {key: size for key, size in config.items() if key.startswith("BLOCK")}
-    options = {key: size for key, size in config.items() if not key.startswith("BLOCK")}
-    constants = blocks | {"PRECISION": precision} | constants
-    types = dict.fromkeys(("x", "w", "grad", "out"), f"*{dtype}") | {"tile_ends": "*i32", "row_ends": "*i64"}
+def launch_case(key: Key, config: Config) -> Case:
+    """One launch of one key, over up to 63 groups; 16-bit types stand for each other as bfloat16."""
+    flags = dict(key.flags)
+    kernel = _rows_kernel if key.kernel == "grouped_matmul.rows" else _matrices_kernel
+    blocks = {name: size for name, size in config.items() if name.startswith("BLOCK")}
+    options = {name: size for name, size in config.items() if name not in blocks}
+    constants: dict[str, object] = blocks | {"PRECISION": "tf32" if flags["tf32"] else "ieee"}
+    if kernel is _rows_kernel:
+        constants |= {"BLOCK_E": 64, "w_k" if flags["transposed"] else "w_n": 1}
+    types = dict.fromkeys(("x", "w", "grad", "out"), "*fp32" if key.element_bytes == 4 else "*bf16")
+    types |= {"tile_ends": "*i32", "row_ends": "*i64"}
     signature = {arg: types.get(arg, "i32") for arg in kernel.arg_names if arg not in constants}
-    widths = [arg for arg in ("K", "N", "w_group", "w_k", "w_n") if arg in signature]
-    label = f"grouped_matmul.{name}.{dtype}.{precision}{'' if aligned else '.odd'}"
-    return Case(label, kernel, signature, constants, options, tuple(widths) if aligned else ())
+    widths = tuple(arg for arg in ("K", "N", "w_group", "w_k", "w_n") if arg in signature)
+    return Case(key.label, kernel, signature, constants, options, widths if flags["aligned"] else ())

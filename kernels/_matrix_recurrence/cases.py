@@ -1,13 +1,16 @@
 """The launches to compile ahead of time: every kernel, at the head sizes and kinds of decay that the mixers use."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from kernels._matrix_recurrence import gpu_backward, gpu_delta, gpu_forward, gpu_scalar, gpu_tiles, gpu_vector
 from kernels._matrix_recurrence.gpu_step import step_kernel
+from kernels._matrix_recurrence.launches import default_launch
 from kernels._matrix_recurrence.plan import Plan
 from kernels.ahead_of_time import Case
+from kernels.tuned_table import Config, Key
 
 _FLOAT32 = ("g", "beta", "erasing", "initial", "final", "offset", "state", "new_state")
 _FLOAT32_GRADS = ("d_q", "d_k", "d_x", "d_g", "d_beta", "d_last", "d_final", "d_initial")
@@ -21,7 +24,9 @@ _SHARED = (
 )
 _PER_HEAD = (gpu_scalar.scores_kernel,)
 _PER_CHANNEL = (gpu_vector.channel_scores_kernel, gpu_vector.score_grad_kernel, gpu_vector.channel_grad_kernel)
+_PER_HEAD_DELTA = (gpu_scalar.erasing_grad_kernel,)
 _DELTA = (gpu_delta.inverse_kernel, gpu_delta.wy_kernel, gpu_delta.wy_grad_kernel)
+_ALL = (*_SHARED, gpu_tiles.chunk_sum_kernel, *_PER_HEAD, *_PER_CHANNEL, *_DELTA, *_PER_HEAD_DELTA)
 
 
 def ahead_of_time_cases() -> list[Case]:
@@ -30,8 +35,9 @@ def ahead_of_time_cases() -> list[Case]:
     for size in (64, 128):
         for decay in (1, 2):
             for delta in (False, True):
-                plan = Plan(8, 1, size, size, decay, delta, torch.bfloat16)
-                for case in (_case(plan, kernel) for kernel in _kernels(plan)):
+                plan = Plan(8, 1, size, size, decay, delta, torch.bfloat16, torch.device("cpu"))
+                for kernel in _kernels(plan):
+                    case = _case(plan, kernel, default_launch(plan.key(kernel)))
                     # A kernel that knows nothing of what differs between two plans is compiled for one of them.
                     cases.setdefault((case.kernel, str((case.signature, case.constexprs, case.options))), case)
     return list(cases.values())
@@ -40,17 +46,35 @@ def ahead_of_time_cases() -> list[Case]:
 def _kernels(plan: Plan) -> list[Any]:
     kernels = [*_SHARED, gpu_tiles.chunk_sum_kernel, *(_PER_CHANNEL if plan.decay == 2 else _PER_HEAD)]
     if plan.delta:
-        kernels += _DELTA if plan.decay == 2 else (*_DELTA, gpu_scalar.erasing_grad_kernel)
+        kernels += _DELTA if plan.decay == 2 else (*_DELTA, *_PER_HEAD_DELTA)
     return kernels
 
 
-def _case(plan: Plan, kernel: Any) -> Case:
+def launch_case(key: Key, config: Config) -> Case:
+    """One launch of one key; a padded size is taken as five eighths of its power of two, such as 80 of 128."""
+    sizes, flags = dict(key.sizes), dict(key.flags)
+    key_size, value_size = sizes.get("K", sizes.get("V", 64)), sizes.get("V", sizes.get("K", 64))
+    if flags.get("padded"):
+        key_size, value_size = key_size * 5 // 8, value_size * 5 // 8
+    # Of the 16-bit types, bfloat16 alone keeps its states in 16 bits.
+    halves = torch.float16 if flags.get("state_bytes") == 4 else torch.bfloat16
+    dtype = torch.float32 if key.element_bytes == 4 else halves
+    kernel = {one.__name__: one for one in _ALL}[f"{key.kernel.removeprefix('matrix_recurrence.')}_kernel"]
+    decay = 2 if kernel in _PER_CHANNEL else flags.get("DECAY", 1)
+    heads = sizes["W"] if "W" in sizes else 8
+    plan = Plan(heads, 1, key_size, value_size, decay, flags.get("DELTA", 0) > 0, dtype, torch.device("cpu"))
+    return replace(_case(plan, kernel, config), name=key.label)
+
+
+def _case(plan: Plan, kernel: Any, config: Config) -> Case:
     name = kernel.__name__
     flags = {"HAS_INITIAL": True, "WITH_STATE": not plan.delta, "REVERSE": True, "ERASING": plan.delta}
-    constants = plan.constants(kernel, **flags)
+    options = {option: config[option] for option in ("num_warps", "num_stages")}
+    constants: dict[str, object] = plan.constants(kernel, **flags)
+    constants |= {block: size for block, size in config.items() if block not in options}
     signature = {argument: _type(plan, name, argument) for argument in kernel.arg_names if argument not in constants}
     kind = f"{'delta' if plan.delta else 'plain'} {'per channel' if plan.decay == 2 else 'per head'} {plan.key_size}"
-    return Case(f"{name.removesuffix('_kernel')} {kind}", kernel, signature, constants, plan.options(kernel))
+    return Case(f"{name.removesuffix('_kernel')} {kind}", kernel, signature, constants, options)
 
 
 def _type(plan: Plan, kernel: str, argument: str) -> str:

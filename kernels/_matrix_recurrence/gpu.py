@@ -10,7 +10,9 @@ from torch import Tensor
 
 from kernels._matrix_recurrence import launch
 from kernels._matrix_recurrence.cases import ahead_of_time_cases as ahead_of_time_cases
+from kernels._matrix_recurrence.cases import launch_case as launch_case
 from kernels._matrix_recurrence.gpu_step import step_kernel
+from kernels._matrix_recurrence.launches import launch_candidates as launch_candidates
 from kernels._matrix_recurrence.plan import Plan
 
 

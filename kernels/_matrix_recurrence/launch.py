@@ -208,5 +208,5 @@ def _channel_grads(
 def _chunk_sums(x: Inputs, values: Tensor, offset: Tensor, out: Tensor, *, reverse: bool) -> None:
     plan = x.plan
     width = plan.heads * plan.gate_size
-    grid = (cdiv(width, plan.constants(chunk_sum_kernel, REVERSE=reverse)["BW"]), x.chunks, x.v.shape[0])
+    grid = (cdiv(width, plan.config(chunk_sum_kernel)["BW"]), x.chunks, x.v.shape[0])
     plan.launch(chunk_sum_kernel, grid, values, offset, out, x.length, REVERSE=reverse)

@@ -1,6 +1,7 @@
-"""The selective scan on a GPU: launch configurations, launches, and the operators that autograd and torch.compile see.
+"""The selective scan on a GPU: launches, and the operators that autograd and torch.compile see.
 
-The kernels are in `gpu_kernels.py`. Nothing is tuned in passing: every kernel has one default configuration.
+The kernels are in `gpu_kernels.py`. Launch configurations are looked up, with the defaults of `launches.py`; nothing
+is tuned in passing.
 """
 
 from typing import Any
@@ -10,16 +11,11 @@ import triton
 from torch import Tensor
 
 from kernels._selective_scan.gpu_kernels import carry_kernel, grads_kernel, output_kernel, step_kernel, sums_kernel
+from kernels._selective_scan.launches import CHUNK, default_launch, launch_key
+from kernels._selective_scan.launches import launch_candidates as launch_candidates
 from kernels.ahead_of_time import Case
-
-CHUNK = 32
-CONFIG = {
-    "sums": {"BLOCK_D": 32, "num_warps": 1},
-    "carry": {"BLOCK": 256, "num_warps": 2},
-    "output": {"BLOCK_D": 16, "num_warps": 1},
-    "grads": {"BLOCK_D": 8, "num_warps": 1},
-    "step": {"BLOCK_D": 32, "num_warps": 4},
-}
+from kernels.tuned_table import Config, Key
+from kernels.tuning import choose, run
 
 
 def selective_scan(
@@ -40,11 +36,13 @@ def _forward(
     starts, last = _carried(A, u=u, delta=delta, BC=B, first=initial_state)
     y = torch.empty_like(u)
     batch, length, channels = u.shape
-    options = _options("output", channels)
+    key = launch_key("output", u.element_size(), channels, A.shape[1], skip=D is not None, gate=z is not None)
+    config = choose(key, output_kernel, default_launch, u.device)
     with torch.cuda.device_of(u):
-        output_kernel[(triton.cdiv(channels, options["BLOCK_D"]), starts.shape[1], batch)](
-            u, delta, _states_first(A), B, C, D, z, starts, y, length, channels, A.shape[1], BLOCK_T=CHUNK, **options
-        )
+        run(
+            key, output_kernel, (triton.cdiv(channels, config["BLOCK_D"]), starts.shape[1], batch),
+            u, delta, _states_first(A), B, C, D, z, starts, y, length, channels, A.shape[1], BLOCK_T=CHUNK, **config,
+        )  # fmt: skip
     return y, last, starts
 
 
@@ -76,8 +74,9 @@ def _backward(
 
     batch, length, channels = u.shape
     chunks, num_states = starts.shape[1], A.shape[1]
-    options = _options("grads", channels)
-    blocks = triton.cdiv(channels, options["BLOCK_D"])
+    key = launch_key("grads", u.element_size(), channels, num_states, skip=D is not None, gate=z is not None)
+    config = choose(key, grads_kernel, default_launch, u.device)
+    blocks = triton.cdiv(channels, config["BLOCK_D"])
     grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
     grad_z = None if z is None else torch.empty_like(z)
     grad_A = torch.empty_like(starts)
@@ -85,10 +84,10 @@ def _backward(
     grad_C = torch.empty_like(grad_B)
     grad_D = None if D is None else starts.new_empty(batch, chunks, channels)
     with torch.cuda.device_of(u):
-        grads_kernel[(blocks, chunks, batch)](
-            u, delta, _states_first(A), B, C, D, z, starts, grad, carries,
+        run(
+            key, grads_kernel, (blocks, chunks, batch), u, delta, _states_first(A), B, C, D, z, starts, grad, carries,
             grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z,
-            length, channels, num_states, BLOCK_T=CHUNK, **options,
+            length, channels, num_states, BLOCK_T=CHUNK, **config,
         )  # fmt: skip
     return (
         grad_u,
@@ -146,15 +145,21 @@ def _carried(
     sums = first.new_empty(batch, chunks, num_states, channels)
     delta_sums = first.new_empty(batch, chunks, channels)
     last = torch.empty_like(first)
-    options, carry_options = _options("sums", channels), CONFIG["carry"]
+    reverse = u is None
+    key = launch_key("sums", delta.element_size(), channels, num_states, reverse=reverse, gate=z is not None)
+    config = choose(key, sums_kernel, default_launch, delta.device)
+    carry_key = launch_key("carry", sums.element_size(), channels, num_states, reverse=reverse)
+    carry_config = choose(carry_key, carry_kernel, default_launch, delta.device)
     with torch.cuda.device_of(delta):
-        sums_kernel[(triton.cdiv(channels, options["BLOCK_D"]), chunks, batch)](
+        run(
+            key, sums_kernel, (triton.cdiv(channels, config["BLOCK_D"]), chunks, batch),
             u, delta, A, BC, grad, z, sums, delta_sums, length, channels, num_states,
-            REVERSE=u is None, BLOCK_T=CHUNK, **options,
+            REVERSE=reverse, BLOCK_T=CHUNK, **config,
         )  # fmt: skip
-        carry_kernel[(triton.cdiv(channels * num_states, carry_options["BLOCK"]), batch)](
-            sums, delta_sums, A, first, last, chunks, channels, num_states, REVERSE=u is None, **carry_options
-        )
+        run(
+            carry_key, carry_kernel, (triton.cdiv(channels * num_states, carry_config["BLOCK"]), batch),
+            sums, delta_sums, A, first, last, chunks, channels, num_states, REVERSE=reverse, **carry_config,
+        )  # fmt: skip
     return sums, last.transpose(1, 2).contiguous()
 
 
@@ -168,11 +173,13 @@ def selective_scan_step(
     A, state = A.float().contiguous(), state.float().contiguous()
     y, new_state = torch.empty_like(u), torch.empty_like(state)
     batch, channels = u.shape
-    options = _options("step", channels)
+    key = launch_key("step", u.element_size(), channels, A.shape[1], skip=D is not None, gate=z is not None)
+    config = choose(key, step_kernel, default_launch, u.device)
     with torch.cuda.device_of(u):
-        step_kernel[(triton.cdiv(channels, options["BLOCK_D"]), batch)](
+        run(
+            key, step_kernel, (triton.cdiv(channels, config["BLOCK_D"]), batch),
             u, delta, A, B, C, D, z, state, y, new_state, channels, A.shape[1],
-            BLOCK_N=triton.next_power_of_2(A.shape[1]), **options,
+            BLOCK_N=triton.next_power_of_2(A.shape[1]), **config,
         )  # fmt: skip
     return y, new_state
 
@@ -187,37 +194,39 @@ def _states_first(x: Tensor) -> Tensor:
     return x.float().transpose(-1, -2).contiguous()
 
 
-def _options(kernel: str, channels: int) -> dict[str, int]:
-    """The launch configuration of a kernel, with no larger block than the channels fill."""
-    config = CONFIG[kernel]
-    return config | {"BLOCK_D": min(config["BLOCK_D"], triton.next_power_of_2(channels))}
-
-
 def ahead_of_time_cases() -> list[Case]:
-    """The launches of a layer with skip and gate in bfloat16, and without either in float32."""
-    return _cases("bf16", extras=True) + _cases("fp32", extras=False)
+    """The default launches of a layer with skip and gate in 16-bit types, and without either in float32."""
+    cases = []
+    for element_bytes, extras in ((2, True), (4, False)):
+        given = {"skip": extras, "gate": extras}
+        keys = [
+            launch_key("sums", element_bytes, 4096, 16, reverse=False, gate=False),
+            launch_key("sums", element_bytes, 4096, 16, reverse=True, gate=extras),
+            *(launch_key(kernel, element_bytes, 4096, 16, **given) for kernel in ("output", "grads", "step")),
+        ]
+        cases += [launch_case(key, default_launch(key)) for key in keys]
+    carries = [launch_key("carry", 4, 4096, 16, reverse=reverse) for reverse in (False, True)]
+    return cases + [launch_case(key, default_launch(key)) for key in carries]
 
 
-def _cases(dtype: str, *, extras: bool) -> list[Case]:
-    single = "*fp32"
+def launch_case(key: Key, config: Config) -> Case:
+    """One launch of one key; 16-bit types stand for each other as bfloat16."""
+    name = key.kernel.removeprefix("selective_scan.")
+    kernels = {
+        "sums": sums_kernel, "carry": carry_kernel, "output": output_kernel, "grads": grads_kernel, "step": step_kernel,
+    }  # fmt: skip
+    flags, kernel, element = dict(key.flags), kernels[name], {2: "*bf16", 4: "*fp32"}[key.element_bytes]
+    constants: dict[str, object] = {"BLOCK_T": CHUNK, "BLOCK_N": dict(key.sizes).get("states")}
+    if "reverse" in flags:
+        constants |= {"REVERSE": flags["reverse"] > 0, "u" if flags["reverse"] else "grad": None}
+    if not flags.get("gate"):
+        constants |= {"z": None, "grad_z": None}
+    if not flags.get("skip"):
+        constants |= {"D": None, "grad_D": None}
+    constants |= config
     types = dict.fromkeys(("T", "Dm", "N", "chunks"), "i32") | dict.fromkeys(
-        ("u", "delta", "B", "C", "BC", "z", "y", "grad", "grad_u", "grad_delta", "grad_z"), f"*{dtype}"
+        ("u", "delta", "B", "C", "BC", "z", "y", "grad", "grad_u", "grad_delta", "grad_z"), element
     )
-    absent = () if extras else ("D", "z", "grad_D", "grad_z")
-
-    def case(label, kernel, config, constants, without=()):
-        constants = constants | config | dict.fromkeys((*absent, *without))
-        given = {name: constants[name] for name in kernel.arg_names if name in constants}
-        signature = {name: types.get(name, single) for name in kernel.arg_names if name not in given}
-        return Case(f"selective_scan.{label}.{dtype}", kernel, signature, given, {"num_warps": config["num_warps"]})
-
-    chunk, forward, reverse = {"BLOCK_T": CHUNK}, {"REVERSE": False}, {"REVERSE": True}
-    return [
-        case("sums", sums_kernel, CONFIG["sums"], chunk | forward, without=("grad", "z")),
-        case("sums_reverse", sums_kernel, CONFIG["sums"], chunk | reverse, without=("u",)),
-        case("carry", carry_kernel, CONFIG["carry"], forward),
-        case("carry_reverse", carry_kernel, CONFIG["carry"], reverse),
-        case("output", output_kernel, CONFIG["output"], chunk),
-        case("grads", grads_kernel, CONFIG["grads"], chunk),
-        case("step", step_kernel, CONFIG["step"], {"BLOCK_N": 16}),
-    ]
+    given = {argument: constants[argument] for argument in kernel.arg_names if argument in constants}
+    signature = {argument: types.get(argument, "*fp32") for argument in kernel.arg_names if argument not in given}
+    return Case(key.label, kernel, signature, given, {"num_warps": config["num_warps"]})

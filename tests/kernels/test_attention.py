@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels._attention import attention, attention_step, gpu, portable
+from kernels._attention import attention, attention_step, gpu, launches, portable
 from kernels.backend import use_backend
+from kernels.tuning import forget_tables
 from tests.kernels.closeness import assert_close_relative
 
 LIMITS = {torch.float32: 1e-5, torch.float16: 3e-3}
@@ -73,10 +74,13 @@ def by_torch(q, k, v, do, mask):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles so small that tiny inputs have several of them."""
-    for name in ("FORWARD", "BACKWARD_DQ", "BACKWARD_DKV", "STEP"):
-        table = getattr(gpu, name)
-        small = {key: replace(launch, BM=32, BN=32 if name == "STEP" else 16) for key, launch in table.items()}
-        monkeypatch.setattr(gpu, name, small)
+    for name, table in launches.TABLES.items():
+        keys = 32 if name == "attention.step" else 16
+        small = {at: (replace(choices[0], BM=32, BN=keys),) for at, choices in table.items()}
+        monkeypatch.setitem(launches.TABLES, name, small)
+    forget_tables()
+    yield
+    forget_tables()
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])

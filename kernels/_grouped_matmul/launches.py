@@ -1,0 +1,52 @@
+"""Launch configurations of the grouped product: a default for each type and alignment and others worth trying."""
+
+from torch import Tensor
+
+from kernels.tuned_table import Config, Key
+from kernels.tuning import key
+
+SMALLEST_WIDTH, LARGEST_WIDTH = 32, 256  # between them the width of a product is told apart
+
+# By bytes of an element, and whether the widths are multiples of 16: rows and columns of a tile, how much of the summed
+# axis at once, warps, stages. The first is the default. Spills and shared memory are checked ahead of time, speed is
+# not yet.
+_LAUNCHES: dict[tuple[int, bool], tuple[tuple[int, int, int, int, int], ...]] = {
+    (2, True): (
+        (128, 128, 64, 8, 3),
+        (128, 256, 64, 8, 3),
+        (128, 128, 64, 4, 3),
+        (64, 128, 64, 4, 4),
+        (64, 256, 64, 8, 3),
+        (64, 64, 64, 4, 4),
+    ),
+    (2, False): ((64, 64, 32, 4, 2), (128, 64, 32, 8, 2), (64, 64, 32, 8, 3), (128, 128, 32, 8, 2)),
+    (4, True): ((64, 64, 32, 8, 3), (128, 64, 32, 8, 3), (64, 128, 32, 8, 2), (64, 32, 32, 4, 3)),
+    (4, False): ((64, 32, 16, 4, 2), (64, 64, 16, 8, 2), (32, 32, 16, 4, 2)),
+}
+
+
+def rows_key(x: Tensor, columns: int, aligned: bool, transposed: bool, tf32: bool) -> Key:
+    """Of the product of rows with their group's matrix; `transposed` where that is read by columns."""
+    flags = {"aligned": aligned, "transposed": transposed, "tf32": tf32}
+    return key("grouped_matmul.rows", x.element_size(), {"columns": _width(columns)}, flags)
+
+
+def matrices_key(x: Tensor, depth: int, columns: int, aligned: bool, tf32: bool) -> Key:
+    """Of the gradient of the matrices, [depth, columns] each."""
+    sizes = {"depth": _width(depth), "columns": _width(columns)}
+    return key("grouped_matmul.matrices", x.element_size(), sizes, {"aligned": aligned, "tf32": tf32})
+
+
+def _width(size: int) -> int:
+    return min(max(size, SMALLEST_WIDTH), LARGEST_WIDTH)
+
+
+def launch_candidates(key: Key) -> list[Config]:
+    """The launches worth trying for a key, the default first; at most six."""
+    names = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")
+    launches = _LAUNCHES[key.element_bytes, dict(key.flags)["aligned"] > 0]
+    return [dict(zip(names, launch, strict=True)) for launch in launches]
+
+
+def default_launch(key: Key) -> Config:
+    return launch_candidates(key)[0]

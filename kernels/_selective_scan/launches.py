@@ -1,0 +1,45 @@
+"""Launch configurations of the selective scan: a default for each kernel and others worth trying.
+
+Programs of one warp come first because `tl.associative_scan` over several meets at barriers.
+"""
+
+from kernels.tuned_table import Config, Key
+from kernels.tuning import key
+
+CHUNK = 32
+LARGEST_BLOCK = 64
+
+# Kernel -> launches as channels (of `carry` states) in a block and warps; the first is the default. Spills are checked
+# ahead of time, speed is not yet.
+_LAUNCHES: dict[str, tuple[tuple[int, int], ...]] = {
+    "sums": ((32, 1), (16, 1), (64, 1), (64, 2), (32, 2), (8, 1)),
+    "carry": ((256, 2), (128, 1), (256, 4), (512, 4), (128, 2), (64, 1)),
+    "output": ((16, 1), (8, 1), (32, 1), (32, 2), (16, 2), (64, 4)),
+    "grads": ((8, 1), (4, 1), (16, 1), (16, 2), (8, 2), (32, 4)),
+    "step": ((32, 4), (16, 1), (32, 1), (64, 4), (16, 2), (8, 1)),
+}
+
+
+def launch_key(kernel: str, element_bytes: int, channels: int, states: int, **flags: bool) -> Key:
+    """The key of a kernel. Only a step holds its states in one tile; `carry` counts over channels and states."""
+    sizes = {} if kernel == "carry" else {"channels": min(channels, LARGEST_BLOCK)}
+    if kernel == "step":
+        sizes["states"] = states
+    return key(f"selective_scan.{kernel}", element_bytes, sizes, flags)
+
+
+def launch_candidates(key: Key) -> list[Config]:
+    """The launches worth trying for a key, the default first; at most six."""
+    sizes, name = dict(key.sizes), key.kernel.removeprefix("selective_scan.")
+    candidates: list[Config] = []
+    for block, warps in _LAUNCHES[name]:
+        # No larger block than the channels fill.
+        blocks = {"BLOCK": block} if name == "carry" else {"BLOCK_D": min(block, sizes["channels"])}
+        config = blocks | {"num_warps": warps}
+        if config not in candidates:
+            candidates.append(config)
+    return candidates
+
+
+def default_launch(key: Key) -> Config:
+    return launch_candidates(key)[0]
