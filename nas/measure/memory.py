@@ -9,6 +9,7 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,36 @@ class DoesNotFit(Exception):
     """The network and its state need more memory than the device has: a result, not a failure of the tool."""
 
 
+@dataclass(frozen=True)
+class Peak:
+    """The most bytes at once beyond what was held before. reserved: what the allocator took from the device for that,
+    gaps included; None where there is no such thing."""
+
+    allocated: int
+    reserved: int | None
+
+
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
     """The most bytes that `call()` holds at once beyond what was held before it, its result included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        call()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
+    return peak_memory(call, device).allocated
+
+
+def peak_memory(call: Callable[[], object], device: torch.device) -> Peak:
+    """As `peak_bytes`, and on a GPU what its allocator reserves meanwhile, from a state without reserves."""
+    return cuda_peak(call, device) if device.type == "cuda" else Peak(cpu_peak_bytes(call), None)
+
+
+def cuda_peak(call: Callable[[], object], device: torch.device) -> Peak:
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    torch.cuda.synchronize(device)
+    return Peak(torch.cuda.max_memory_allocated(device) - allocated, torch.cuda.max_memory_reserved(device) - reserved)
+
+
+def cpu_peak_bytes(call: Callable[[], object]) -> int:
     record: Any = profile(profile_memory=True)  # the types that torch declares lack the results
     with record:
         result = call()
@@ -67,6 +89,32 @@ def storage_bytes(tree: object) -> int:
 
     visit(tree)
     return sum(storages.values())
+
+
+def saved_for_backward_bytes(forward: Callable[[], object]) -> int:
+    """Bytes that `forward()` keeps for the backward pass, each storage once and whole, parameters not.
+
+    Counts on any device, the meta device too. Copies of parameters, as mixed precision makes them, are counted; so are
+    constant tensors that are no parameters.
+    """
+    saved: dict[int, torch.UntypedStorage] = {}
+    weights: set[int] = set()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage._cdata] = storage
+        owner = tensor if tensor._base is None else tensor._base
+        if isinstance(owner, torch.nn.Parameter):
+            weights.add(storage._cdata)
+        # A result that its own operator saves would hold that operator, and the operator the result, for ever.
+        return tensor.detach()
+
+    # The result holds the graph, and the graph what it saved: no storage can take another's place.
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward()
+    total = sum(storage.nbytes() for key, storage in saved.items() if key not in weights)
+    del result
+    return total
 
 
 def available_bytes(device: torch.device) -> int | None:

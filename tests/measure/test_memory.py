@@ -1,5 +1,6 @@
 """Peak memory to the byte, and what does not fit."""
 
+import weakref
 from dataclasses import dataclass
 
 import pytest
@@ -11,6 +12,8 @@ from nas.measure.memory import (
     check_fits,
     out_of_memory_is_a_result,
     peak_bytes,
+    peak_memory,
+    saved_for_backward_bytes,
     storage_bytes,
 )
 
@@ -78,3 +81,47 @@ def test_running_out_of_memory_is_a_result(error: Exception) -> None:
 def test_other_errors_pass_as_they_are() -> None:
     with pytest.raises(RuntimeError, match="shapes differ"), out_of_memory_is_a_result(CPU):
         raise RuntimeError("shapes differ")
+
+
+def test_only_a_gpu_has_reserves() -> None:
+    peak = peak_memory(lambda: torch.empty(MIB, dtype=torch.uint8), CPU)
+    assert (peak.allocated, peak.reserved) == (MIB, None)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_reserves_at_least_what_is_allocated() -> None:
+    peak = peak_memory(lambda: torch.empty(3 * MIB, dtype=torch.uint8, device="cuda"), torch.device("cuda"))
+    assert peak.allocated == 3 * MIB
+    assert peak.reserved is not None
+    assert peak.reserved >= 3 * MIB
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_is_kept_for_the_backward_pass_is_counted_once_and_without_parameters(device: str) -> None:
+    weight = torch.nn.Parameter(torch.ones(10, 10, device=device))
+    x = torch.ones(5, 10, device=device)
+
+    def forward() -> torch.Tensor:
+        hidden = x @ weight.t()  # keeps x
+        gate = hidden.exp()  # keeps its result
+        return gate * gate[:, :1] @ weight  # keeps the gate, again and as a view, the product, and the weight
+
+    assert saved_for_backward_bytes(forward) == 4 * 50 * 3
+    with torch.no_grad():
+        assert saved_for_backward_bytes(forward) == 0
+
+
+def test_counting_what_is_kept_keeps_nothing() -> None:
+    weight = torch.nn.Parameter(torch.ones(MIB))
+    x = torch.ones(MIB)
+    kept = []
+
+    def forward() -> torch.Tensor:
+        y = (x * weight).exp()
+        kept.append(weakref.ref(y.untyped_storage()))
+        return y
+
+    assert saved_for_backward_bytes(forward) == 8 * MIB
+    is_alive = kept[0]() is not None
+    assert not is_alive
