@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PYTEST_ARGS ?=
+GPU_ARGS ?=
 
-.PHONY: search test check format clean
+.PHONY: search test check format gpu clean
 
 search: $(VENV)/.run-ready
 	$(BIN)/python search.py search_space=hybrid $(ARGS)
@@ -21,6 +22,10 @@ check: $(VENV)/.test-ready
 format: $(VENV)/.test-ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Everything that needs a GPU, in stages that go on where they stopped. GPU_ARGS='--only bench' for some of them.
+gpu: $(VENV)/.test-ready
+	$(BIN)/python scripts/gpu_suite.py $(GPU_ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -6,7 +6,8 @@
 All implementations of a problem are measured in one process, with their samples in turn and their inputs rotated
 through more memory than the cache holds. An answer is compared with float32 before it is timed, and no time is taken
 for a wrong one. `kernels.json` and `kernels.md` are written after every problem: a run that is stopped leaves what it
-has, and the same command goes on from there. Exit code 1 when a kernel of ours is wrong or fails.
+has, and the same command goes on from there. Exit code 1 when a kernel of ours is wrong or fails, 3 when the time was
+up first.
 
 Needs torch alone; `fla-core` where its recurrences are to be compared.
 """
@@ -41,6 +42,7 @@ from scripts.kernel_problems import DTYPES, Inputs, Problem, Result, worst
 from scripts.kernel_rows import OURS, Row, bad_row, done_already, key_of, read, right_row, write
 
 CACHES = 3  # the rotated inputs fill the cache so many times
+UNFINISHED = 3  # exit code
 MOST_BUFFERS = {False: 64, True: 8}  # of decode steps, which take microseconds, and of what has a backward pass
 CPU_CACHE_BYTES = 32e6
 
@@ -74,7 +76,7 @@ def main(arguments: list[str]) -> int:
             continue
         if options.limit is not None and time.monotonic() - start > options.limit:
             print(f"The time is up before {problem.op} {problem.name}; the same command goes on from there.")
-            break
+            return UNFINISHED
         found = compare(problem, Settings(device, spec, options.seconds))
         rows += found
         write(rows, described, options.out)

@@ -1,0 +1,163 @@
+"""The GPU suite: stages that stop in time, go on, and leave few files; its checks of kernels, on the interpreter."""
+
+import json
+import sys
+import tarfile
+
+import pytest
+import torch
+
+from kernels import backend
+from scripts import check_kernels, gpu_suite
+from scripts.gpu_suite import Stage
+from scripts.kernel_problem_lists import launch_problems, tiny_problems
+
+PASSES = "print('fine')"
+FAILS = "import sys; print('a kernel is wrong'); sys.exit(1)"
+SLOW = """
+import pathlib, sys, time
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    pathlib.Path(sys.argv[1]).write_text('what there was')
+    sys.exit(130)
+"""
+
+
+def stage(name, code, *arguments, packages=()):
+    return Stage(name, (sys.executable, "-c", code, *map(str, arguments)), f"{name}.log", packages)
+
+
+def results(out):
+    return {one["stage"]: one for one in json.loads((out / "results.json").read_text())["stages"]}
+
+
+def test_without_a_gpu_the_plan_is_shown_and_a_run_refused(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert gpu_suite.main(["--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("compile", "tests", "tune-attention", "bench-selective_scan", "table", "measurement", "search-real"):
+        assert name in shown
+    assert "needs hydra" in shown
+    assert gpu_suite.main([]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_only_takes_stages_and_groups_and_names_what_there_is(capsys):
+    assert gpu_suite.main(["--dry-run", "--only", "compile,bench"]) == 0
+    shown = capsys.readouterr().out
+    assert "bench-attention" in shown
+    assert "tune" not in shown
+    assert gpu_suite.main(["--dry-run", "--only", "benhc"]) == 2
+    assert "use compile, tests, tune-attention" in capsys.readouterr().err
+
+
+def test_every_function_is_benchmarked_and_every_command_exists(tmp_path):
+    assert set(gpu_suite.FUNCTIONS) == set(backend.OPERATIONS)
+    for one in gpu_suite.stages(tmp_path, 90, "a GPU"):
+        assert one.command[1] == "-m" or (gpu_suite.ROOT / one.command[1]).exists(), one.command
+
+
+def test_a_run_says_what_passed_failed_and_was_skipped_and_goes_on(tmp_path, capsys):
+    work, out = tmp_path / "work", tmp_path / "out"
+    stages = [stage("a", PASSES), stage("b", FAILS), stage("c", PASSES, packages=("no_such_package",))]
+    assert gpu_suite.run_all(stages, work, out, "a GPU", again=False) == 1
+    found = results(out)
+    assert {name: one["result"] for name, one in found.items()} == {"a": "passed", "b": "failed", "c": "skipped"}
+    assert found["b"]["reason"] == "exit code 1: a kernel is wrong"
+    assert found["c"]["reason"] == "not installed: no_such_package"
+    assert "b                         failed" in (out / "summary.txt").read_text()
+
+    stages[1] = stage("b", PASSES)
+    capsys.readouterr()
+    assert gpu_suite.run_all(stages, work, out, "a GPU", again=False) == 0
+    assert "a: passed before" in capsys.readouterr().out
+    assert results(out)["b"]["result"] == "passed"
+
+
+def test_a_stage_at_its_limit_is_interrupted_and_leaves_what_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_suite, "LIMIT_SECONDS", 2.0)
+    work, out, left = tmp_path / "work", tmp_path / "out", tmp_path / "left"
+    assert gpu_suite.run_all([stage("slow", SLOW, left)], work, out, "a GPU", again=False) == 1
+    assert results(out)["slow"]["result"] == "unfinished"
+    assert left.read_text() == "what there was"
+
+
+def test_a_stage_that_ignores_the_interrupt_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_suite, "LIMIT_SECONDS", 1.0)
+    monkeypatch.setattr(gpu_suite, "GRACE_SECONDS", 0.2)
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    outcome = gpu_suite.run_stage(stage("deaf", deaf), tmp_path)
+    assert outcome.result == "unfinished"
+    assert outcome.seconds < 20
+
+
+def test_the_archive_holds_what_is_small_and_another_machine_goes_on_from_it(tmp_path):
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    (work / "rows.json").write_text("[]")
+    (work / "model.safetensors").write_text("weights")
+    (work / "huge.bin").write_bytes(bytes(gpu_suite.LARGEST_KEPT_BYTES + 1))
+    assert gpu_suite.run_all([stage("a", PASSES)], work, out, "a GPU", again=False) == 0
+    assert {path.name for path in out.iterdir()} == {"results.json", "summary.txt", "suite.tar.gz"}
+    with tarfile.open(out / "suite.tar.gz") as archive:
+        names = set(archive.getnames())
+    assert {"work/a.log", "work/rows.json", "work/outcomes.json"} <= names
+    assert not {"work/model.safetensors", "work/huge.bin"} & names
+
+    elsewhere = tmp_path / "elsewhere"
+    gpu_suite.restore(out, elsewhere)
+    assert (elsewhere / "rows.json").read_text() == "[]"
+    assert gpu_suite.read_outcomes(elsewhere)[0].result == "passed"
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [one for one in tiny_problems() if one.name in ("step", "experts", "step of scan")],
+    ids=lambda one: one.op,
+)
+def test_kernels_are_checked_against_the_definition(problem):
+    found = check_kernels.check_problem(problem, torch.device("cpu"))
+    assert found.passes, check_kernels.describe(found)
+    assert found.error < found.limit
+
+
+def test_a_wrong_kernel_and_one_that_raises_are_findings(monkeypatch):
+    from kernels._attention import gpu
+
+    problem = next(one for one in tiny_problems() if one.op == "attention_step")
+    right = gpu.attention_step
+    monkeypatch.setattr(gpu, "attention_step", lambda *given: right(*given) + 0.01)
+    assert not check_kernels.check_problem(problem, torch.device("cpu")).passes
+
+    def broken(*given):
+        raise RuntimeError("illegal memory access")
+
+    monkeypatch.setattr(gpu, "attention_step", broken)
+    found = check_kernels.check_problem(problem, torch.device("cpu"))
+    assert (found.passes, found.reason) == (False, "RuntimeError: illegal memory access")
+
+
+def test_a_process_that_dies_is_started_again_behind_the_problem_that_did_it(tmp_path, monkeypatch):
+    program = tmp_path / "worker.py"
+    program.write_text(
+        "import sys, os\n"
+        "from pathlib import Path\n"
+        "from scripts import check_kernels\n"
+        "log, problems = Path(sys.argv[4]), check_kernels.launch_problems()\n"
+        "for number in map(int, sys.argv[2].split(',')):\n"
+        "    if number == 1:\n"
+        "        sys.exit('illegal address')\n"
+        "    check_kernels.append(log, check_kernels.finding(problems[number], passes=True))\n"
+    )
+    monkeypatch.setattr(check_kernels, "__file__", str(program))
+    monkeypatch.setenv("PYTHONPATH", str(gpu_suite.ROOT))
+    check_kernels.check_slice([0, 1, 2], tmp_path / "findings-0.jsonl")
+    problems, found = launch_problems(), check_kernels.read_findings(tmp_path)
+    assert [(one.problem, one.passes) for one in found] == [
+        (problems[0].name, True),
+        (problems[1].name, False),
+        (problems[2].name, True),
+    ]
+    assert found[1].reason == "the process ended with exit code 1: illegal address"
