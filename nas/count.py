@@ -1,20 +1,28 @@
 """What a network costs, counted without building it: parameters, FLOPs, bytes. And the matching of parameters.
 
-* Models are compiled on the meta device (shapes, no data), so a count takes milliseconds at any size.
+* Counts are sums over parts (`nas/parts.py`), so thousands of architectures a second can be counted.
 * Designs are compared at equal parameters: a mixer that spends fewer gets wider FFNs. Total parameters are linear in
   the FFN widths, and nothing else depends on them, so one factor for all FFNs follows in closed form.
 """
 
 import math
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
 import torch
 
-from nas.architecture import Architecture, FfnOptions, resized
-from nas.architecture.options import role_of
-from nas.compile import compile_architecture
-from nas.workload import Deployment, Workload
+from nas.architecture import Architecture, resized
+from nas.deployment import Deployment
+from nas.parts import (
+    active_parameters,
+    ffn_flops,
+    ffn_parameters,
+    ffn_width,
+    mixer_flops,
+    mixer_parameters,
+    mixer_state_bytes,
+    with_width,
+)
+from nas.workload import LONGEST_CONTEXT
 
 
 class CannotMatch(ValueError):
@@ -23,49 +31,78 @@ class CannotMatch(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Exact numbers of one architecture under one workload.
+    """Exact numbers of one architecture at one context.
 
     parameters: all, shared ones once. active_parameters: those that one token uses. weight_bytes: all parameters.
-    sequence_bytes: KV cache and recurrent state of one sequence at the context. flops_prefill: reading the prompt of
-    one sequence. flops_decode: one new token of one sequence at the context.
+    sequence_bytes: KV cache and recurrent state of one sequence at the context. flops_decode: one new token of one
+    sequence at the context.
     """
 
     parameters: int
     active_parameters: int
     weight_bytes: int
     sequence_bytes: int
-    flops_prefill: int
     flops_decode: int
 
 
-def count(architecture: Architecture, workload: Workload, *, dtype: torch.dtype = torch.float32) -> Counts:
-    """Counts of an architecture, as it stands (resize first). Cached; the name does not matter."""
-    return _count(replace(architecture, name="counted"), workload, dtype)
-
-
-@lru_cache(maxsize=4096)
-def _count(architecture: Architecture, workload: Workload, dtype: torch.dtype) -> Counts:
-    with torch.device("meta"):
-        model = compile_architecture(architecture).to(dtype)
+def count(architecture: Architecture, context: int, *, dtype: torch.dtype = torch.float32) -> Counts:
+    """Counts of an architecture, as it stands (resize first), when a sequence holds `context` tokens."""
+    parameters, d_model = count_parameters(architecture), architecture.d_model
+    ffns = [block.ffn for block in architecture.blocks]
+    idle = sum(ffn_parameters(ffn, d_model) - active_parameters(ffn, d_model) for ffn in ffns)
     return Counts(
-        parameters=sum(p.numel() for p in model.parameters()),
-        active_parameters=model.active_parameters(),
-        weight_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
-        sequence_bytes=model.state_bytes(workload.context),
-        flops_prefill=model.flops(workload.prompt, 0),
-        flops_decode=model.flops(1, workload.context),
+        parameters=parameters,
+        active_parameters=parameters - idle,
+        weight_bytes=parameters * dtype.itemsize,
+        sequence_bytes=count_state_bytes(architecture, context, dtype=dtype),
+        flops_decode=count_flops(architecture, 1, context),
     )
-
-
-@lru_cache(maxsize=4096)
-def _parameters(architecture: Architecture) -> int:
-    with torch.device("meta"):
-        return sum(p.numel() for p in compile_architecture(architecture).parameters())
 
 
 def count_parameters(architecture: Architecture) -> int:
     """All parameters, shared ones once."""
-    return _parameters(replace(architecture, name="counted"))
+    d_model = architecture.d_model
+    ends = architecture.vocab_size * d_model * (1 if architecture.tie_embeddings else 2) + d_model
+    return ends + sum(
+        mixer_parameters(block.mixer, d_model) + ffn_parameters(block.ffn, d_model) for block in architecture.blocks
+    )
+
+
+def count_state_bytes(architecture: Architecture, context: int, *, dtype: torch.dtype) -> int:
+    """Bytes of cache and recurrent state of one sequence of `context` tokens."""
+    d_model = architecture.d_model
+    return sum(mixer_state_bytes(block.mixer, d_model, context, dtype) for block in architecture.blocks)
+
+
+def count_flops(architecture: Architecture, tokens: int, context: int = 0) -> int:
+    """Forward operations of `tokens` tokens of one sequence after `context` earlier ones.
+
+    Two per multiply-accumulate; the head counts for every token; lookups, norms and activations do not count.
+    """
+    d_model = architecture.d_model
+    head = 2 * tokens * architecture.vocab_size * d_model
+    return head + sum(
+        mixer_flops(block.mixer, d_model, tokens, context) + ffn_flops(block.ffn, d_model, tokens)
+        for block in architecture.blocks
+    )
+
+
+def longest_context(architecture: Architecture, batch: int, free_bytes: int, *, dtype: torch.dtype) -> int:
+    """The most tokens for which `batch` sequences fit beside the weights into `free_bytes`; 0 where none do."""
+    weights = count_parameters(architecture) * dtype.itemsize
+
+    def fits(context: int) -> bool:
+        return weights + batch * count_state_bytes(architecture, context, dtype=dtype) <= free_bytes
+
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    while high < LONGEST_CONTEXT and fits(high):
+        low, high = high, 2 * high
+    while high - low > max(1, low // 100):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def deployed(architecture: Architecture, deployment: Deployment) -> Architecture:
@@ -147,35 +184,19 @@ def move_nearer(widths: list[int], slopes: list[int], wanted: int, *, multiple: 
 
 def parameters_by_width(architecture: Architecture, step: int) -> tuple[int, list[int]]:
     """Parameters that no FFN width changes, and for each block the parameters that one unit of width adds."""
-    total = count_parameters(architecture)
+    d_model, slopes = architecture.d_model, []
+    for ffn in (block.ffn for block in architecture.blocks):
+        narrow, wide = (ffn_parameters(with_width(ffn, width), d_model) for width in (step, 2 * step))
+        slopes.append((wide - narrow) // step)
     widths = [ffn_width(block.ffn) for block in architecture.blocks]
-    slope_of: dict[FfnOptions, int] = {}
-    for i, block in enumerate(architecture.blocks):
-        if widths[i] and block.ffn not in slope_of:
-            wider = with_ffn_widths(architecture, [w + step * (i == j) for j, w in enumerate(widths)])
-            slope_of[block.ffn] = (count_parameters(wider) - total) // step
-    slopes = [slope_of.get(block.ffn, 0) for block in architecture.blocks]
-    return total - sum(slope * width for slope, width in zip(slopes, widths, strict=True)), slopes
-
-
-def ffn_width(ffn: FfnOptions) -> int:
-    """The hidden width of an FFN (of one expert), 0 without one."""
-    name = width_option(ffn)
-    return 0 if name is None else getattr(ffn, name)
-
-
-def width_option(ffn: FfnOptions) -> str | None:
-    """The name of the option that holds an FFN's width; a kind has at most one."""
-    names = [f.name for f in fields(ffn) if role_of(type(ffn), f.name) == "width"]
-    assert len(names) <= 1, f"{ffn.kind} has several widths: {names}"
-    return names[0] if names else None
+    movable = sum(slope * width for slope, width in zip(slopes, widths, strict=True))
+    return count_parameters(architecture) - movable, slopes
 
 
 def with_ffn_widths(architecture: Architecture, widths: list[int]) -> Architecture:
     """The architecture with the FFN of each block at the given width; 0 leaves a block as it is."""
-    blocks = []
-    for block, width in zip(architecture.blocks, widths, strict=True):
-        name = width_option(block.ffn)
-        changed = block if name is None or not width else replace(block, ffn=replace(block.ffn, **{name: width}))
-        blocks.append(changed)
-    return replace(architecture, blocks=tuple(blocks))
+    blocks = tuple(
+        replace(block, ffn=with_width(block.ffn, width)) if width else block
+        for block, width in zip(architecture.blocks, widths, strict=True)
+    )
+    return replace(architecture, blocks=blocks)

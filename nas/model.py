@@ -152,29 +152,6 @@ class Model(nn.Module):
             new.append(_choose(logits, temperature))
         return torch.cat((tokens, torch.stack(new, dim=1)), dim=1)
 
-    def state_bytes(self, context_len: int, dtype: torch.dtype | None = None) -> int:
-        """Bytes of the decode state of one sequence of context_len tokens."""
-        dtype = self.embedding.weight.dtype if dtype is None else dtype
-        return sum(block.mixer.state_bytes(context_len, dtype) for block in self.blocks if block.mixer is not None)
-
-    def flops(self, tokens: int, context_len: int = 0) -> int:
-        """Forward floating-point operations of `tokens` tokens of one sequence after context_len earlier ones.
-
-        Two per multiply-accumulate; the head counts for every token; lookups, norms and activations do not count.
-        """
-        mixers = sum(block.mixer.flops(tokens, context_len) for block in self.blocks if block.mixer is not None)
-        ffns = sum(block.ffn.flops(tokens) for block in self.blocks if block.ffn is not None)
-        return mixers + ffns + 2 * tokens * self.embedding.weight.numel()
-
-    def active_parameters(self) -> int:
-        """Parameters that one token uses: all but those of experts it is not sent to."""
-        idle = sum(
-            sum(parameter.numel() for parameter in block.ffn.parameters()) - block.ffn.active_parameters()
-            for block in self.blocks
-            if block.ffn is not None
-        )
-        return sum(parameter.numel() for parameter in self.parameters()) - idle
-
     def parameter_families(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Named parameters by the family of mixer whose learning rate they take; each parameter stands once.
 

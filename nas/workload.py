@@ -1,18 +1,17 @@
-"""Where and how large a searched network will run: the deployment, and the work it does there.
+"""What a deployed network is asked to do: phases that can be timed each by itself, and the workloads made of them.
 
-A proxy of a few million parameters at a few hundred tokens says nothing about latency and memory at the size that is
-deployed, so both are always taken at the deployment. Free of torch, so that a mistake in a configuration is answered
-before torch is imported.
+Phases are never added up: they are bound by different things (arithmetic, memory bandwidth, launches), and which of
+them matters is the user's to say. Free of torch, so that a mistake is answered before torch is imported.
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
-from nas.architecture import ArchitectureError, Scale, did_you_mean
+from nas.architecture import did_you_mean
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+LONGEST_CONTEXT = 2**24
+"""Rotary positions are exact in float32 only up to here."""
 
 
 class WorkloadError(ValueError):
@@ -20,102 +19,137 @@ class WorkloadError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What is asked of the deployed network.
+class TrainStep:
+    """Forward, backward and one step of the optimizer on `batch` sequences of `tokens` tokens."""
 
-    prompt: tokens read at once in prefill. context: tokens a sequence holds while it is continued. batch: sequences
-    processed together. new_tokens: room for tokens beyond the context.
-    """
-
-    prompt: int = 512
-    context: int = 4096
-    batch: int = 1
-    new_tokens: int = 16
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            whole_number(f.name, getattr(self, f.name))
-
-    @property
-    def capacity(self) -> int:
-        """Tokens for which the state of a sequence has room."""
-        return max(self.prompt, self.context) + self.new_tokens
+    batch: int
+    tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deployment:
-    """The size, the device and the effort of measuring.
+class Prefill:
+    """Reading `batch` prompts of `prompt` tokens from the start, up to the logits of the next token."""
 
-    parameters: target count, reached by FFN widths; None leaves the resized network as it is. width: factor on the
-    width of the proxy; None solves it from `parameters`. depth, head_dim, vocab_size: see `nas.architecture.Scale`.
-    seconds: time for one candidate. threads: CPU threads; None takes what torch uses.
+    batch: int
+    prompt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode:
+    """One new token for each of `batch` sequences that hold `context` tokens."""
+
+    batch: int
+    context: int
+
+
+Phase = TrainStep | Prefill | Decode
+PHASES: dict[str, type[Phase]] = {"train_step": TrainStep, "prefill": Prefill, "decode": Decode}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """The sizes of all workloads.
+
+    serve: `concurrency` sequences, each a prompt of `prompt` tokens continued by `new_tokens`. prefill: `batch` prompts
+    of `prompt` tokens. decode: one token at `context` tokens, for one sequence and for `batch`. train_step: `batch`
+    sequences of `tokens` tokens. context: tokens that a sequence holds, for decode and for the bytes of a sequence;
+    None is the end of serve, prompt + new_tokens.
     """
 
-    parameters: int | None = 28_000_000
-    width: float | None = None
-    depth: float = 2.0
-    depth_by: Literal["stack", "stretch"] = "stack"
-    head_dim: float = 2.0
-    vocab_size: int | None = 4096
-    workload: Workload = field(default_factory=Workload)
-    device: str = "auto"
-    dtype: Dtype = "auto"
-    threads: int | None = None
-    seconds: float = 2.0
+    prompt: int = 512
+    new_tokens: int = 7168
+    concurrency: int = 1
+    context: int | None = None
+    batch: int = 8
+    tokens: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("parameters", "vocab_size", "threads"):
-            if getattr(self, name) is not None:
-                whole_number(name, getattr(self, name))
-        for name in ("width", "depth", "head_dim", "seconds"):
-            if getattr(self, name) is not None:
-                positive_number(name, getattr(self, name))
-        if self.parameters is None and self.width is None:
-            raise WorkloadError("measure.width must be given when measure.parameters is null, but both are null.")
-        if self.dtype not in get_args(Dtype):
-            raise WorkloadError(
-                f"There is no measure.dtype {self.dtype!r}. {did_you_mean(self.dtype, get_args(Dtype))}"
-            )
-        try:
-            self.scale(1.0)
-        except ArchitectureError as error:
-            raise WorkloadError(f"measure: {error}") from None
+        for f in fields(self):
+            if f.name != "context" or self.context is not None:
+                whole_number(f.name, getattr(self, f.name))
+        for name, length in (("prompt + measure.new_tokens", self.prompt + self.new_tokens), ("context", self.length)):
+            if length > LONGEST_CONTEXT:
+                raise WorkloadError(
+                    f"measure.{name} must be at most {LONGEST_CONTEXT:,} tokens, because rotary positions are exact "
+                    f"only up to there, but got {length:,}."
+                )
 
-    def scale(self, width: float) -> Scale:
-        """The factors of `nas.architecture.resized`. Windows stay absolute: text does not grow with the network."""
-        return Scale(
-            width=width,
-            depth=self.depth,
-            depth_by=self.depth_by,
-            head_dim=self.head_dim,
-            vocab_size=self.vocab_size,
-        )
+    @property
+    def length(self) -> int:
+        """Tokens that a sequence holds."""
+        return self.prompt + self.new_tokens if self.context is None else self.context
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Deployment":
-        """From the `measure` group: the fields of Deployment and of Workload side by side, each of them optional.
+    def phase(self, quantity: str) -> Phase:
+        """The phase whose time a quantity is, such as `decode_latency_ms`."""
+        return QUANTITIES[quantity](self)
 
-        Whole numbers may be written as 3e7.
-        """
-        of_workload = {f.name for f in fields(Workload)}
-        own = {f.name for f in fields(cls)} - {"workload"}
-        for name in config:
-            if name not in own | of_workload:
-                raise WorkloadError(f"There is no measure.{name}. {did_you_mean(name, own | of_workload)}")
-        given: dict[str, Any] = {
-            name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in config.items()
-        }
-        workload = Workload(**{name: given[name] for name in of_workload & set(given)})
-        return cls(workload=workload, **{name: given[name] for name in own & set(given)})
+
+QUANTITIES: dict[str, Callable[[Workload], Phase]] = {
+    "time_to_first_token_ms": lambda w: Prefill(batch=1, prompt=w.prompt),
+    # Latency grows with the context in a straight line, so the middle of an answer is its mean.
+    "time_per_output_token_ms": lambda w: Decode(batch=w.concurrency, context=w.prompt + w.new_tokens // 2),
+    "prefill_latency_ms": lambda w: Prefill(batch=w.batch, prompt=w.prompt),
+    "decode_latency_ms": lambda w: Decode(batch=1, context=w.length),
+    "batched_decode_latency_ms": lambda w: Decode(batch=w.batch, context=w.length),
+    "train_step_ms": lambda w: TrainStep(batch=w.batch, tokens=w.tokens),
+}
+"""What is timed, and the phase that each is the time of."""
+
+WORKLOADS: dict[str, tuple[str, ...]] = {
+    "serve": ("time_to_first_token_ms", "time_per_output_token_ms"),
+    "prefill": ("prefill_latency_ms",),
+    "decode": ("decode_latency_ms", "batched_decode_latency_ms"),
+    "train_step": ("train_step_ms",),
+}
+"""The quantities of each workload."""
+
+TRAINING_MEMORY = ("train_peak_memory_bytes", "optimizer_bytes", "saved_for_backward_bytes")
+"""Numbers that come with `train_step_ms`."""
+
+
+def quantities_of(workloads: object) -> tuple[str, ...]:
+    """The quantities of the named workloads, `serve` or a list. Raises WorkloadError for an unknown name."""
+    names: Iterable[Any] = [workloads] if isinstance(workloads, str) else workloads  # type: ignore[assignment]
+    if not isinstance(names, list | tuple) or not names:
+        raise WorkloadError(f"measure.workloads must name at least one workload, but got {workloads!r}.")
+    found: list[str] = []
+    for name in names:
+        if name not in WORKLOADS:
+            raise WorkloadError(f"There is no workload {name!r}. {did_you_mean(name, WORKLOADS)}")
+        found.extend(WORKLOADS[name])
+    return tuple(dict.fromkeys(found))
+
+
+def quantities_behind(name: str) -> tuple[str, ...]:
+    """What must be timed for a measured number to be known."""
+    if name in TRAINING_MEMORY:
+        return ("train_step_ms",)
+    return (name,) if name in QUANTITIES else ()
+
+
+def phase_to_dict(phase: Phase) -> dict[str, Any]:
+    """`{kind: decode, batch: 1, context: 4096}`."""
+    kind = next(name for name, cls in PHASES.items() if isinstance(phase, cls))
+    return {"kind": kind, **asdict(phase)}
+
+
+def phase_from_dict(data: dict[str, Any]) -> Phase:
+    """The phase that `phase_to_dict` wrote; raises KeyError or TypeError for anything else."""
+    given = dict(data)
+    return PHASES[given.pop("kind")](**given)
+
+
+def describe_phase(phase: Phase) -> str:
+    """`decoding 1 sequence at 4,096 tokens`, for a reader."""
+    many = "sequence" if phase.batch == 1 else "sequences"
+    if isinstance(phase, Decode):
+        return f"decoding {phase.batch} {many} at {phase.context:,} tokens"
+    if isinstance(phase, Prefill):
+        return f"reading {phase.batch} {many} of {phase.prompt:,} tokens"
+    return f"a training step on {phase.batch} {many} of {phase.tokens:,} tokens"
 
 
 def whole_number(name: str, value: object) -> None:
     """Raise WorkloadError unless `value` is a whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise WorkloadError(f"measure.{name} must be a whole number of at least 1, but got {value!r}.")
-
-
-def positive_number(name: str, value: object) -> None:
-    """Raise WorkloadError unless `value` is a finite number above zero."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise WorkloadError(f"measure.{name} must be a number above zero, but got {value!r}.")

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.tasks import task_configs
 from scripts.command_line import composing, speaking_to_users
 from scripts.settings import SearchSettings
 
@@ -55,7 +56,13 @@ def train_designs(settings: SearchSettings, seeds: int) -> tuple[Values, list[fl
     values: Values = {}
     seconds: list[float] = []
     designs = [(name, settings.space.at(p)) for name, p in settings.space.references(settings.designs)]
-    with open_evaluator(settings.tasks, settings.recipes, settings.deployment, settings.parameters) as evaluator:
+    with open_evaluator(
+        settings.tasks,
+        settings.recipes,
+        settings.deployment,
+        settings.parameters,
+        task_configs(settings.config["task"]),
+    ) as evaluator:
         for name, sampled in designs:
             for seed in range(settings.seed, settings.seed + seeds):
                 candidate = evaluator.admit(sampled)

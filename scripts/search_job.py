@@ -1,15 +1,17 @@
 """The wiring of one search: rooms that do not know each other meet here."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nas.architecture import Architecture
-from nas.measure import choose_device, describe_device
+from nas.deployment import Deployment
+from nas.measure import choose_device, describe_device, device_name
 from nas.objectives import OBJECTIVES, Objective
 from nas.report import Progress, Tracker, check_ready, print_summary, write_front, write_page, write_plot, write_trials
 from nas.study.candidate import Evaluator
@@ -18,10 +20,13 @@ from nas.study.events import Observer
 from nas.study.front import hypervolume, losses
 from nas.study.loop import Bars, Loop
 from nas.study.noise import noise_floors, repeat_seeds
+from nas.study.robust import robust_members
 from nas.study.rows import NoiseFloor, Row, StudyResult
 from nas.study.samplers import make_sampler
 from nas.study.storage import Study, open_study, study_lock
 from nas.study.trials import enqueue_references, requeue_interrupted
+from nas.tasks import cache_folder, task_configs
+from scripts.command_line import write_config
 from scripts.settings import SearchSettings
 
 
@@ -34,7 +39,10 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
     with ExitStack() as stack:
         stack.enter_context(study_lock(directory))
         check_ready(directory, settings.tracker)
-        study = open_study(directory, settings.study, settings.objectives, settings.definition, None)
+        # A name such as `auto` may be another device when the study is taken up again.
+        definition = settings.definition | {"measured on": measured_on(settings.deployment)}
+        study = open_study(directory, settings.study, settings.objectives, definition, None)
+        write_config(directory, settings.config)
         sampled = len(study.get_trials(deepcopy=False))
         study.sampler = make_sampler(
             settings.sampler, seed=settings.seed, trials=settings.trials, already_sampled=sampled
@@ -45,9 +53,17 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
         enqueue_references(study, references)
         requeued = requeue_interrupted(study)
         evaluator = stack.enter_context(
-            open_evaluator(settings.tasks, settings.recipes, settings.deployment, settings.parameters)
+            open_evaluator(
+                settings.tasks,
+                settings.recipes,
+                settings.deployment,
+                settings.parameters,
+                task_configs(settings.config["task"]),
+                device=settings.device,
+                tables=cache_folder() / "tables",
+            )
         )
-        tracker = Tracker(settings.study, directory, settings.tracker, settings.definition)
+        tracker = Tracker(settings.study, directory, settings.tracker, definition)
         loop = make_loop(settings, study, evaluator)
         progress = stack.enter_context(Progress(shown(settings), rows=loop.rows))
         with tracker:
@@ -57,7 +73,7 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
             loop.run()
             report_unjudged(loop, progress)
             noise = measure_noise(settings, loop)
-            result = make_result(settings, loop, noise, start)
+            result = make_result(settings, loop, noise, evaluator.meter.describe(), start)
             files = write_files(directory, result, settings, loop)
             tracker.finish(result, files)
         # The page and the W&B runs are written: their time counts as the tool's own.
@@ -66,6 +82,11 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
         requirements = loop.bars.applicable(loop.rows)
         print_summary(result, settings.objectives, requirements, progress.console, files=files)
         return result
+
+
+def measured_on(deployment: Deployment) -> str:
+    """The name of the device whose costs count."""
+    return device_name(choose_device(deployment.device)) if deployment.spec is None else deployment.spec.name
 
 
 def make_loop(settings: SearchSettings, study: Study, evaluator: Evaluator) -> Loop:
@@ -89,8 +110,9 @@ def make_loop(settings: SearchSettings, study: Study, evaluator: Evaluator) -> L
 
 
 def shown(settings: SearchSettings) -> tuple[Objective, ...]:
-    """Objectives, then required and scored numbers that are no objectives."""
+    """Objectives, then required, limited, timed and scored numbers that are no objectives."""
     names = [o.name for o in settings.objectives] + [r.name for r in settings.requirements]
+    names += [limit.name for limit in settings.limits] + list(settings.deployment.quantities)
     names += [metric.name for task in settings.tasks.values() for metric in task.metrics]
     return tuple(OBJECTIVES[name] for name in dict.fromkeys(names))
 
@@ -132,18 +154,20 @@ def measure_noise(settings: SearchSettings, loop: Loop) -> tuple[NoiseFloor, ...
     return noise_floors(repeats, loop.rows)
 
 
-def make_result(settings: SearchSettings, loop: Loop, noise: tuple[NoiseFloor, ...], start: float) -> StudyResult:
+def make_result(
+    settings: SearchSettings, loop: Loop, noise: tuple[NoiseFloor, ...], costs: Mapping[str, Any], start: float
+) -> StudyResult:
     """Everything that a report shows."""
     rows = tuple(loop.rows)
     front, required = loop.bars.fronts(rows)
     reference = loop.bars.reference_row(rows)
     seconds = time.perf_counter() - start
-    device = choose_device(settings.deployment.device)
     return StudyResult(
         study=settings.study,
         rows=rows,
         front=front,
         front_required=required,
+        robust=robust_members(rows, settings.objectives),
         reference=None if reference is None else reference.number,
         noise=noise,
         hypervolume=dominated_volume(rows, settings.objectives),
@@ -154,9 +178,10 @@ def make_result(settings: SearchSettings, loop: Loop, noise: tuple[NoiseFloor, .
             "training": {name: settings.definition["train"][name] for name in settings.tasks},
             "proxy parameters": settings.parameters or "not matched",
             "deployment": {k: v for k, v in settings.definition["measure"].items() if v is not None},
+            "costs": dict(costs),
             "seed": settings.seed,
         },
-        environment=describe_device(device),
+        environment=describe_device(choose_device(settings.device)) | {"measured on": measured_on(settings.deployment)},
         seconds=seconds,
         tool_seconds=seconds - loop.work_seconds,
     )

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from nas.architecture import Architecture, did_you_mean, read_architecture
+from nas.deployment import Deployment
 from nas.objectives import (
     Limit,
     Objective,
@@ -22,11 +23,11 @@ from nas.objectives import (
 )
 from nas.tasks import Task, make_tasks
 from nas.training.recipe import Recipe, recipe_from
-from nas.workload import Deployment
 from scripts.command_line import CONF, DESIGNS, UserError
 from search_spaces import SearchSpace, build_space
 
-BUDGET_FIELDS = ("trials", "noise_seeds", "patience", "train", "text", "recall")
+BUDGET_FIELDS = ("trials", "noise_seeds", "patience", "train", "text", "recall", "deployment")
+EFFORT = ("seconds", "block_seconds", "spread", "busy", "table")  # of measuring: does not make rows incomparable
 TOP_FIELDS = (
     *("study", "outputs", "seed", "device", "references", "baseline", "search_space", "task", "optimize", "require"),
     *("limits", "sampler", "measure", "tracker", "budget"),
@@ -53,6 +54,7 @@ class SearchSettings:
     requirements: tuple[Requirement, ...]
     ignored_requirements: tuple[Requirement, ...]
     limits: tuple[Limit, ...]
+    device: str
     deployment: Deployment
     sampler: str
     trials: int
@@ -60,6 +62,7 @@ class SearchSettings:
     patience: int
     tracker: dict[str, Any]
     definition: dict[str, Any]
+    config: dict[str, Any]
 
     @property
     def parameters(self) -> int | None:
@@ -88,13 +91,18 @@ class SearchSettings:
         vocab_size = next(iter(tasks.values())).vocab_size
         space = build_space(space_name, plain["search_space"], vocab_size=vocab_size)
         objectives = parse_objectives(plain["optimize"])
-        requirements = parse_requirements(plain["require"])
+        requirements = parse_requirements(plain["require"], str(plain["baseline"]))
         limits = parse_limits(plain["limits"])
         scored = {metric.name for task in tasks.values() for metric in task.metrics}
         check_scored((*objectives, *(limit.objective for limit in limits)), scored, tasks)
         judged = tuple(r for r in requirements if r.objective.stage != "train" or r.name in scored)
         budget = plain["budget"]
         refuse_unknown("budget", budget, BUDGET_FIELDS)
+        for field in ("trials", "noise_seeds", "patience", "train"):
+            if field not in budget:
+                raise UserError(f"budget.{field} is needed, but it was taken away; leave it out to get the default.")
+        named = [*objectives, *(r.objective for r in judged), *(limit.objective for limit in limits)]
+        deployment = Deployment.from_config(plain["measure"]).asked_for(objective.name for objective in named)
         refuse_unknown("", plain, TOP_FIELDS)
         train = budget["train"]
         designs = tuple(read_design(name) for name in as_list("references", plain["references"]))
@@ -116,18 +124,20 @@ class SearchSettings:
             requirements=judged,
             ignored_requirements=tuple(r for r in requirements if r not in judged),
             limits=limits,
-            deployment=Deployment.from_config(plain["measure"]),
+            device=word("device", plain["device"]),
+            deployment=deployment,
             sampler=word("sampler.name", plain["sampler"].get("name")),
             trials=whole("budget.trials", budget["trials"]),
             noise_seeds=whole("budget.noise_seeds", budget["noise_seeds"]),
             patience=whole("budget.patience", budget["patience"]),
             tracker=plain["tracker"],
+            config=plain,
             definition={
                 "search_space": {"kind": space_name, **plain["search_space"]},
                 "optimize": [o.name for o in objectives],
                 "task": plain["task"],
                 "train": {name: train[name] for name in tasks},
-                "measure": {k: v for k, v in plain["measure"].items() if k != "seconds"},
+                "measure": {k: v for k, v in plain["measure"].items() if k not in EFFORT},
                 "limits": {limit.name: limit.bound for limit in limits},
                 "seed": plain["seed"],
             },

@@ -77,7 +77,7 @@ def test_a_search_of_three_trials_writes_everything_a_user_needs(finished):
     folder, done = finished
     study = folder / "outputs" / "small"
     assert [path.name for path in folder.iterdir()] == ["outputs"]
-    for name in ("journal.log", "trials.csv", "front.csv", "front.png", "front.html"):
+    for name in ("journal.log", "trials.csv", "front.csv", "front.png", "front.html", "config.yaml"):
         assert (study / name).stat().st_size > 0, name
     # One run for the study and one for each trained trial.
     runs = list(study.glob("wandb/offline-run-*/run-*.wandb"))
@@ -185,13 +185,11 @@ def test_control_c_ends_with_a_sentence_and_exit_code_130(tmp_path, cache):
 def test_a_member_of_the_front_trains_further_and_improves(finished, cache):
     folder = finished[0]
     path = sorted((folder / "outputs" / "small" / "architectures").glob("*.yaml"))[0]
-    options = [f"task.{name}={value}" for name, value in TEXT.items()]
     command = [
         sys.executable,
         str(ROOT / "scripts" / "train.py"),
         f"architecture={path}",
         "train.tokens=16384",
-        *options,
     ]
     done = subprocess.run(command, cwd=folder, env=environment(cache), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

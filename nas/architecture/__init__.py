@@ -25,7 +25,9 @@ from nas.architecture.mixers import NoMixer as NoMixer
 from nas.architecture.resize import Scale as Scale
 from nas.architecture.resize import resized as resized
 from nas.architecture.yaml_form import from_dict as from_dict
+from nas.architecture.yaml_form import options_to_dict as options_to_dict
 from nas.architecture.yaml_form import read_architecture as read_architecture
+from nas.architecture.yaml_form import read_part as read_part
 from nas.architecture.yaml_form import to_dict as to_dict
 from nas.architecture.yaml_form import to_yaml as to_yaml
 from nas.architecture.yaml_form import write_architecture as write_architecture

@@ -25,24 +25,25 @@ BLOCK_KEYS = ("repeat", "mixer", "ffn")
 
 def to_dict(architecture: Architecture) -> dict[str, Any]:
     """The architecture as nested dicts and lists; equal neighbouring blocks are written once with `repeat`."""
-    data = _options_to_dict(architecture)
+    data = options_to_dict(architecture)
     del data["kind"]
     data["blocks"] = []
     for block, run in groupby(architecture.blocks):
         count = len(list(run))
         entry: dict[str, Any] = {"repeat": count} if count > 1 else {}
-        entry["mixer"] = _options_to_dict(block.mixer)
-        entry["ffn"] = _options_to_dict(block.ffn)
+        entry["mixer"] = options_to_dict(block.mixer)
+        entry["ffn"] = options_to_dict(block.ffn)
         data["blocks"].append(entry)
     return data
 
 
-def _options_to_dict(options: Options) -> dict[str, Any]:
+def options_to_dict(options: Options) -> dict[str, Any]:
+    """The options of one part with its kind; those that are null are left out."""
     data: dict[str, Any] = {"kind": getattr(options, "kind", "architecture")}
     for f in fields(options):
         value = getattr(options, f.name)
         if f.name == "parts":
-            data["parts"] = [_options_to_dict(part) for part in value]
+            data["parts"] = [options_to_dict(part) for part in value]
         elif value is not None:
             data[f.name] = value
     return data
@@ -71,15 +72,16 @@ def _read_block(data: object, place: str) -> list[Block]:
     repeat = given.get("repeat", 1)
     if not isinstance(repeat, int) or isinstance(repeat, bool) or not 1 <= repeat <= MAX_BLOCKS:
         raise ArchitectureError(f"{place}: repeat must be a whole number from 1 to {MAX_BLOCKS}, but got {repeat!r}.")
-    mixer = _read_part(given.get("mixer", {"kind": "none"}), MIXERS, f"{place}.mixer")
-    ffn = _read_part(given.get("ffn", {"kind": "none"}), FFNS, f"{place}.ffn")
+    mixer = read_part(given.get("mixer", {"kind": "none"}), MIXERS, f"{place}.mixer")
+    ffn = read_part(given.get("ffn", {"kind": "none"}), FFNS, f"{place}.ffn")
     try:
         return [Block(mixer=mixer, ffn=ffn)] * repeat  # type: ignore[arg-type]
     except ArchitectureError as error:
         raise ArchitectureError(f"{place}: {error}") from None
 
 
-def _read_part(data: object, kinds: Mapping[str, type[Options]], place: str) -> Options:
+def read_part(data: object, kinds: Mapping[str, type[Options]], place: str) -> Options:
+    """The part of one of `kinds` that a mapping describes; `place` is named in errors (ArchitectureError)."""
     given = dict(_mapping(data, place))
     _require(given, ["kind"], place)
     kind = given.pop("kind")
@@ -91,7 +93,7 @@ def _read_part(data: object, kinds: Mapping[str, type[Options]], place: str) -> 
     if cls is HeadMix:
         if not isinstance(given["parts"], list):
             raise ArchitectureError(f"{place}: parts must be a list of mixers, but got {given['parts']!r}.")
-        given["parts"] = tuple(_read_part(part, MIXERS, f"{place}.parts[{i}]") for i, part in enumerate(given["parts"]))
+        given["parts"] = tuple(read_part(part, MIXERS, f"{place}.parts[{i}]") for i, part in enumerate(given["parts"]))
     try:
         return cls(**given)
     except ArchitectureError as error:

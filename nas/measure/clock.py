@@ -14,15 +14,17 @@ import gc
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
 from nas.measurement import Measurement
 
 Call = Callable[[], object]
+Key = TypeVar("Key", bound=Hashable)
 
 SHORTEST_SAMPLE_MS = 1.0
 STEADY = 0.1
@@ -61,9 +63,9 @@ def time_call(
 
 
 def time_together(
-    calls: Mapping[str, Call | Sequence[Call]], device: torch.device, *, seconds: float, precision: float = 0.01
-) -> dict[str, Measurement]:
-    """Milliseconds of several calls that are to be compared, by name: as `time_call`, with their samples in turn.
+    calls: Mapping[Key, Call | Sequence[Call]], device: torch.device, *, seconds: float, precision: float = 0.01
+) -> dict[Key, Measurement]:
+    """Milliseconds of several calls that are to be compared, by their keys: as `time_call`, with their samples in turn.
 
     seconds: for all of them together. Sampling stops when every median is known to `precision`.
     """
@@ -123,9 +125,12 @@ def measurement(samples: list[float], precision: float) -> Measurement:
     """The samples' median with its spread, and what stopped the sampling as a note."""
     known = half_width(samples)
     within = len(samples) >= LEAST_SAMPLES and known <= precision
-    note = (
-        f"spread within {100 * precision:g} %" if within else f"stopped by the time limit, spread {100 * known:.1f} %"
-    )
+    if within:
+        note = f"spread within {100 * precision:g} %"
+    elif len(samples) < LEAST_SAMPLES:
+        note = f"stopped by the time limit after {len(samples)} samples, too few to know the spread"
+    else:
+        note = f"stopped by the time limit, spread {100 * known:.1f} %"
     return Measurement(
         value=percentile(samples, 0.5),
         unit="ms",

@@ -14,6 +14,26 @@ from nas.workload import WorkloadError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+class DeviceGone(RuntimeError):
+    """A device does not answer any more. The message is one sentence."""
+
+
+@contextmanager
+def while_it_answers(device: torch.device) -> Iterator[None]:
+    """Raise DeviceGone for an error after which a GPU answers no call of this process any more."""
+    try:
+        yield
+    except RuntimeError as error:
+        # Running out of memory is an error of its own kind, and the device lives on.
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA error" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise DeviceGone(
+            f"{device} does not answer any more ({reason}); what is finished is kept, and the same command goes on "
+            "once the device is back."
+        ) from None
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """`auto` is the GPU if there is one, else the CPU; otherwise `cpu`, `cuda` or `cuda:1`. Raises WorkloadError."""
     if name == "auto":
@@ -42,7 +62,7 @@ def describe_device(device: torch.device | None = None) -> dict[str, str | int]:
     device = choose_device() if device is None else device
     described: dict[str, str | int] = {
         "device": device.type,
-        "name": cpu_name() if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "name": device_name(device),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -58,6 +78,13 @@ def describe_device(device: torch.device | None = None) -> dict[str, str | int]:
             "multiprocessors": properties.multi_processor_count,
         }
     return described
+
+
+def device_name(device: torch.device) -> str:
+    """What tables and descriptions call a device: a GPU by its own name, a CPU by its own and its cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_name()}, {usable_cores()} cores"
 
 
 def cpu_name() -> str:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nas.architecture import Architecture
 from nas.compile import compile_architecture
 from nas.model import DecodeState, Model, filled_state
-from nas.workload import Workload
+from nas.workload import Decode
 
 STRETCH = 1 << 16
 
@@ -38,7 +38,7 @@ def random_model(architecture: Architecture, device: torch.device, dtype: torch.
         return compile_architecture(architecture).to(dtype).eval()
 
 
-def random_state(model: Model, workload: Workload) -> DecodeState:
-    """The state of a batch that has read the context, with random contents."""
+def random_state(model: Model, phase: Decode) -> DecodeState:
+    """The state of sequences that hold the context, with random contents and room for the token that is decoded."""
     with RepeatedRandomNumbers():
-        return filled_state(model, workload.batch, workload.context, workload.capacity - workload.context)
+        return filled_state(model, phase.batch, phase.context, 1)

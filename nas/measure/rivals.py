@@ -19,9 +19,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import kernels
+from nas.measure.child import ChildFailed, in_child
+from nas.measure.memory import DoesNotFit
 from nas.measure.rival_cases import CASES, Case, relative_error
 
 LIMITS = {torch.float32: 2e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}  # of errors; float32 products may be TF32
+SPOILT = "CUDA error"  # in messages of a process whose GPU context answers nothing any more
 Substitute = Callable[..., Any]  # takes what the public function takes, and these have unlike signatures
 
 
@@ -78,14 +81,42 @@ def first_to_accept(rivals: Sequence[Rival]) -> Substitute:
 
 @cache
 def _verdicts(device: torch.device, dtype: torch.dtype, gradients: bool) -> Verdicts:
-    verified, refused = [], {}
-    for rival in RIVALS:
-        reason = _complaint(rival, device, dtype, gradients)
-        if reason is None:
-            verified.append(rival)
-        else:
-            refused[rival.name] = reason
-    return Verdicts(tuple(verified), refused)
+    names = tuple(rival.name for rival in RIVALS)
+    ask = _complaints_from_children if device.type == "cuda" else _complaints
+    complaints = ask(names, device, dtype, gradients)
+    verified = tuple(rival for rival in RIVALS if complaints[rival.name] is None)
+    return Verdicts(verified, {name: reason for name, reason in complaints.items() if reason is not None})
+
+
+def _complaints_from_children(
+    names: Sequence[str], device: torch.device, dtype: torch.dtype, gradients: bool
+) -> dict[str, str | None]:
+    """As `_complaints`, in processes of their own: an illegal access spoils the GPU for the process that made it."""
+    found: dict[str, str | None] = {}
+    left, together = list(names), True
+    while left:
+        batch = left if together else left[:1]
+        try:
+            found |= in_child(_complaints, batch, device, dtype, gradients)
+        except (ChildFailed, DoesNotFit) as error:
+            together = False  # one at a time, to learn which it was
+            if len(batch) == 1:
+                found[batch[0]] = str(error)
+        left = [name for name in left if name not in found]
+    return found
+
+
+def _complaints(
+    names: Sequence[str], device: torch.device, dtype: torch.dtype, gradients: bool
+) -> dict[str, str | None]:
+    """What speaks against each rival, or None; ends behind one that spoilt the GPU, as nothing runs after it."""
+    by_name = {rival.name: rival for rival in RIVALS}
+    found: dict[str, str | None] = {}
+    for name in names:
+        found[name] = reason = _complaint(by_name[name], device, dtype, gradients)
+        if reason is not None and SPOILT in reason:
+            break
+    return found
 
 
 def _complaint(rival: Rival, device: torch.device, dtype: torch.dtype, gradients: bool) -> str | None:

@@ -1,48 +1,180 @@
-"""Measures one architecture as it will be deployed: latency of prefill and decode, peak memory, bytes per sequence."""
+"""Measures one architecture as it will be deployed: every wanted phase, and memory in inference and in training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from nas.architecture import Architecture
-from nas.count import count
-from nas.measure.clock import time_call
-from nas.measure.device import choose_device, choose_dtype, pinned_threads
-from nas.measure.memory import check_fits, out_of_memory_is_a_result, peak_bytes, storage_bytes
+from nas.context import Context
+from nas.count import count_parameters, count_state_bytes, longest_context
+from nas.deployment import CostModel, Deployment
+from nas.devices import DeviceSpec
+from nas.measure.conditions import check_idle, watch
+from nas.measure.device import DTYPES, choose_device, choose_dtype, pinned_threads
+from nas.measure.memory import (
+    DoesNotFit,
+    available_bytes,
+    out_of_memory_is_a_result,
+    peak_bytes,
+    saved_for_backward_bytes,
+)
+from nas.measure.phases import phase_call, random_tokens
 from nas.measure.random_model import random_model
-from nas.measure.workloads import Phases
+from nas.measure.roofline import roofline
+from nas.measure.timing import Effort, Timing, time_phase
 from nas.measurement import Measurement
-from nas.workload import Deployment
+from nas.model import Model
+from nas.workload import Decode, Phase, TrainStep, describe_phase
 
-SHARE_OF_A_PHASE = 0.4  # of the time for one candidate; building the model and weighing it take about the rest
+SHARE_OF_TIMING = 0.8  # of the time for one candidate; building the model and weighing it take about the rest
+OPTIMIZER_BYTES = 8  # of AdamW per weight: two moments in float32
+WEIGHT_BYTES = 4  # in training
+TRAINING_BYTES = 2 * WEIGHT_BYTES + OPTIMIZER_BYTES  # weight, gradient and moments
 
 
-def measure_model(architecture: Architecture, deployment: Deployment) -> dict[str, Measurement]:
-    """Numbers of a deployed architecture (see `nas.count.deployed`), by the names of the objectives.
+@dataclass(kw_only=True)
+class Measured:
+    """What measuring gave: numbers by the names of the objectives, and each timed quantity under every cost model."""
 
-    prefill_latency_ms: one batch of prompts. decode_latency_ms: one token for each sequence of the batch, at the
-    context. peak_memory_bytes: weights, state and activations at the peak of both. sequence_bytes: the state of one
-    sequence at the context, as allocated. Raises DoesNotFit; leaves nothing on the device.
+    numbers: dict[str, Measurement]
+    costs: dict[CostModel, dict[str, Measurement]] = field(default_factory=dict)
+
+
+def measure_model(architecture: Architecture, deployment: Deployment, spec: DeviceSpec, effort: Effort) -> Measured:
+    """Time and weigh a deployed architecture (see `nas.count.deployed`) on the device at hand; leaves nothing on it.
+
+    spec: the device's description, for the roofline and for how many sequences fit. effort: for each phase. Raises
+    DoesNotFit, and DeviceBusy where the deployment refuses a busy device.
     """
     device = choose_device(deployment.device)
     dtype = choose_dtype(deployment.dtype, device)
-    workload = deployment.workload
-    counts = count(architecture, workload, dtype=dtype)
-    check_fits(counts.weight_bytes + workload.batch * counts.sequence_bytes, "The weights and the state", device)
-    with out_of_memory_is_a_result(device), pinned_threads(deployment.threads), torch.inference_mode():
-        return _measure(Phases(random_model(architecture, device, dtype), workload, device), deployment.seconds)
-
-
-def _measure(phases: Phases, seconds: float) -> dict[str, Measurement]:
-    model, workload, device = phases.model, phases.workload, phases.device
-    weights = storage_bytes([*model.parameters(), *model.buffers()])
-    prefill = time_call(phases.read_prompt, device, seconds=seconds * SHARE_OF_A_PHASE)
-    prefill_bytes = peak_bytes(phases.read_prompt, device)
-    state = phases.read_context()
-    decode_bytes = storage_bytes(state) + peak_bytes(phases.decoding(state), device)
-    decode = time_call(phases.decoding(state), device, seconds=seconds * SHARE_OF_A_PHASE)
-    sequence = storage_bytes(model.init_state(1, workload.context))
-    return {
-        "prefill_latency_ms": prefill,
-        "decode_latency_ms": decode,
-        "peak_memory_bytes": Measurement.exact(weights + max(prefill_bytes, decode_bytes), "bytes"),
-        "sequence_bytes": Measurement.exact(sequence, "bytes"),
+    phases = {quantity: deployment.workload.phase(quantity) for quantity in deployment.quantities}
+    check_fits(architecture, set(phases.values()), dtype, device)
+    if deployment.busy == "refuse":
+        check_idle(device)
+    with out_of_memory_is_a_result(device), pinned_threads(deployment.threads), watch(device) as conditions:
+        timings, numbers = _measure(architecture, set(phases.values()), device, dtype, effort)
+    flagged = {q: with_notes(timings[phase], conditions.flags) for q, phase in phases.items()}
+    costs: dict[CostModel, dict[str, Measurement]] = {
+        "own": {quantity: timing.own for quantity, timing in flagged.items()},
+        "best": {quantity: timing.best for quantity, timing in flagged.items()},
+        "roofline": rooflines(architecture, phases, spec, name_of(dtype)),
     }
+    numbers |= fitting(architecture, deployment, spec, dtype, numbers)
+    return Measured(numbers=numbers | costs[deployment.cost_model], costs=costs)
+
+
+def rooflines(
+    architecture: Architecture, phases: Mapping[str, Phase], spec: DeviceSpec, dtype: str
+) -> dict[str, Measurement]:
+    """The bound for each quantity."""
+    return {quantity: roofline(architecture, phase, spec, dtype) for quantity, phase in phases.items()}
+
+
+def _measure(
+    architecture: Architecture, phases: set[Phase], device: torch.device, dtype: torch.dtype, effort: Effort
+) -> tuple[dict[Phase, Timing], dict[str, Measurement]]:
+    timings: dict[Phase, Timing] = {}
+    numbers: dict[str, Measurement] = {}
+    served = [phase for phase in phases if not isinstance(phase, TrainStep)]
+    if served:
+        model, peaks = random_model(architecture, device, dtype), []
+        for phase in served:
+            timings[phase] = time_phase(model, phase, device, effort)
+            call = phase_call(model, phase, device)
+            peaks.append(state_bytes(architecture, phase, dtype) + peak_bytes(call, device))
+        weights = count_parameters(architecture) * dtype.itemsize
+        numbers["peak_memory_bytes"] = weighed(weights + max(peaks))
+        del model
+    for phase in phases:
+        if isinstance(phase, TrainStep):
+            model = random_model(architecture, device, torch.float32)
+            timings[phase] = time_phase(model, phase, device, effort)
+            numbers |= training_memory(model, phase, device)
+    return timings, numbers
+
+
+def training_memory(model: Model, phase: TrainStep, device: torch.device) -> dict[str, Measurement]:
+    """Bytes of a training step: at its peak, and of those the optimizer's and what the backward pass needs."""
+    step = phase_call(model, phase, device)
+    step()  # the optimizer makes its state in its first step
+    weights = sum(p.numel() for p in model.parameters())
+    tokens = random_tokens(model, device, phase.batch, phase.tokens)
+    saved = saved_for_backward_bytes(lambda: model(tokens, context=Context()))
+    peak = weights * (WEIGHT_BYTES + OPTIMIZER_BYTES) + peak_bytes(step, device)
+    return {
+        "train_peak_memory_bytes": weighed(peak),
+        "optimizer_bytes": Measurement.exact(weights * OPTIMIZER_BYTES, "bytes"),
+        "saved_for_backward_bytes": weighed(saved),
+    }
+
+
+def weighed(size: int) -> Measurement:
+    """Bytes that an allocator's record gave: exact, and measured once."""
+    return replace(Measurement.exact(size, "bytes"), source="measured")
+
+
+def fitting(
+    architecture: Architecture,
+    deployment: Deployment,
+    spec: DeviceSpec,
+    dtype: torch.dtype,
+    numbers: Mapping[str, Measurement],
+) -> dict[str, Measurement]:
+    """How many sequences of the deployment's length the device's memory holds beside weights and work space."""
+    weights = count_parameters(architecture) * dtype.itemsize
+    work = 0.0
+    if "peak_memory_bytes" in numbers:
+        states = [
+            state_bytes(architecture, phase, dtype)
+            for phase in map(deployment.workload.phase, deployment.quantities)
+            if not isinstance(phase, TrainStep)
+        ]
+        work = max(0.0, numbers["peak_memory_bytes"].value - weights - max(states, default=0))
+    each = count_state_bytes(architecture, deployment.workload.length, dtype=dtype)
+    room = max(0, int((spec.memory_bytes - weights - work) // max(1, each)))
+    source = numbers["peak_memory_bytes"].source if "peak_memory_bytes" in numbers else "counted"
+    return {"sequences_that_fit": replace(Measurement.exact(room, "sequences"), source=source)}
+
+
+def state_bytes(architecture: Architecture, phase: Phase, dtype: torch.dtype) -> int:
+    """Bytes of the state of all sequences of a phase."""
+    if isinstance(phase, TrainStep):
+        return 0
+    length = phase.context + 1 if isinstance(phase, Decode) else phase.prompt
+    return phase.batch * count_state_bytes(architecture, length, dtype=dtype)
+
+
+def check_fits(architecture: Architecture, phases: set[Phase], dtype: torch.dtype, device: torch.device) -> None:
+    """Raise DoesNotFit where a phase needs more memory than can be had; a CPU would kill the process instead."""
+    free = available_bytes(device)
+    if free is None:
+        return
+    parameters = count_parameters(architecture)
+    for phase in phases:
+        if isinstance(phase, TrainStep):
+            needed, advice = parameters * TRAINING_BYTES, "fewer parameters fit"
+        else:
+            needed = parameters * dtype.itemsize + state_bytes(architecture, phase, dtype)
+            longest = longest_context(architecture, phase.batch, free, dtype=dtype)
+            what = "context" if isinstance(phase, Decode) else "prompt"
+            advice = f"the longest {what} that fits is {longest:,} tokens" if longest else "fewer parameters fit"
+        if needed > free:
+            raise DoesNotFit(
+                f"{architecture.name} needs {needed:,} bytes for {describe_phase(phase)}, {needed - free:,} more than "
+                f"{device} has free; {advice}."
+            )
+
+
+def with_notes(timing: Timing, notes: tuple[str, ...]) -> Timing:
+    return replace(
+        timing,
+        own=replace(timing.own, notes=(*timing.own.notes, *notes)),
+        best=replace(timing.best, notes=(*timing.best.notes, *notes)),
+    )
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """`bfloat16` for torch.bfloat16."""
+    return next(name for name, value in DTYPES.items() if value == dtype)

@@ -53,3 +53,7 @@ class AttentionMixer(Mixer):
         pairs = pairs_in_window(tokens, context_len, self.window)
         products = 4 * pairs * self.qkv.num_heads * self.qkv.head_dim
         return self.qkv.flops(tokens) + products + linear_flops(tokens, self.out_proj)
+
+    def state_traffic(self, tokens: int, context_len: int, dtype: torch.dtype) -> int:
+        # All keys and values in sight are read; only those of the new tokens are written.
+        return self.state_bytes(context_len + tokens, dtype) + self.state_bytes(tokens, dtype)

@@ -57,6 +57,13 @@ class Mixer(nn.Module, ABC):
         state = self.init_state(1, context_len, dtype, torch.device("meta"))
         return sum(tensor.nbytes for tensor in state.values())
 
+    def state_traffic(self, tokens: int, context_len: int, dtype: torch.dtype) -> int:
+        """Bytes of state that reading `tokens` tokens of one sequence after `context_len` others must move at least.
+
+        A recurrent state is read and written whole, once; who can do with less says so.
+        """
+        return 2 * self.state_bytes(context_len + tokens, dtype)
+
     def scale_output(self, factor: float) -> None:
         """Shrink what this mixer adds to the residual stream at the start of training."""
         with torch.no_grad():

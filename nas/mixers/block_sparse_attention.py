@@ -9,7 +9,7 @@ Source: Lu et al., MoBA (arXiv 2502.13189), section 2.2; as there, relevance is 
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from kernels import attention, attention_step
 from nas.architecture.mixers import BlockSparseAttention
@@ -18,6 +18,15 @@ from nas.layers.kv_cache import empty_cache, extend
 from nas.layers.linear import Linear
 from nas.layers.qkv import QkvProjection
 from nas.mixers.base import Mixer, State, linear_flops
+
+
+class BlockRelevance(nn.Module):
+    """How relevant every block is to every query; a module of its own, so that measuring can put a pattern in place."""
+
+    def forward(self, q: Tensor, means: Tensor) -> Tensor:
+        """q [B, T, Hq, D], means [B, N, Hkv, D] -> [B, T, Hkv, N]."""
+        per_group = q.float().unflatten(2, (means.shape[2], -1)).sum(3)
+        return torch.einsum("bthd,bnhd->bthn", per_group, means)
 
 
 class BlockSparseAttentionMixer(Mixer):
@@ -29,6 +38,7 @@ class BlockSparseAttentionMixer(Mixer):
         self.block_size = options.block_size
         self.top_k = options.top_k
         self.qkv = QkvProjection(options, d_model)
+        self.relevance = BlockRelevance()
         self.out_proj = Linear(options.num_heads * options.head_dim, d_model)
 
     def forward(
@@ -55,7 +65,7 @@ class BlockSparseAttentionMixer(Mixer):
         if own <= self.top_k:
             o = attention_step(q, state["k"].to(q.dtype), state["v"].to(q.dtype), position + 1)
         else:
-            relevance = self._relevance(q.unsqueeze(1), state["means"][:, :own])[:, 0]
+            relevance = self.relevance(q.unsqueeze(1), state["means"][:, :own])[:, 0]
             picked = relevance.topk(self.top_k, dim=-1).indices
             slots = self._slots(picked, own * size, position + 1)
             k_seen, v_seen = (self._gather(state[name], slots).to(q.dtype) for name in ("k", "v"))
@@ -76,15 +86,18 @@ class BlockSparseAttentionMixer(Mixer):
         products = 4 * seen * self.qkv.num_heads + 2 * compared * self.qkv.kv_heads
         return self.qkv.flops(tokens) + products * self.qkv.head_dim + linear_flops(tokens, self.out_proj)
 
+    def state_traffic(self, tokens: int, context_len: int, dtype: torch.dtype) -> int:
+        # Means are compared with all of them; keys and values are read of the picked blocks and the own one.
+        whole = self.state_bytes(context_len + tokens, dtype)
+        means = (context_len + tokens) // self.block_size * self.qkv.kv_heads * self.qkv.head_dim * 4
+        token = 2 * self.qkv.kv_heads * self.qkv.head_dim * dtype.itemsize
+        picked = (self._keys_seen(context_len + tokens) - self._keys_seen(context_len)) * token
+        return min(whole, means + picked) + tokens * token
+
     def _block_means(self, k: Tensor) -> Tensor:
         """Mean keys of the complete blocks of k [B, T, Hkv, D]: [B, T // block, Hkv, D] in float32."""
         complete = k.shape[1] // self.block_size
         return k[:, : complete * self.block_size].unflatten(1, (complete, self.block_size)).float().mean(2)
-
-    def _relevance(self, q: Tensor, means: Tensor) -> Tensor:
-        """Of every block for every query: q [B, T, Hq, D], means [B, N, Hkv, D] -> [B, T, Hkv, N]."""
-        per_group = q.float().unflatten(2, (means.shape[2], -1)).sum(3)
-        return torch.einsum("bthd,bnhd->bthn", per_group, means)
 
     def _block_mask(self, q: Tensor, means: Tensor, length: int) -> Tensor | None:
         """Which blocks the last Tq of `length` tokens see, [B, Tq, Hkv, ceil(length / block)]; None: all of them."""
@@ -94,7 +107,7 @@ class BlockSparseAttentionMixer(Mixer):
         own = torch.arange(length - q.shape[1], length, device=q.device)[:, None, None] // self.block_size
         index = torch.arange(blocks, device=q.device)
         with torch.no_grad():
-            relevance = F.pad(self._relevance(q, means), (0, blocks - means.shape[1]))
+            relevance = F.pad(self.relevance(q, means), (0, blocks - means.shape[1]))
             relevance = relevance.masked_fill(index >= own, float("-inf"))
             picked = relevance.topk(self.top_k, dim=-1).indices
             mask = torch.zeros_like(relevance, dtype=torch.bool).scatter_(-1, picked, True)

@@ -60,6 +60,9 @@ class HeadMixer(Mixer):
     def flops(self, tokens: int, context_len: int) -> int:
         return sum(part.flops(tokens, context_len) for part in self.parts)
 
+    def state_traffic(self, tokens: int, context_len: int, dtype: torch.dtype) -> int:
+        return sum(part.state_traffic(tokens, context_len, dtype) for part in self.parts)
+
     def scale_output(self, factor: float) -> None:
         for part in self.parts:
             part.scale_output(factor)

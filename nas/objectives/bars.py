@@ -3,7 +3,7 @@
 A *limit* is hard: it is checked at the end of the stage that gives the number, and the design goes no further. A
 *requirement* is a bar for the front: a design below it is trained and kept, and the front is shown with and without.
 
-A requirement on quality is relative to what the all-attention reference reaches in the same run, because absolute
+A requirement on quality is relative to what the baseline (all-attention) reaches in the same run, because absolute
 scores of small proxies mean nothing: `recall: 0.9` is nine tenths of its recall, `text_loss: 1.02` at most 1.02 times
 its loss. All other bars are absolute, in the unit of the objective.
 """
@@ -17,23 +17,27 @@ from nas.objectives.base import Objective, ObjectiveError, with_unit
 
 @dataclass(frozen=True, kw_only=True)
 class Requirement:
-    """`objective` must reach `bound`: at most where less is better, at least where more is."""
+    """`objective` must reach `bound`: at most where less is better, at least where more is.
+
+    relative_to_reference: the bound is a share of the number of the design that `baseline` names.
+    """
 
     objective: Objective
     bound: float
     relative_to_reference: bool
+    baseline: str = "all-attention"
 
     @property
     def name(self) -> str:
         return self.objective.name
 
     def level(self, reference: Measurement | None) -> float:
-        """The bar in the objective's unit; `reference` is the all-attention design's number, if the bar is relative."""
+        """The bar in the objective's unit; `reference` is the baseline's number, if the bar is relative."""
         if not self.relative_to_reference:
             return self.bound
         if reference is None:
             raise ObjectiveError(
-                f"require.{self.name} is a share of what the all-attention reference reaches, but it was not measured; "
+                f"require.{self.name} is a share of what {self.baseline} reaches, but that was not measured; "
                 "let the reference designs run first, or drop the requirement."
             )
         return self.bound * reference.value
@@ -54,7 +58,7 @@ class Requirement:
     def __str__(self) -> str:
         relation = "at most" if self.objective.direction == "minimize" else "at least"
         if self.relative_to_reference:
-            return f"{self.name} {relation} {self.bound:g} of what all-attention reaches"
+            return f"{self.name} {relation} {self.bound:g} of what {self.baseline} reaches"
         return f"{self.name} {relation} {with_unit(self.bound, self.objective.unit, self.name)}"
 
 

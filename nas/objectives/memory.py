@@ -1,8 +1,8 @@
 """Memory: what one more sequence costs, and what the whole deployed network takes at its peak.
 
-Bytes per sequence is the primary form. Parameters are matched, so the peak of one sequence is weights, equal for all,
-plus a rest in which designs differ; the cache and state of a sequence hold that difference alone, are exact, and say
-how many sequences fit on a device.
+Bytes per sequence, and how many sequences fit, are the primary forms. Parameters are matched, so the peak of one
+sequence is weights, equal for all, plus a rest in which designs differ; the cache and state of a sequence hold that
+difference alone, are exact, and say how many sequences fit on a device.
 """
 
 from nas.measurement import Measurement
@@ -22,4 +22,22 @@ SEQUENCE_BYTES = Objective(
     help="KV cache and recurrent state of one sequence at the stated context",
     read=sequence_bytes,
 )
-PEAK_MEMORY = measured("peak_memory_bytes", "bytes", "weights, state and activations at the peak of prefill and decode")
+SEQUENCES_THAT_FIT = measured(
+    "sequences_that_fit",
+    "sequences",
+    "sequences of the stated context that the device holds beside weights and work space",
+    "maximize",
+)
+PEAK_MEMORY = measured(
+    "peak_memory_bytes", "bytes", "inference: weights, state and work space allocated at the peak of the phases"
+)
+PEAK_RESERVED = measured(
+    "peak_reserved_bytes",
+    "bytes",
+    "what the process takes from the system at its peak: reserved on a GPU, resident on a CPU",
+)
+TRAIN_PEAK_MEMORY = measured(
+    "train_peak_memory_bytes", "bytes", "train_step: weights, gradients, optimizer and activations at the peak"
+)
+OPTIMIZER_BYTES = measured("optimizer_bytes", "bytes", "train_step: the state of the optimizer")
+SAVED_FOR_BACKWARD = measured("saved_for_backward_bytes", "bytes", "train_step: activations kept for the backward pass")

@@ -19,6 +19,10 @@ class Rejected(Exception):
         self.kind = kind
 
 
+class CannotMeasure(RuntimeError):
+    """The device is gone, or busy where the user wants no busy one: the search stops, and can be taken up again."""
+
+
 class TaskFailed(RuntimeError):
     """A task's training broke in a process of its own. The message names the error's kind and what it said."""
 
@@ -27,8 +31,9 @@ class TaskFailed(RuntimeError):
 class Candidate:
     """What is known so far: counted after `count`, measured after `measure`, scored after `train`.
 
-    `architecture` is the proxy that is trained, `deployed` the model that is counted and measured. `weights` are the
-    trained tensors of the first task, by name.
+    `architecture` is the proxy that is trained, `deployed` the model that is counted and measured. `costs` are the
+    timed quantities under each cost model, in milliseconds. `weights` are the trained tensors of the first task, by
+    name. `train_seconds` is what training and scoring alone took, without what the tool does around them.
     """
 
     architecture: Architecture
@@ -36,14 +41,16 @@ class Candidate:
     counts: Any = None
     measurements: dict[str, Measurement] = field(default_factory=dict)
     scores: dict[str, Measurement] = field(default_factory=dict)
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
     weights: dict[str, Any] = field(default_factory=dict)
+    train_seconds: float = 0.0
 
 
 class Evaluator(Protocol):
     """The ladder's stages, cheapest first. Each writes its numbers into the candidate.
 
-    `admit` raises Rejected for what cannot be matched or deployed; the stages raise whatever fails, and the run loop
-    records it.
+    `admit` and `measure` raise Rejected for what cannot be matched, deployed or held by the device; the stages raise
+    whatever fails, and the run loop records it. CannotMeasure stops the search.
     """
 
     def admit(self, architecture: Architecture) -> Candidate:
@@ -53,6 +60,10 @@ class Evaluator(Protocol):
     def count(self, candidate: Candidate) -> None: ...
 
     def measure(self, candidate: Candidate) -> None: ...
+
+    def confirm(self, candidate: Candidate) -> bool:
+        """Measure what `measure` predicted; False where predictions are all that is wanted."""
+        ...
 
     def train(self, candidate: Candidate, seed: int, observer: Observer) -> None: ...
 

@@ -1,22 +1,36 @@
 """The ladder's stages on real models: match and deploy, count, measure at the deployment, train and score proxies."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from nas.architecture import Architecture
 from nas.checkpoint import save_weights
 from nas.count import CannotMatch, count, deployed, match_parameters
-from nas.measure import choose_device, choose_dtype, measure_model
-from nas.study.candidate import Candidate, Rejected
+from nas.deployment import Deployment
+from nas.measure import (
+    DTYPES,
+    DeviceBusy,
+    DeviceGone,
+    DoesNotFit,
+    Measured,
+    Meter,
+    NotInTable,
+    choose_device,
+    dtype_of,
+    open_meter,
+)
+from nas.study.candidate import Candidate, CannotMeasure, Rejected
 from nas.study.events import Observer
 from nas.study.task_training import Job, Outcome, TaskTrainer, make_trainers
 from nas.study.workers import Workers
 from nas.tasks import Task
 from nas.training import Recipe
-from nas.workload import Deployment
 
 
 @dataclass(kw_only=True)
@@ -24,13 +38,16 @@ class ProxyEvaluator:
     """Evaluates candidates of one study.
 
     trainers: one for each task, prepared; the first one's weights are those that are kept. parameters: the number that
-    proxies are matched to, or None. workers: processes that train the tasks side by side; None trains them here, one
-    after the other.
+    proxies are matched to, or None. task_configs: the settings that each task was made from; the first one's are kept
+    beside the weights, so that training goes on with the same data. workers: processes that train the tasks side by
+    side; None trains them here, one after the other.
     """
 
     trainers: Mapping[str, TaskTrainer]
     deployment: Deployment
+    meter: Meter
     parameters: int | None
+    task_configs: Mapping[str, Mapping[str, Any]]
     workers: Workers | None = None
 
     def admit(self, architecture: Architecture) -> Candidate:
@@ -41,19 +58,41 @@ class ProxyEvaluator:
             raise Rejected(str(error), "parameter matching") from None
 
     def count(self, candidate: Candidate) -> None:
-        dtype = choose_dtype(self.deployment.dtype, choose_device(self.deployment.device))
-        candidate.counts = count(candidate.deployed, self.deployment.workload, dtype=dtype)
+        dtype = DTYPES[dtype_of(self.deployment)]
+        candidate.counts = count(candidate.deployed, self.deployment.workload.length, dtype=dtype)
 
     def measure(self, candidate: Candidate) -> None:
-        candidate.measurements = measure_model(candidate.deployed, self.deployment)
+        self._take(candidate, self.meter.measure)
+
+    def confirm(self, candidate: Candidate) -> bool:
+        return self._take(candidate, self.meter.confirm)
+
+    def _take(self, candidate: Candidate, measure: Callable[[Architecture], Measured | None]) -> bool:
+        try:
+            measured = measure(candidate.deployed)
+        except DoesNotFit as error:
+            raise Rejected(str(error), "memory") from None
+        except NotInTable as error:
+            raise Rejected(str(error), "blocks that the table lacks") from None
+        except (DeviceBusy, DeviceGone) as error:
+            raise CannotMeasure(str(error)) from None
+        if measured is None:
+            return False
+        candidate.measurements = measured.numbers
+        candidate.costs = {
+            model: {quantity: time.value for quantity, time in times.items()} for model, times in measured.costs.items()
+        }
+        return True
 
     def train(self, candidate: Candidate, seed: int, observer: Observer) -> None:
         job = Job(architecture=candidate.architecture, seed=seed)
         if self.workers is not None:
             observer.stage_started(f"train {' and '.join(self.trainers)}")
             outcomes = self.workers.train(job, observer.step)
+            candidate.train_seconds = max(outcome.seconds for outcome in outcomes.values())
         else:
             outcomes = {name: self._train_here(name, job, observer) for name in self.trainers}
+            candidate.train_seconds = sum(outcome.seconds for outcome in outcomes.values())
         for outcome in outcomes.values():
             candidate.scores.update(outcome.scores)
         candidate.weights = next(iter(outcomes.values())).weights
@@ -63,18 +102,37 @@ class ProxyEvaluator:
         return self.trainers[name](job, lambda step, steps, loss: observer.step(name, step, steps, loss))
 
     def save(self, candidate: Candidate, stem: str) -> None:
+        name, trainer = next(iter(self.trainers.items()))
+        metadata = {"task": trainer.task.name, "task_config": json.dumps(dict(self.task_configs[name]))}
         scores = {metric: f"{m.value:.6g} {m.unit}" for metric, m in candidate.scores.items()}
-        save_weights(f"{stem}.safetensors", candidate.weights, {"task": next(iter(self.trainers)), **scores})
+        save_weights(f"{stem}.safetensors", candidate.weights, metadata | scores)
 
 
 @contextmanager
 def open_evaluator(
-    tasks: Mapping[str, Task], recipes: Mapping[str, Recipe], deployment: Deployment, parameters: int | None
+    tasks: Mapping[str, Task],
+    recipes: Mapping[str, Recipe],
+    deployment: Deployment,
+    parameters: int | None,
+    task_configs: Mapping[str, Mapping[str, Any]],
+    *,
+    device: str,
+    tables: Path,
 ) -> Iterator[ProxyEvaluator]:
-    """An evaluator for the block. On a CPU with a core for each of several tasks, tasks train side by side."""
-    device = choose_device(deployment.device)
-    trainers = make_trainers(tasks, recipes, "cpu" if device.type == "cpu" else "gpu")
+    """An evaluator for the block. On a CPU with a core for each of several tasks, tasks train side by side.
+
+    device: where proxies train, which need not be where the deployment is. tables: the user's folder of block tables.
+    """
+    place = choose_device(device)
+    trainers = make_trainers(tasks, recipes, place)
     with ExitStack() as stack:
-        side_by_side = device.type == "cpu" and 1 < len(trainers) <= torch.get_num_threads()
+        side_by_side = place.type == "cpu" and 1 < len(trainers) <= torch.get_num_threads()
         workers = stack.enter_context(Workers(trainers)) if side_by_side else None
-        yield ProxyEvaluator(trainers=trainers, deployment=deployment, parameters=parameters, workers=workers)
+        yield ProxyEvaluator(
+            trainers=trainers,
+            deployment=deployment,
+            meter=open_meter(deployment, tables),
+            parameters=parameters,
+            task_configs=task_configs,
+            workers=workers,
+        )

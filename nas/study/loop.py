@@ -20,7 +20,8 @@ from optuna.samplers import BruteForceSampler, RandomSampler
 from nas.architecture import Architecture, canonical_id, write_architecture
 from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES, STAGES, Limit, Objective, Requirement
-from nas.study.candidate import Candidate, Evaluator, Rejected, describe
+from nas.study.candidate import Candidate, CannotMeasure, Evaluator, Rejected, describe
+from nas.study.confirmation import confirm_members, confirmed_rows
 from nas.study.events import Observer
 from nas.study.front import front_of, meets, reference_value
 from nas.study.rows import Row, State
@@ -79,7 +80,7 @@ class Loop:
     clock: Callable[[], float] = time.perf_counter
 
     def __post_init__(self) -> None:
-        self.rows = list(rows_of(self.study))
+        self.rows = confirmed_rows(self.study, rows_of(self.study))
         self.rows_before = len(self.rows)
         self.fruitless: Counter[str] = Counter()
         self.work_seconds = 0.0
@@ -97,6 +98,14 @@ class Loop:
             self.study.optimize(self._trial, catch=(TrialFailed,), callbacks=[self._after])
         if self.done < self.trials:
             self._explain_exhaustion()
+        start = self.clock()
+        if confirm_members(self.study, self.evaluator, self.rows, self._members, self.observer):
+            self._write_members()
+        self.work_seconds += self.clock() - start
+
+    def _members(self, rows: Sequence[Row]) -> set[int]:
+        front, required = self.bars.fronts(rows)
+        return {*front, *required}
 
     def _after(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         failed = [row for row in self.rows[self.rows_before :] if row.state == "failed"]
@@ -116,6 +125,9 @@ class Loop:
             if ROW not in trial.user_attrs:
                 trial.set_user_attr(REASON, INTERRUPTED)
             raise
+        except CannotMeasure as error:
+            trial.set_user_attr(REASON, INTERRUPTED)
+            raise StudyError(str(error)) from None
 
     def _walk(self, trial: optuna.Trial) -> list[float]:
         """One architecture up the ladder, its row stored; values, TrialPruned or TrialFailed for Optuna."""
@@ -130,6 +142,8 @@ class Loop:
             candidate = self.evaluator.admit(sampled)
             state, reason = self._climb(candidate, seconds)
             kind = state
+        except CannotMeasure:
+            raise
         except Rejected as rejection:
             state, reason, kind = "rejected", str(rejection), rejection.kind
         except Exception as error:
@@ -143,6 +157,7 @@ class Loop:
             architecture=candidate.architecture,
             deployed=candidate.deployed if candidate.counts is not None else None,
             values=known_values(candidate),
+            costs=candidate.costs,
             seconds=seconds,
             seed=self.seed,
         )
@@ -166,7 +181,7 @@ class Loop:
                     self.evaluator.train(candidate, self.seed, self.observer)
             finally:
                 seconds[stage] = self.clock() - start
-                self.work_seconds += seconds[stage] if stage != "count" else 0.0
+                self.work_seconds += {"measure": seconds[stage], "train": candidate.train_seconds}.get(stage, 0.0)
             for limit in self.bars.limits:
                 if limit.objective.stage == stage:
                     broken = limit.broken_by(limit.objective(candidate))
@@ -207,8 +222,24 @@ class Loop:
         if row.number in members:
             write_architecture(folder / f"{row.id}.yaml", row.architecture, comment=f"trial {row.number}, {row.origin}")
             self.evaluator.save(candidate, str(folder / row.id))
-        kept = {r.id for r in self.rows if r.number in members}
-        for path in folder.iterdir():
+        self._delete_others(members)
+
+    def _write_members(self) -> None:
+        """The architecture file of every member; a late one has no weights, because it was none when it was trained."""
+        folder = self.directory / "architectures"
+        members = self._members(self.rows)
+        for row in self.rows:
+            path = folder / f"{row.id}.yaml"
+            if row.number in members and not path.exists():
+                write_architecture(path, row.architecture, comment=f"trial {row.number}, {row.origin}")
+                self.observer.message(
+                    f"trial {row.number} came onto the front after its training, so its weights were not kept"
+                )
+        self._delete_others(members)
+
+    def _delete_others(self, members: set[int]) -> None:
+        kept = {row.id for row in self.rows if row.number in members}
+        for path in (self.directory / "architectures").iterdir():
             if path.suffix in (".yaml", ".safetensors") and path.stem not in kept:
                 path.unlink()
 

@@ -17,7 +17,8 @@ class Row:
     """One trial that ended.
 
     `origin` is `sampled` or `reference: <design>`; `values` maps the name of an objective to its measurement (the
-    stages that were reached); `seconds` maps a stage (`count`, `measure`, `train`) to its wall time.
+    stages that were reached); `costs` maps a cost model to its milliseconds by the name of the objective; `seconds`
+    maps a stage (`count`, `measure`, `train`) to its wall time.
     """
 
     number: int
@@ -28,6 +29,7 @@ class Row:
     architecture: Architecture
     deployed: Architecture | None
     values: dict[str, Measurement]
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     seed: int = 0
 
@@ -46,6 +48,7 @@ class Row:
             "architecture": to_dict(self.architecture),
             "deployed": None if self.deployed is None else to_dict(self.deployed),
             "values": {name: m.to_dict() for name, m in self.values.items()},
+            "costs": self.costs,
             "seconds": self.seconds,
             "seed": self.seed,
         }
@@ -62,6 +65,7 @@ class Row:
             architecture=from_dict(data["architecture"]),
             deployed=None if deployed is None else from_dict(deployed),
             values={name: Measurement.from_dict(m) for name, m in data["values"].items()},
+            costs=data.get("costs", {}),
             seconds=data["seconds"],
             seed=data["seed"],
         )
@@ -84,12 +88,16 @@ class NoiseFloor:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
-    """All that a report shows. `front` and `front_required` hold trial numbers, without and with the requirements."""
+    """All that a report shows. `front` and `front_required` hold trial numbers, without and with the requirements.
+
+    `robust` are the members of the front that stay on it under every cost model; None where the rows do not know all.
+    """
 
     study: str
     rows: tuple[Row, ...]
     front: tuple[int, ...]
     front_required: tuple[int, ...]
+    robust: tuple[int, ...] | None
     reference: int | None
     noise: tuple[NoiseFloor, ...]
     hypervolume: float | None

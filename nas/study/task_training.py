@@ -5,13 +5,16 @@ windows and blocks with their length, so that a window strains a short task as i
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from nas.architecture import Architecture, Scale, resized
 from nas.compile import compile_architecture
+from nas.measure import DeviceLock
 from nas.measurement import Measurement
 from nas.tasks import Task
 from nas.training import Device, Recipe, evaluate, fit, learning_rates
@@ -33,27 +36,47 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a training gave: the task's scores, and the trained weights by name, on the CPU."""
+    """What a training gave: the task's scores, the trained weights by name, on the CPU, and the seconds of both."""
 
     scores: dict[str, Measurement]
     weights: dict[str, Tensor]
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskTrainer:
-    """Trains and scores one task on a device. `tokens` multiplies windows and blocks (1 for text)."""
+    """Trains and scores one task on a device. `tokens` multiplies windows and blocks (1 for text).
+
+    The device is shared with other training, and left to whoever measures on it between two steps.
+    """
 
     task: Task
     recipe: Recipe
     tokens: float
     device: Device
+    lock: DeviceLock
 
     def __call__(self, job: Job, on_step: OnStep) -> Outcome:
+        def after_step(step: int, steps: int, loss: float) -> None:
+            on_step(step, steps, loss)
+            self.lock.give_way()
+
         architecture = resized(job.architecture, Scale(tokens=self.tokens))
         model = compile_architecture(replace(architecture, vocab_size=self.task.vocab_size), seed=job.seed)
         rates = learning_rates(self.task.name)
-        fit(model, self.task, self.recipe, seed=job.seed, learning_rates=rates, on_step=on_step, device=self.device)
-        scores = evaluate(model, self.task, self.recipe, device=self.device)
+        with self.lock.shared():
+            start = time.perf_counter()
+            fit(
+                model,
+                self.task,
+                self.recipe,
+                seed=job.seed,
+                learning_rates=rates,
+                on_step=after_step,
+                device=self.device,
+            )
+            scores = evaluate(model, self.task, self.recipe, device=self.device)
+            seconds = time.perf_counter() - start
         for name, score in scores.items():
             if not math.isfinite(score.value):
                 raise NonFiniteScore(f"{name} is {score.value} after training; a lower learning rate may hold.")
@@ -69,10 +92,13 @@ class TaskTrainer:
                 for metric in self.task.metrics
             },
             weights={name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
+            seconds=seconds,
         )
 
 
-def make_trainers(tasks: Mapping[str, Task], recipes: Mapping[str, Recipe], device: Device) -> dict[str, TaskTrainer]:
+def make_trainers(
+    tasks: Mapping[str, Task], recipes: Mapping[str, Recipe], device: torch.device
+) -> dict[str, TaskTrainer]:
     """A trainer for each task; synthetic tasks scale windows by their length relative to the text's."""
     text_lengths = [task.sequence_length for task in tasks.values() if not task.synthetic]
     return {
@@ -80,7 +106,8 @@ def make_trainers(tasks: Mapping[str, Task], recipes: Mapping[str, Recipe], devi
             task=task,
             recipe=recipes[name],
             tokens=task.sequence_length / text_lengths[0] if task.synthetic and text_lengths else 1.0,
-            device=device,
+            device="cpu" if device.type == "cpu" else "gpu",
+            lock=DeviceLock.of(device),
         )
         for name, task in tasks.items()
     }

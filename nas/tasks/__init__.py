@@ -12,6 +12,7 @@ from nas.tasks.base import TaskError as TaskError
 from nas.tasks.mixed import MixedTask as MixedTask
 from nas.tasks.recall import RecallTask as RecallTask
 from nas.tasks.text import TextTask as TextTask
+from nas.tasks.text import cache_folder as cache_folder
 
 TASKS: dict[str, type[TextTask] | type[RecallTask] | type[MixedTask]] = {
     "text": TextTask,

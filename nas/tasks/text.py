@@ -28,6 +28,13 @@ from nas.tasks.tokenization import BpeTokenization, ByteTokenization, Tokenizati
 TEXT_LOSS = Metric(name="text_loss", unit="bits/byte", direction="minimize", help="held-out text, -log2 p per byte")
 
 CACHE_VARIABLE = "HYBRID_NAS_CACHE"
+
+
+def cache_folder() -> Path:
+    """Where what was made once is kept between runs: $HYBRID_NAS_CACHE, or ~/.cache/hybrid_nas."""
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/hybrid_nas").expanduser()
+
+
 FORMAT = 1
 BPE_TRAINING_CHARACTERS = 20_000_000
 TOKENIZERS = ("bytes", "bpe")
@@ -93,8 +100,7 @@ class TextTask:
         self.max_bytes = max_bytes
         self.validation_share = validation_share
         self.score_tokens = score_tokens
-        root = cache_dir or os.environ.get(CACHE_VARIABLE) or "~/.cache/hybrid_nas"
-        self.cache_dir = Path(root).expanduser()
+        self.cache_dir = cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
         self._folder: Path | None = None
 
     @property

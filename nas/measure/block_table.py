@@ -1,0 +1,253 @@
+"""Measured blocks on disk: what each part of a network takes in each phase on one device, and what that depends on.
+
+One JSON file a device. A block is a mixer or an FFN with its norm, or the ends of a network (embedding, last norm and
+head). An entry counts while the hashes of its own operations are those of the code at hand, and, on the device itself,
+while driver, torch and Triton are those it was measured with; a change of another operation leaves it alone.
+
+The cost of an FFN is smooth in its hidden width, which parameter matching sets to any multiple of 8: FFNs are measured
+at a grid of widths, and between two of them the cost is a straight line.
+"""
+
+import fcntl
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nas.architecture import FFNS, MIXERS, ArchitectureError, FfnOptions, MixerOptions, options_to_dict, read_part
+from nas.devices import slug_of
+from nas.measurement import Measurement
+from nas.parts import ffn_width, with_width
+from nas.workload import Phase, phase_from_dict, phase_to_dict
+
+FORMAT = 1
+SHIPPED = Path(__file__).parent / "tables"
+VERSIONS = ("driver", "torch", "triton", "threads")
+"""Of an environment: what must agree on the device itself."""
+
+
+class TableError(ValueError):
+    """A table cannot be used. The message is one sentence for a user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """Embedding, last norm and head of a network."""
+
+    vocab_size: int
+    tied: bool
+
+
+Part = MixerOptions | FfnOptions | Ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One block in one phase. Times in milliseconds, beyond what the rest of a network takes.
+
+    best_by: whose kernels gave `best`. bytes_each: memory beyond weights and state that every such block adds at the
+    peak (saved for the backward pass); bytes_once: what one pass needs beside, whatever the number of blocks.
+    launches: how the configurations of its kernels were found: tuned, nearest, default, or portable (no GPU kernel).
+    roofline_ms: the bound on this device. operations: hash of the code of each.
+    """
+
+    part: Part
+    d_model: int
+    phase: Phase
+    dtype: str
+    own: Measurement
+    best: Measurement
+    best_by: str
+    bytes_each: int
+    bytes_once: int
+    launches: str
+    roofline_ms: float
+    operations: Mapping[str, str]
+    environment: Mapping[str, str | int]
+
+    @property
+    def key(self) -> str:
+        return key_of(self.part, self.d_model, self.phase, self.dtype)
+
+    @property
+    def share_of_roofline(self) -> float:
+        """1 is as fast as the device could be."""
+        return self.roofline_ms / self.own.value if self.own.value > 0 else 0.0
+
+    def flagged(self, notes: tuple[str, ...]) -> "Entry":
+        """With notes about the conditions it was measured under."""
+        own, best = (replace(time, notes=(*time.notes, *notes)) for time in (self.own, self.best))
+        return replace(self, own=own, best=best)
+
+
+def key_of(part: Part, d_model: int, phase: Phase, dtype: str) -> str:
+    """The identity of a block: equal functions have equal keys."""
+    return json.dumps([part_to_dict(part, d_model), d_model, phase_to_dict(phase), dtype], sort_keys=True)
+
+
+def part_to_dict(part: Part, d_model: int) -> dict[str, Any]:
+    if isinstance(part, Ends):
+        return {"kind": "ends", **asdict(part)}
+    return options_to_dict(part.canonical(d_model))
+
+
+def part_from_dict(data: Mapping[str, Any]) -> Part:
+    """Raises ArchitectureError or TypeError for what is no part."""
+    if data.get("kind") == "ends":
+        return Ends(**{name: value for name, value in data.items() if name != "kind"})
+    # An FFN and a mixer share one kind, `none`, which is never measured.
+    part = read_part(data, FFNS if data.get("kind") in FFNS else MIXERS, "a block of the table")
+    assert isinstance(part, MixerOptions | FfnOptions)
+    return part
+
+
+class BlockTable:
+    """The entries of one device, and where new ones are written."""
+
+    def __init__(self, device_name: str, path: Path) -> None:
+        self.device_name = device_name
+        self.path = path
+        self.entries: dict[str, Entry] = {}
+        self._changed = False
+
+    @classmethod
+    def open(cls, device_name: str, path: Path, *, also: Iterable[Path] = ()) -> "BlockTable":
+        """The entries of `also`, then of `path`, where they exist; raises TableError for a corrupt or foreign file."""
+        table = cls(device_name, path)
+        for file in (*also, path):
+            if file.exists():
+                table.entries.update((entry.key, entry) for entry in read_entries(file, device_name))
+        return table
+
+    def find(self, part: Part, d_model: int, phase: Phase, dtype: str) -> Entry | None:
+        """The entry of a block; an FFN between two measured widths is interpolated. None where one is missing."""
+        exact = self.entries.get(key_of(part, d_model, phase, dtype))
+        if exact is not None or isinstance(part, Ends | MixerOptions):
+            return exact
+        low, high = (self.entries.get(key_of(neighbour, d_model, phase, dtype)) for neighbour in grid_neighbours(part))
+        return None if low is None or high is None else between(low, high, part)
+
+    def add(self, entry: Entry) -> None:
+        self.entries[entry.key] = entry
+        self._changed = True
+
+    def save(self) -> None:
+        """Write new entries into the file, beside what another process has put there meanwhile."""
+        if not self._changed:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(self.path.with_suffix(".lock")):
+            there = {e.key: e for e in read_entries(self.path, self.device_name)} if self.path.exists() else {}
+            write_entries(self.path, self.device_name, (there | self.entries).values())
+        self._changed = False
+
+
+def grid_neighbours(ffn: FfnOptions) -> tuple[FfnOptions, FfnOptions]:
+    """The FFN at the two widths of the grid around its own: 8, 16, 24, 32, 48, 64, 96, 128, 192, ..."""
+    width = ffn_width(ffn)
+    high = 8
+    low = high
+    while high < width:
+        low, high = high, (high + 8 if high < 32 else high * 3 // 2 if high & (high - 1) == 0 else high // 3 * 4)
+    return with_width(ffn, low), with_width(ffn, high)
+
+
+def between(low: Entry, high: Entry, part: FfnOptions) -> Entry:
+    """The entry of a width between two measured ones, on a straight line."""
+    assert isinstance(low.part, FfnOptions) and isinstance(high.part, FfnOptions)
+    start, end = ffn_width(low.part), ffn_width(high.part)
+    share = 0.0 if end == start else (ffn_width(part) - start) / (end - start)
+
+    def mixed(a: float, b: float) -> float:
+        return a + share * (b - a)
+
+    def line(a: Measurement, b: Measurement) -> Measurement:
+        return replace(a, value=mixed(a.value, b.value), low=mixed(a.low, b.low), high=mixed(a.high, b.high))
+
+    return replace(
+        low,
+        part=part,
+        own=line(low.own, high.own),
+        best=line(low.best, high.best),
+        bytes_each=round(mixed(low.bytes_each, high.bytes_each)),
+        bytes_once=round(mixed(low.bytes_once, high.bytes_once)),
+        roofline_ms=mixed(low.roofline_ms, high.roofline_ms),
+    )
+
+
+def read_entries(path: Path, device_name: str) -> list[Entry]:
+    """The entries of a file. Raises TableError when it is no table, or one of another device."""
+    try:
+        data = json.loads(path.read_text())
+        if data["format"] != FORMAT:
+            raise TableError(f"The table {path} has format {data['format']}, but this version reads {FORMAT}.")
+        if slug_of(data["device"]) != slug_of(device_name):
+            raise TableError(
+                f"The table {path} was measured on {data['device']}, but {device_name} is wanted; take a table of that "
+                "device, or leave measure.table out."
+            )
+        environments = data["environments"]
+        return [entry_from_dict(item, environments[item["environment"]]) for item in data["blocks"]]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArchitectureError) as error:
+        if isinstance(error, TableError):
+            raise
+        reason = (str(error).splitlines() or ["no message"])[0]
+        raise TableError(
+            f"The table {path} cannot be read ({type(error).__name__}: {reason}); move it away, and blocks are "
+            "measured anew."
+        ) from None
+
+
+def write_entries(path: Path, device_name: str, entries: Iterable[Entry]) -> None:
+    """Write a table whole or not at all; blocks in the order of their keys, so that a change is a small difference."""
+    environments: list[Mapping[str, str | int]] = []
+    blocks = []
+    for entry in sorted(entries, key=lambda e: e.key):
+        if entry.environment not in environments:
+            environments.append(entry.environment)
+        blocks.append(entry_to_dict(entry, environments.index(entry.environment)))
+    lines = ",\n".join("  " + json.dumps(block) for block in blocks)
+    head = json.dumps({"format": FORMAT, "device": device_name, "environments": environments})[:-1]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(f'{head}, "blocks": [\n{lines}\n]}}\n')
+    partial.replace(path)
+
+
+def entry_to_dict(entry: Entry, environment: int) -> dict[str, Any]:
+    return {
+        "part": part_to_dict(entry.part, entry.d_model),
+        "d_model": entry.d_model,
+        "phase": phase_to_dict(entry.phase),
+        "dtype": entry.dtype,
+        "own": entry.own.to_dict(),
+        "best": entry.best.to_dict(),
+        "best_by": entry.best_by,
+        "bytes_each": entry.bytes_each,
+        "bytes_once": entry.bytes_once,
+        "launches": entry.launches,
+        "roofline_ms": entry.roofline_ms,
+        "operations": dict(entry.operations),
+        "environment": environment,
+    }
+
+
+def entry_from_dict(data: Mapping[str, Any], environment: Mapping[str, str | int]) -> Entry:
+    given = {
+        **data,
+        "part": part_from_dict(data["part"]),
+        "phase": phase_from_dict(data["phase"]),
+        "own": Measurement.from_dict(data["own"]),
+        "best": Measurement.from_dict(data["best"]),
+        "environment": environment,
+    }
+    return Entry(**given)
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold a file alone while a table is read, merged and written."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

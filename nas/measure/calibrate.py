@@ -1,0 +1,69 @@
+"""Describes the device at hand by measuring it: peak of matrix products by type, and bandwidth of a large copy.
+
+For devices that have no description beside `nas/devices`; `scripts/describe_device.py` writes one.
+"""
+
+from functools import cache
+
+import torch
+
+from nas.devices import DeviceSpec, find_spec, slug_of
+from nas.measure.clock import time_call
+from nas.measure.device import DTYPES, device_name
+from nas.measure.memory import available_bytes
+
+SECONDS = 0.4  # for each number
+SIZES = {"cpu": 2048, "cuda": 8192}  # of the square matrices
+COPY_BYTES = {"cpu": 512_000_000, "cuda": 2_000_000_000}
+SHARE_OF_FREE = 8  # the copy takes at most one part in so many of the free memory
+
+
+def spec_of(device: torch.device) -> DeviceSpec:
+    """The shipped description of the device, or one measured now (once in a process, a second or two)."""
+    return find_spec(device_name(device)) or measured_spec(device)
+
+
+@cache
+def measured_spec(device: torch.device, seconds: float = SECONDS) -> DeviceSpec:
+    """A description from measurements."""
+    name = device_name(device)
+    types = ("float32",) if device.type == "cpu" else ("bfloat16", "float16", "float32")
+    return DeviceSpec(
+        name=name,
+        tflops={dtype: matmul_tflops(device, DTYPES[dtype], seconds) for dtype in types},
+        bandwidth=copy_bandwidth(device, seconds),
+        memory=round(total_bytes(device) / 1e9, 1),
+        cache_mb=cache_mb(device),
+        source=f"measured with torch {torch.__version__}, {torch.get_num_threads()} threads",
+        slug=slug_of(name),
+    )
+
+
+def matmul_tflops(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    """TFLOP/s of a large square product."""
+    size = SIZES[device.type]
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    with torch.inference_mode():
+        time = time_call(lambda: a @ b, device, seconds=seconds)
+    return round(2 * size**3 / time.low / 1e9, 4)
+
+
+def copy_bandwidth(device: torch.device, seconds: float) -> float:
+    """GB/s of a copy that no cache holds, reading and writing counted."""
+    free = available_bytes(device) or COPY_BYTES[device.type] * SHARE_OF_FREE
+    size = min(COPY_BYTES[device.type], free // SHARE_OF_FREE)
+    source = torch.ones(size // 4, device=device)
+    target = torch.empty_like(source)
+    time = time_call(lambda: target.copy_(source), device, seconds=seconds)
+    return round(2 * source.nbytes / time.low / 1e6, 1)
+
+
+def total_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return available_bytes(device) or 0
+
+
+def cache_mb(device: torch.device) -> float:
+    """The L2 cache of a GPU; 0 for a CPU, whose caches are shared with whatever else runs there."""
+    return torch.cuda.get_device_properties(device).L2_cache_size / 1e6 if device.type == "cuda" else 0.0

@@ -1,0 +1,76 @@
+"""Each phase of a workload as one call that can be timed or weighed again and again, on a model that is ready for it.
+
+Decoding starts from a state filled as if the context had been read, without running a prompt, and stays at that
+context: every sample is the same work. Buffers of the state are made once, as a server does.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+
+from nas.context import Context
+from nas.measure.random_model import random_state
+from nas.model import Model
+from nas.workload import Decode, Phase, Prefill, TrainStep
+
+Call = Callable[[], object]
+
+
+def phase_call(model: Model, phase: Phase, device: torch.device) -> Call:
+    """The phase on this model. Token ids are random; what comes out is thrown away."""
+    if isinstance(phase, TrainStep):
+        return train_step(model, phase, device)
+    # Inference tensors may not be written to outside of inference mode, so each call enters it itself.
+    with torch.inference_mode():
+        return prefill(model, phase, device) if isinstance(phase, Prefill) else decode(model, phase, device)
+
+
+def prefill(model: Model, phase: Prefill, device: torch.device) -> Call:
+    tokens = random_tokens(model, device, phase.batch, phase.prompt)
+    state = model.init_state(phase.batch, phase.prompt)
+
+    def read() -> object:
+        with torch.inference_mode():
+            return model.prefill(tokens, state)[0]
+
+    return read
+
+
+def decode(model: Model, phase: Decode, device: torch.device) -> Call:
+    tokens = random_tokens(model, device, phase.batch)
+    state = random_state(model, phase)
+
+    def step() -> object:
+        # The state that comes back is dropped: the next sample decodes the same token from the same state.
+        with torch.inference_mode():
+            return model.step(tokens, state)[0]
+
+    return step
+
+
+def train_step(model: Model, phase: TrainStep, device: torch.device) -> Call:
+    """Weights in float32, products in bfloat16 on a GPU; AdamW with a rate of zero, so that nothing drifts."""
+    tokens = random_tokens(model, device, phase.batch, phase.tokens)
+    targets = random_tokens(model, device, phase.batch, phase.tokens)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+
+    def step() -> object:
+        context = Context()
+        half = torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+        with half:
+            logits = model(tokens, context=context)
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+            loss = loss + sum(context.losses, torch.zeros((), device=device))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return optimizer
+
+    return step
+
+
+def random_tokens(model: Model, device: torch.device, *shape: int) -> torch.Tensor:
+    return torch.randint(model.embedding.num_embeddings, shape, device=device)

@@ -1,0 +1,141 @@
+"""The time of a whole network from its measured blocks, and the measuring of those that a table lacks.
+
+A network takes what its blocks and its ends take: nothing overlaps between them, because each waits for the one before.
+"""
+
+import math
+from dataclasses import dataclass
+
+from nas.architecture import Architecture, FfnOptions, NoFfn, NoMixer
+from nas.devices import DeviceSpec
+from nas.measure.block_table import VERSIONS, BlockTable, Ends, Entry, Part, grid_neighbours
+from nas.measure.blocks import Bench, measure_block
+from nas.measure.conditions import watch
+from nas.measure.device import describe_device, pinned_threads, while_it_answers
+from nas.measure.lock import DeviceLock
+from nas.measure.sources import operations_of_part
+from nas.measurement import Measurement
+from nas.workload import Phase
+
+
+class NotInTable(LookupError):
+    """A table lacks blocks that cannot be measured here. The message is one sentence for a user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """Milliseconds with our kernels and with the fastest at hand, and bytes beyond weights and state at the peak."""
+
+    own: Measurement
+    best: Measurement
+    work_bytes: int
+
+
+class TableReader:
+    """Entries by block, checked once against the code at hand; measures what is missing where there is a bench."""
+
+    def __init__(self, table: BlockTable, spec: DeviceSpec, dtype: str, bench: Bench | None) -> None:
+        self.table = table
+        self.spec = spec
+        self.dtype = dtype
+        self.bench = bench
+        self._known: dict[tuple[Part, int, Phase], Entry] = {}
+        self._here = None if bench is None else describe_device(bench.device)
+
+    def complete(self, architecture: Architecture, phases: set[Phase]) -> None:
+        """Measure the blocks of an architecture that the table lacks. Raises NotInTable where that is not possible."""
+        missing = [
+            (part, phase)
+            for part in dict.fromkeys(parts_of(architecture))
+            for phase in phases
+            if self.look_up(part, architecture.d_model, phase) is None
+        ]
+        if not missing:
+            return
+        if self.bench is None:
+            part, phase = missing[0]
+            raise NotInTable(
+                f"the table of {self.table.device_name} lacks {len(missing)} blocks of this architecture, the first "
+                f"{describe_part(part)} at width {architecture.d_model}"
+            )
+        for part, phase in missing:
+            for one in dict.fromkeys(grid_neighbours(part)) if isinstance(part, FfnOptions) else (part,):
+                if self.look_up(one, architecture.d_model, phase) is None:
+                    self.measure(one, architecture.d_model, phase)
+        self.table.save()
+
+    def measure(self, part: Part, d_model: int, phase: Phase) -> Entry:
+        """Measure one block and put it into the table, which the caller saves."""
+        assert self.bench is not None
+        with (
+            DeviceLock.of(self.bench.device).exclusive(),
+            pinned_threads(self.bench.threads),
+            watch(self.bench.device) as conditions,
+            while_it_answers(self.bench.device),
+        ):
+            entry = measure_block(part, d_model, phase, self.bench)
+        entry = entry.flagged(conditions.flags)
+        self.table.add(entry)
+        self._known[part, d_model, phase] = entry
+        return entry
+
+    def look_up(self, part: Part, d_model: int, phase: Phase) -> Entry | None:
+        """The entry of a block if it is there and still true."""
+        known = self._known.get((part, d_model, phase))
+        if known is not None:
+            return known
+        entry = self.table.find(part, d_model, phase, self.dtype)
+        if entry is None or not self.is_true(entry):
+            return None
+        self._known[part, d_model, phase] = entry
+        return entry
+
+    def is_true(self, entry: Entry) -> bool:
+        """Whether an entry was measured with the operations at hand, and on this very device with its versions."""
+        kind = "cpu" if entry.environment.get("device") == "cpu" else "cuda"
+        if operations_of_part(entry.part, entry.d_model, kind) != dict(entry.operations):
+            return False
+        return self._here is None or all(entry.environment.get(v) == self._here.get(v) for v in VERSIONS)
+
+
+def parts_of(architecture: Architecture) -> list[Part]:
+    """Every mixer and FFN in order, and the ends."""
+    found: list[Part] = [Ends(vocab_size=architecture.vocab_size, tied=architecture.tie_embeddings)]
+    for block in architecture.blocks:
+        found += [part for part in (block.mixer, block.ffn) if not isinstance(part, NoMixer | NoFfn)]
+    return found
+
+
+def predict(architecture: Architecture, phase: Phase, reader: TableReader) -> Predicted:
+    """The sum over an architecture's blocks, which the reader must have (`TableReader.complete`)."""
+    entries = []
+    for part in parts_of(architecture):
+        entry = reader.look_up(part, architecture.d_model, phase)
+        assert entry is not None, "complete() comes before predict()"
+        entries.append(entry)
+    notes = (f"predicted from {len(entries)} measured blocks",)
+    return Predicted(
+        own=added([entry.own for entry in entries], notes),
+        best=added([entry.best for entry in entries], notes),
+        work_bytes=sum(entry.bytes_each for entry in entries) + max(entry.bytes_once for entry in entries),
+    )
+
+
+def added(times: list[Measurement], notes: tuple[str, ...]) -> Measurement:
+    """The sum of independent times: spreads add up in squares."""
+    total = math.fsum(t.value for t in times)
+    below = math.sqrt(math.fsum((t.value - t.low) ** 2 for t in times))
+    above = math.sqrt(math.fsum((t.high - t.value) ** 2 for t in times))
+    return Measurement(
+        value=total,
+        unit="ms",
+        low=total - below,
+        high=total + above,
+        n=min(t.n for t in times),
+        source="table",
+        notes=notes,
+    )
+
+
+def describe_part(part: Part) -> str:
+    return "embedding and head" if isinstance(part, Ends) else part.kind

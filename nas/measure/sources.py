@@ -1,0 +1,115 @@
+"""Which code a part's cost comes from, as a hash for each operation: a block is stale when one of its own changed.
+
+Hashed is the syntax tree without docstrings, so that a comment or a sentence invalidates nothing.
+"""
+
+import ast
+import hashlib
+from functools import cache, lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nas.architecture import MixerOptions
+from nas.measure.block_table import Ends, Part
+from nas.model import Model
+from nas.parts import built_ffn, built_mixer
+
+ROOT = Path(__file__).resolve().parents[2]
+HASH_LENGTH = 12
+ROOMS = ("nas.mixers.", "nas.ffns.", "nas.layers.")
+
+
+@lru_cache(maxsize=4096)
+def operations_of_part(part: Part, d_model: int, device_type: str) -> dict[str, str]:
+    """Operation -> hash for one block of a table, by the code at hand."""
+    if isinstance(part, Ends):
+        with torch.device("meta"):
+            bare = Model(d_model=d_model, vocab_size=1, tie_embeddings=part.tied, blocks=[])
+        return operations_of(bare, device_type)
+    module = built_mixer(part, d_model) if isinstance(part, MixerOptions) else built_ffn(part, d_model)
+    assert module is not None, "an absent part is no block"
+    return operations_of(module, device_type)
+
+
+def operations_of(module: nn.Module, device_type: str) -> dict[str, str]:
+    """Operation -> hash for everything that a part runs: the files of its layers, and the kernels that these import.
+
+    device_type: `cpu` or `cuda`; of a kernel only what runs there counts.
+    """
+    names = {type(m).__module__ for m in module.modules()}
+    files = closure(frozenset(name for name in names if name.startswith(ROOMS)))
+    kernels = {kernel for name in files for kernel in kernels_of(name)}
+    hashes = {name: hash_of_files((path_of(name),)) for name in files}
+    return dict(sorted((hashes | {kernel: hash_of_kernel(kernel, device_type) for kernel in kernels}).items()))
+
+
+@cache
+def closure(names: frozenset[str]) -> frozenset[str]:
+    """The modules of the layers' rooms that are reached by imports from these."""
+    found, open_ends = set(names), list(names)
+    while open_ends:
+        for name in imports_of(open_ends.pop()):
+            if name.startswith(ROOMS) and name not in found:
+                found.add(name)
+                open_ends.append(name)
+    return frozenset(found)
+
+
+def kernels_of(module: str) -> frozenset[str]:
+    """The kernels, such as `attention`, whose public functions a module imports."""
+    return frozenset(name.removeprefix("kernels.") for name in imports_of(module) if name.startswith("kernels."))
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """Modules that a module imports; a function of the kernels' door counts as `kernels.<operation>`."""
+    names = set()
+    for node in ast.walk(ast.parse(path_of(module).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "kernels":
+            names |= {f"kernels.{door()[alias.name]}" for alias in node.names if alias.name in door()}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return frozenset(names)
+
+
+@cache
+def door() -> dict[str, str]:
+    """Public function -> kernel, from the door's imports: `attention_step` -> `attention`."""
+    found = {}
+    for node in ast.walk(ast.parse((ROOT / "kernels" / "__init__.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kernels._"):
+            found |= {alias.name: (node.module or "").removeprefix("kernels._") for alias in node.names}
+    return found
+
+
+@cache
+def hash_of_kernel(kernel: str, device_type: str) -> str:
+    """The kernel's files but for its definition and for what runs on the other kind of device."""
+    gpu = device_type == "cuda"
+    skipped = ("reference", "cases", "portable" if gpu else "gpu")
+    paths = sorted((ROOT / "kernels" / f"_{kernel}").glob("*.py"))
+    return hash_of_files(tuple(path for path in paths if not path.stem.startswith(skipped)))
+
+
+@cache
+def hash_of_files(paths: tuple[Path, ...]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(ast.dump(without_docstrings(ast.parse(path.read_text()))).encode())
+    return digest.hexdigest()[:HASH_LENGTH]
+
+
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    """The tree with every bare string that is a statement taken out."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]  # type: ignore[attr-defined]
+    return tree
+
+
+def path_of(module: str) -> Path:
+    path = ROOT.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -1,0 +1,171 @@
+"""One phase of ready models timed in every way that matters, all ways in turn: ours and others' kernels, both ends.
+
+* own: the time that our kernels take; best: that with the fastest verified implementation of each operation at hand.
+* A network whose cost depends on content is timed at both ends (`nas/measure/ends.py`); its time is that of the slower.
+* On a GPU a phase of inference is replayed as a graph, as servers do; the eager time stands in the notes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from kernels import use_substitutes
+from nas.measure.clock import time_together
+from nas.measure.ends import ENDS, WORDS, Content, End, content_of, depends_on_content
+from nas.measure.graph import CannotCapture, capture
+from nas.measure.phases import phase_call
+from nas.measure.rivals import Rival
+from nas.measurement import Measurement
+from nas.model import Model
+from nas.workload import Phase, TrainStep
+
+Key = tuple[str, End | None, str]
+Rivals = Mapping[str, Sequence[Rival]]
+OWN, EAGER, GRAPH = "own", "eager", "graph"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Milliseconds of one phase: with our kernels, and with the fastest at hand, which `best_by` names."""
+
+    own: Measurement
+    best: Measurement
+    best_by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How carefully: seconds for one phase in all its ways, and the share to which medians are to be known.
+
+    rivals: verified implementations by the public function that they stand for (`nas.measure.rivals`).
+    """
+
+    seconds: float
+    spread: float
+    rivals: Rivals
+
+
+def time_phase(model: Model, phase: Phase, device: torch.device, effort: Effort) -> Timing:
+    """Time one phase of a whole model."""
+    with prepared(model, phase, device, effort.rivals) as calls:
+        times = time_together(calls.functions, device, seconds=effort.seconds, precision=effort.spread)
+    return summary({key: times[key] for key in calls.functions}, calls.notes)
+
+
+def time_difference(
+    few: Model, many: Model, repeats: int, phase: Phase, device: torch.device, effort: Effort
+) -> Timing:
+    """The time of one of the `repeats` blocks that `many` has beyond `few`.
+
+    Every block has weights and state of its own, so none finds its data in a cache that another would have emptied.
+    """
+    with (
+        prepared(few, phase, device, effort.rivals) as first,
+        prepared(many, phase, device, effort.rivals) as second,
+    ):
+        both: dict[Any, Callable[[], object]] = {(0, key): call for key, call in first.functions.items()}
+        both |= {(1, key): call for key, call in second.functions.items()}
+        times = time_together(both, device, seconds=effort.seconds, precision=effort.spread)
+        differences = {
+            key: per_block(times[0, key], times[1, key], repeats)
+            for key in second.functions
+            if (0, key) in times and (1, key) in times
+        }
+    return summary(differences, second.notes)
+
+
+def time_in_rotation(models: Sequence[Model], phase: Phase, device: torch.device, effort: Effort) -> Measurement:
+    """The time of one of several equal models, run in turn so that each finds its weights where a new one would."""
+    calls = [phase_call(model, phase, device) for model in models]
+    if device.type == "cuda" and not isinstance(phase, TrainStep):
+        calls = [capture(call, device) for call in calls]
+    return time_together({OWN: calls}, device, seconds=effort.seconds, precision=effort.spread)[OWN]
+
+
+def per_block(few: Measurement, many: Measurement, repeats: int) -> Measurement:
+    """The difference of two times over `repeats` blocks, with the spread that both leave."""
+    value = max(0.0, many.value - few.value) / repeats
+    width = ((few.high - few.low) ** 2 + (many.high - many.low) ** 2) ** 0.5 / repeats / 2
+    return replace(many, value=value, low=max(0.0, value - width), high=value + width, n=min(few.n, many.n))
+
+
+@dataclass
+class Calls:
+    """What `prepared` made ready: one function for each way, and notes about ways that are not open."""
+
+    functions: dict[Key, Callable[[], object]]
+    notes: list[str]
+
+
+@contextmanager
+def prepared(model: Model, phase: Phase, device: torch.device, rivals: Rivals) -> Iterator[Calls]:
+    """Every way to run the phase on the model, ready to be timed while the context lasts."""
+    with ExitStack() as stack:
+        content = stack.enter_context(content_of(model))
+        ends: tuple[End | None, ...] = ENDS if depends_on_content(model) else (None,)
+        call = phase_call(model, phase, device)
+        ways = {OWN: {}} | {rival.name: {rival.function: rival.call} for rival in rivals_of(call, rivals)}
+        calls = Calls(functions={}, notes=[])
+        for way, substitutes in ways.items():
+            for end in ends:
+                eager = in_this_way(call, content, end, substitutes)
+                calls.functions[way, end, EAGER] = eager
+                if device.type == "cuda" and not isinstance(phase, TrainStep):
+                    try:
+                        calls.functions[way, end, GRAPH] = capture(eager, device)
+                    except CannotCapture as error:
+                        calls.notes.append(f"no graph: {error}")
+        yield calls
+
+
+def in_this_way(
+    call: Callable[[], object], content: Content, end: End | None, substitutes: Mapping[str, Callable[..., Any]]
+) -> Callable[[], object]:
+    def run() -> object:
+        content.end = end
+        if not substitutes:
+            return call()
+        with use_substitutes(substitutes):
+            return call()
+
+    return run
+
+
+def rivals_of(call: Callable[[], object], rivals: Rivals) -> list[Rival]:
+    """The rivals of the operations that a call uses. Runs it once."""
+    used: set[str] = set()
+
+    def remember(operation: str) -> Callable[..., Any]:
+        def note(*_: Any, **__: Any) -> Any:
+            used.add(operation)
+            return NotImplemented
+
+        return note
+
+    with use_substitutes({operation: remember(operation) for operation in rivals}):
+        call()
+    return [rival for operation in sorted(used) for rival in rivals[operation]]
+
+
+def summary(times: Mapping[Key, Measurement], notes: Sequence[str]) -> Timing:
+    """Own and best time of a phase from the times of all its ways."""
+    by_way = {way: slower_end(times, way) for way in dict.fromkeys(way for way, _, _ in times)}
+    best_by = min(by_way, key=lambda way: by_way[way].value)
+    own = replace(by_way[OWN], notes=(*by_way[OWN].notes, *dict.fromkeys(notes)))
+    best = replace(by_way[best_by], notes=(*by_way[best_by].notes, f"fastest: {best_by}"))
+    return Timing(own=own, best=best, best_by=best_by)
+
+
+def slower_end(times: Mapping[Key, Measurement], way: str) -> Measurement:
+    """The time of the slower end of one way, replayed as a graph where there is one; the rest in the notes."""
+    eager = {end: time for (w, end, how), time in times.items() if w == way and how == EAGER}
+    found = eager | {end: time for (w, end, how), time in times.items() if w == way and how == GRAPH}
+    slowest = max(found, key=lambda end: found[end].value)
+    notes = list(found[slowest].notes)
+    if found[slowest] is not eager[slowest]:
+        notes.append(f"replayed as a graph; eager {eager[slowest].value:.4g} ms")
+    notes += [f"{time.value:.4g} ms with {WORDS[end]}" for end, time in found.items() if end is not None]
+    return replace(found[slowest], notes=tuple(notes))
