@@ -35,7 +35,7 @@ from nas.devices import DeviceSpec, find_spec, spec_from
 from nas.measure.clock import time_together
 from nas.measure.device import choose_device, describe_device
 from nas.measure.graph import CannotCapture, capture
-from nas.measure.rivals import Rival, refused_rivals, verified_rivals
+from nas.measure.rivals import Rival, gpu_is_spoilt, refused_rivals, verified_rivals
 from nas.workload import WorkloadError
 from scripts.kernel_problem_lists import benchmark_problems, tiny_problems
 from scripts.kernel_problems import DTYPES, Inputs, Problem, Result, worst
@@ -81,6 +81,11 @@ def main(arguments: list[str]) -> int:
         rows += found
         write(rows, described, options.out)
         show(found)
+        if gpu_is_spoilt(device):
+            print(
+                "An illegal access has spoilt the GPU for this process; the same command goes on behind this problem."
+            )
+            return 1
         free_memory(device)
     if not options.tiny:
         for name, reason in refused_rivals(device, DTYPES[problems[0].dtype]).items():
@@ -118,6 +123,8 @@ def compare(problem: Problem, settings: Settings) -> list[Row]:
     rows: list[Row] = []
     for direction in directions:
         rows += compare_direction(problem, direction, inputs, reference, settings)
+        if gpu_is_spoilt(settings.device):
+            break
     return rows
 
 
@@ -136,6 +143,8 @@ def compare_direction(
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             rows.append(bad_row(problem, direction, name, "failed", reason))
+            if gpu_is_spoilt(device):
+                return rows
             free_memory(device)
             continue
         if result is None:

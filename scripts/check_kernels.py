@@ -2,7 +2,7 @@
 
     python scripts/check_kernels.py --jobs 8 --out DIR
 
-Needs torch and triton alone. The problems are shared out among processes, which compile side by side; a process that
+Needs torch, triton and yaml. The problems are shared out among processes, which compile side by side; a process that
 the GPU ends (an illegal access spoils all that comes after it) is started again behind the problem that did it. What
 is already checked with the same kernels is not checked again. Memory that a kernel allocates and does not write reads
 as NaN. Exit code 1 when a kernel is wrong, fails, or ends its process.
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import kernels
+from nas.measure.rivals import gpu_is_spoilt
 from scripts.kernel_problem_lists import launch_problems
 from scripts.kernel_problems import Problem, worst
 
@@ -108,7 +109,7 @@ def work(numbers: Sequence[int], log: Path) -> int:
     for number in numbers:
         one = check_problem(problems[number], torch.device("cuda"))
         append(log, one)
-        if "CUDA error" in one.reason or "AcceleratorError" in one.reason:
+        if not one.passes and gpu_is_spoilt(torch.device("cuda")):
             return NEEDS_RESTART
     return 0
 

@@ -84,7 +84,7 @@ def stages(work: Path, arch: int, device_name: str) -> list[Stage]:
     bench = ("--limit", seconds, "--out", str(work / "bench"))
     return [
         Stage("compile", (sys.executable, "-m", "kernels.ahead_of_time", "--arch", str(arch)), "compile.log"),
-        Stage("tests", script("check_kernels", *tests), "tests/findings.json"),
+        Stage("tests", script("check_kernels", *tests), "tests/findings.json", ("yaml",)),
         *tune,
         *(
             Stage(f"bench-{one}", script("benchmark_kernels", "--op", one, *bench), "bench/kernels.md", ("yaml",))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import kernels
-from nas.measure import rivals
+from nas.measure import rival_adapters, rivals
 from nas.measure.rival_cases import CASES, decline, relative_error
 from nas.measure.rivals import RIVALS, Rival, first_to_accept, refused_rivals, verified_rivals
 
@@ -38,7 +38,7 @@ def test_fla_is_never_imported_without_a_gpu():
 
 def test_a_rival_that_is_wrong_raises_or_declines_everything_is_left_out_with_the_reason(monkeypatch):
     def wrong(q, k, v, **options):
-        return rivals.sdpa(q, k, v, **options) * 1.1
+        return rival_adapters.sdpa(q, k, v, **options) * 1.1
 
     def raises(q, k, v, **options):
         raise RuntimeError("this backward pass is miscompiled\nhere")
@@ -46,7 +46,7 @@ def test_a_rival_that_is_wrong_raises_or_declines_everything_is_left_out_with_th
     def declines(q, k, v, **options):
         return NotImplemented
 
-    named = {"wrong": wrong, "raises": raises, "declines": declines, "right": rivals.sdpa}
+    named = {"wrong": wrong, "raises": raises, "declines": declines, "right": rival_adapters.sdpa}
     monkeypatch.setattr(
         rivals, "RIVALS", tuple(Rival(name, "attention", call, ("cpu",)) for name, call in named.items())
     )
@@ -59,18 +59,38 @@ def test_a_rival_that_is_wrong_raises_or_declines_everything_is_left_out_with_th
 
 def test_a_rival_without_a_right_backward_pass_counts_for_inference_alone(monkeypatch):
     def no_gradient(q, k, v, **options):
-        return rivals.sdpa(q.detach(), k, v, **options)
+        return rival_adapters.sdpa(q.detach(), k, v, **options)
 
     monkeypatch.setattr(rivals, "RIVALS", (Rival("halfway", "attention", no_gradient, ("cpu",)),))
     assert verified_rivals(CPU, torch.float32)["attention"] == []
     assert [one.name for one in verified_rivals(CPU, torch.float32, gradients=False)["attention"]] == ["halfway"]
 
 
+def test_a_rival_that_spoils_the_gpu_or_ends_its_process_leaves_the_others_their_verdict(monkeypatch):
+    """The processes are played: on a GPU, the first child ends at `spoils`, and one with `kills` never answers."""
+    answers = {"right": None, "spoils": "It raises AcceleratorError on causal: illegal access", "last": None}
+
+    def play_child(function, names, *rest):
+        if "kills" in names:
+            raise rivals.ChildFailed("The process ended.")
+        found = {}
+        for name in names:
+            found[name] = answers[name]
+            if answers[name]:
+                break
+        return found
+
+    monkeypatch.setattr(rivals, "in_child", play_child)
+    names = ("right", "spoils", "kills", "last")
+    found = rivals._complaints_from_children(names, torch.device("cuda"), torch.bfloat16, True)
+    assert found == {**answers, "kills": "The process ended."}
+
+
 def test_the_first_rival_that_does_not_decline_answers():
     def declines(*tensors, **options):
         return NotImplemented
 
-    call = first_to_accept([Rival("a", "attention", declines), Rival("b", "attention", rivals.sdpa)])
+    call = first_to_accept([Rival("a", "attention", declines), Rival("b", "attention", rival_adapters.sdpa)])
     assert first_to_accept([])() is NotImplemented
     for case in CASES["attention"]:
         arguments = case.arguments(CPU, torch.float32)
@@ -96,7 +116,7 @@ def pretend_fla(module, name):
 
 @pytest.mark.parametrize("rival", [one for one in RIVALS if one.library == "fla"], ids=lambda one: one.name)
 def test_adapters_of_fla_hand_over_what_was_asked(rival, monkeypatch):
-    monkeypatch.setattr(rivals, "fla_function", pretend_fla)
+    monkeypatch.setattr(rival_adapters, "fla_function", pretend_fla)
     here = Rival(rival.name, rival.function, rival.call, ("cpu",))
     monkeypatch.setattr(rivals, "RIVALS", (here,))
     assert refused_rivals(CPU, torch.float32) == {}
@@ -105,5 +125,5 @@ def test_adapters_of_fla_hand_over_what_was_asked(rival, monkeypatch):
 def test_every_kind_of_recurrence_has_one_fla_function_at_most():
     for case in (*CASES["matrix_recurrence"], *CASES["matrix_recurrence_step"]):
         arguments = case.arguments(CPU, torch.float32)
-        kind = rivals.kind_of(arguments["v"], arguments.get("log_decay"), arguments.get("beta"))
+        kind = rival_adapters.kind_of(arguments["v"], arguments.get("log_decay"), arguments.get("beta"))
         assert any(one.function == case.function and one.name.endswith(f"_{kind}") for one in RIVALS)
