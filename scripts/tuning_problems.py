@@ -1,0 +1,112 @@
+"""What the launch configurations are tuned on: the documented list, in the order of what matters most.
+
+The keys that these problems launch are the keys that are tuned. Each is timed at a size that fills a large GPU and
+checked on a small one with a length that is no multiple of any block; neither size is part of a key.
+"""
+
+from dataclasses import replace
+
+from scripts.kernel_operations import (
+    Attention,
+    AttentionStep,
+    GroupedMatmul,
+    Operation,
+    Recurrence,
+    RecurrenceStep,
+    SelectiveScan,
+    SelectiveScanStep,
+)
+from scripts.kernel_problem_lists import LAYERS
+from scripts.kernel_problems import Problem
+
+_FIRST_LAYERS = ("gated_delta_rule", "simple_gla", "gla", "kda")
+
+
+def tuning_problems(op: str | None = None) -> list[Problem]:
+    """All of them, or those of one family such as `attention`; in bfloat16, whose launches float16 shares."""
+    families = {
+        "attention": _attention(),
+        "matrix_recurrence": _recurrence(),
+        "grouped_matmul": _experts(),
+        "selective_scan": _scan(),
+    }
+    named = [one for family, problems in families.items() if op in (None, family) for one in problems]
+    return [Problem(name=name, operation=one, dtype="bfloat16", exact=False) for name, one in named]
+
+
+def _attention() -> list[tuple[str, Operation]]:
+    full = Attention(B=2, T=4096, Hq=16, Hkv=4, D=128)
+    step = AttentionStep(B=16, S=8192, Hq=32, Hkv=8, D=128)
+    return [
+        ("causal D128", full),
+        ("step D128", step),
+        ("causal D64", replace(full, D=64)),
+        ("window D128", replace(full, window=1024)),
+        ("blocks of 64 D128", replace(full, block_size=64, chosen_blocks=16)),
+        ("step D64", replace(step, D=64)),
+        ("full D128", replace(full, causal=False)),
+        ("step D128 of 32 heads", replace(step, Hkv=1)),
+        ("step D128 of 64 heads", replace(step, Hq=64, Hkv=1)),
+        ("step D128 kept", replace(step, kept=1024)),
+        ("window D64", replace(full, D=64, window=1024)),
+        ("blocks of 64 D64", replace(full, D=64, block_size=64, chosen_blocks=16)),
+        ("full D64", replace(full, D=64, causal=False)),
+        ("causal D96", replace(full, D=96)),
+        ("step D96", replace(step, D=96)),
+        ("causal D256", replace(full, D=256)),
+        ("step D256", replace(step, D=256)),
+        ("causal D32", replace(full, D=32)),
+    ]
+
+
+def _recurrence() -> list[tuple[str, Operation]]:
+    named: list[tuple[str, Operation]] = []
+    layers = [*_FIRST_LAYERS, *(layer for layer in LAYERS if layer not in _FIRST_LAYERS)]
+    for D in (128, 64):
+        for layer in layers:
+            gate, delta = LAYERS[layer]
+            one = Recurrence(B=2, T=4096, Hqk=16, Hv=16, K=D, V=D, gate=gate, delta=delta, state=True)
+            step = RecurrenceStep(B=16, Hqk=16, Hv=16, K=D, V=D, gate=gate, delta=delta)
+            named += [(f"{layer} D{D}", one), (f"{layer} step D{D}", step)]
+        if D == 128:
+            mamba = Recurrence(B=2, T=4096, Hqk=1, Hv=32, K=128, V=64, gate="head", state=True)
+            named += [
+                ("mamba2 K128 V64", mamba),
+                ("mamba2 step K128 V64", RecurrenceStep(B=16, Hqk=1, Hv=32, K=128, V=64, gate="head")),
+            ]
+    for layer in _FIRST_LAYERS[:2]:
+        gate, delta = LAYERS[layer]
+        wide = Recurrence(B=2, T=4096, Hqk=8, Hv=8, K=256, V=256, gate=gate, delta=delta, state=True)
+        named.append((f"{layer} D256", wide))
+    return named
+
+
+def _experts() -> list[tuple[str, Operation]]:
+    return [
+        ("experts K2048 N1536", GroupedMatmul(M=32768, E=64, K=2048, N=1536)),
+        ("experts K128 N1024", GroupedMatmul(M=32768, E=64, K=128, N=1024)),
+    ]
+
+
+def _scan() -> list[tuple[str, Operation]]:
+    return [
+        ("scan N16", SelectiveScan(B=2, T=4096, Dm=2048, N=16, state=True)),
+        ("scan step N16", SelectiveScanStep(B=16, Dm=4096, N=16)),
+    ]
+
+
+def small(problem: Problem) -> Problem:
+    """The same launches on little data: few sequences and tokens; heads stay, because kernels are compiled for them."""
+    one = problem.operation
+    if isinstance(one, Attention):
+        chosen = min(one.chosen_blocks, 3)
+        return replace(problem, operation=replace(one, B=1, T=333, chosen_blocks=chosen, window=one.window and 50))
+    if isinstance(one, AttentionStep):
+        return replace(problem, operation=replace(one, B=2, S=1300, kept=one.kept and 200), exact=True)
+    if isinstance(one, Recurrence | SelectiveScan):
+        return replace(problem, operation=replace(one, B=1, T=330))
+    if isinstance(one, RecurrenceStep | SelectiveScanStep):
+        return replace(problem, operation=replace(one, B=2), exact=True)
+    assert isinstance(one, GroupedMatmul)
+    fewer = replace(one, M=700, E=6, K=min(one.K, 320), N=min(one.N, 320))
+    return replace(problem, operation=fewer, exact=True)
