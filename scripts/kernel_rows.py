@@ -16,9 +16,10 @@ OURS = "ours"
 class Row:
     """One implementation at one problem in one direction (`forward`, `forward_backward`, `forward in a graph`).
 
-    status: `right`, `wrong` (no time is taken), `failed` (it raised, see `reason`). error: the worst relative error,
-    of the tensor `error_of`. milliseconds: median, 20th and 80th percentile. roofline: share of the best possible time
-    on the described device. launches: kernel -> tuned, nearest or default; empty for implementations that are not ours.
+    status: `right`, `wrong` (no time is taken), `failed` (it raised, see `reason`), `skipped` (nobody could say what is
+    right). error: the worst relative error, of the tensor `error_of`. milliseconds: median, 20th and 80th percentile.
+    roofline: share of the best possible time on the described device. launches: kernel -> tuned, nearest or default;
+    empty for implementations that are not ours.
     """
 
     op: str

@@ -93,8 +93,12 @@ def test_a_stage_that_ignores_the_interrupt_is_ended(tmp_path, monkeypatch):
     assert outcome.seconds < 20
 
 
-def test_the_archive_holds_what_is_small_and_another_machine_goes_on_from_it(tmp_path):
-    work, out = tmp_path / "work", tmp_path / "out"
+def test_the_archive_holds_what_is_small_and_another_machine_goes_on_from_it(tmp_path, monkeypatch):
+    work, out, root = tmp_path / "work", tmp_path / "out", tmp_path / "root"
+    monkeypatch.setattr(gpu_suite, "ROOT", root)
+    table = root / "kernels" / "tuned" / "a-gpu.json"
+    table.parent.mkdir(parents=True)
+    table.write_text("{}")
     work.mkdir()
     (work / "rows.json").write_text("[]")
     (work / "model.safetensors").write_text("weights")
@@ -107,9 +111,11 @@ def test_the_archive_holds_what_is_small_and_another_machine_goes_on_from_it(tmp
     assert not {"work/model.safetensors", "work/huge.bin"} & names
 
     elsewhere = tmp_path / "elsewhere"
+    table.unlink()
     gpu_suite.restore(out, elsewhere)
     assert (elsewhere / "rows.json").read_text() == "[]"
     assert gpu_suite.read_outcomes(elsewhere)[0].result == "passed"
+    assert table.read_text() == "{}"
 
 
 @pytest.mark.parametrize(
