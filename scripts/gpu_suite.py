@@ -100,8 +100,9 @@ def network_stages(work: Path) -> list[Stage]:
     def search(study: str, *overrides: str) -> tuple[str, ...]:
         return (sys.executable, "search.py", f"study={study}", f"outputs={work}", "tracker=none", *overrides)
 
-    table = script("measure_table", "--out", str(work / "table"))
-    measurement = script("benchmark_measurement", "--out", str(work / "measurement"))
+    limit = f"{LIMIT_SECONDS - 60:.0f}"
+    table = script("measure_table", "--limit", limit, "--out", str(work / "table"), "budget=gpu_1h")
+    measurement = script("benchmark_measurement", "--out", str(work / "measurement"), "budget=gpu_1h")
     default = script("benchmark_default", "budget=gpu_1h", "--seeds", "1", "--out", str(work / "default.json"))
     real = search("search-real", "budget=gpu_1h", "budget.trials=6")
     return [
