@@ -20,6 +20,7 @@ from nas.parts import (
     mixer_flops,
     mixer_parameters,
     mixer_state_bytes,
+    parameters_per_width,
     with_width,
 )
 from nas.workload import LONGEST_CONTEXT
@@ -94,12 +95,10 @@ def longest_context(architecture: Architecture, batch: int, free_bytes: int, *, 
     def fits(context: int) -> bool:
         return weights + batch * count_state_bytes(architecture, context, dtype=dtype) <= free_bytes
 
-    if not fits(1):
-        return 0
-    low, high = 1, 2
-    while high < LONGEST_CONTEXT and fits(high):
-        low, high = high, 2 * high
-    while high - low > max(1, low // 100):
+    if fits(LONGEST_CONTEXT):
+        return LONGEST_CONTEXT
+    low, high = 0, LONGEST_CONTEXT  # state never shrinks with the context, so what fits ends somewhere between
+    while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
@@ -144,7 +143,7 @@ def match_parameters(
             f"Parameters are matched by FFN widths, but {architecture.name!r} has no FFN and {total:,} parameters, "
             f"not {target:,}."
         )
-    fixed, slopes = parameters_by_width(architecture, multiple)
+    fixed, slopes = parameters_by_width(architecture)
     smallest = fixed + sum(slope * multiple for slope in slopes)
     if smallest > target * (1 + tolerance):
         raise CannotMatch(
@@ -182,12 +181,9 @@ def move_nearer(widths: list[int], slopes: list[int], wanted: int, *, multiple: 
     return widths
 
 
-def parameters_by_width(architecture: Architecture, step: int) -> tuple[int, list[int]]:
+def parameters_by_width(architecture: Architecture) -> tuple[int, list[int]]:
     """Parameters that no FFN width changes, and for each block the parameters that one unit of width adds."""
-    d_model, slopes = architecture.d_model, []
-    for ffn in (block.ffn for block in architecture.blocks):
-        narrow, wide = (ffn_parameters(with_width(ffn, width), d_model) for width in (step, 2 * step))
-        slopes.append((wide - narrow) // step)
+    slopes = [parameters_per_width(block.ffn, architecture.d_model) for block in architecture.blocks]
     widths = [ffn_width(block.ffn) for block in architecture.blocks]
     movable = sum(slope * width for slope, width in zip(slopes, widths, strict=True))
     return count_parameters(architecture) - movable, slopes

@@ -47,6 +47,11 @@ def ffn_parameters(options: FfnOptions, d_model: int) -> int:
     return linear_in_width(options, d_model, _all_parameters)
 
 
+def parameters_per_width(options: FfnOptions, d_model: int) -> int:
+    """Parameters that one more unit of an FFN's width adds."""
+    return _line(with_width(options, WIDTHS[0]), d_model, _all_parameters)[1]
+
+
 def active_parameters(options: FfnOptions, d_model: int) -> int:
     """Those of them that one token uses."""
     return linear_in_width(options, d_model, _active_parameters)

@@ -1,4 +1,7 @@
-"""Counts against sums done by hand, and the matching of parameters as a property."""
+"""Counts against sums done by hand and against networks built without memory; the matching of parameters."""
+
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,24 +10,65 @@ from nas.architecture import (
     Architecture,
     Attention,
     Block,
+    BlockSparseAttention,
+    FfnOptions,
     GatedDeltaNet,
+    GatedLinearAttention,
     Glu,
     HeadMix,
+    Mamba1,
     Mamba2,
     MixerOptions,
     Moe,
     NoFfn,
+    NoMixer,
+    read_architecture,
 )
-from nas.compile import compile_architecture
-from nas.count import CannotMatch, count, count_parameters, deployed, ffn_width, match_parameters, parameters_by_width
-from nas.workload import Deployment, Workload
+from nas.compile import FFNS as FFN_CLASSES
+from nas.compile import MIXERS as MIXER_CLASSES
+from nas.compile import build_ffn, compile_architecture
+from nas.count import (
+    CannotMatch,
+    count,
+    count_flops,
+    count_parameters,
+    count_state_bytes,
+    deployed,
+    longest_context,
+    match_parameters,
+    parameters_by_width,
+)
+from nas.deployment import Deployment
+from nas.model import Model
+from nas.parts import active_parameters, ffn_flops, ffn_parameters, ffn_width, parameters_per_width, with_width
+from nas.workload import LONGEST_CONTEXT
+from scripts.settings import SearchSettings
+from search_spaces import RandomTrial
 
+DESIGNS = sorted((Path(__file__).resolve().parents[1] / "conf" / "designs").glob("*.yaml"))
 D = 32
-WORKLOAD = Workload(prompt=8, context=16)
+CONTEXT = 16
 GQA = Attention(num_heads=2, num_kv_heads=1, head_dim=16)
 MAMBA2 = Mamba2(num_heads=2, head_dim=16, state_dim=8, conv_size=4)
 DELTA = GatedDeltaNet(num_heads=2, head_dim=16)
 MIX = HeadMix(parts=(GQA, DELTA))
+ALL_MIXERS: tuple[MixerOptions, ...] = (
+    NoMixer(),
+    GQA,
+    Attention(num_heads=1, head_dim=16, window=5, position="none"),
+    BlockSparseAttention(num_heads=2, head_dim=16, block_size=4, top_k=2),
+    GatedLinearAttention(num_heads=2, head_dim=16, key_dim=8, conv_size=4),
+    MAMBA2,
+    Mamba1(num_heads=2, head_dim=16, state_dim=4),
+    DELTA,
+    MIX,
+    HeadMix(parts=(MAMBA2, GQA), fuse="concat"),
+)
+ALL_FFNS: tuple[FfnOptions, ...] = (
+    Glu(d_ff=24),
+    Moe(num_experts=4, top_k=2, d_ff=12, num_shared=1),
+    Moe(num_experts=3, top_k=3, d_ff=7, activation="gelu"),
+)
 
 
 def build(*blocks: Block, d_model: int = D, vocab_size: int = 10, tie: bool = True) -> Architecture:
@@ -35,7 +79,7 @@ def test_parameters_of_attention_and_glu_are_those_of_the_sum_by_hand() -> None:
     embedding, norms = 10 * D, 3 * D
     attention = D * (2 * 16 + 2 * 16) + 2 * 16 * D  # q of 2 heads, k and v of 1 each; output
     glu = 3 * D * 24
-    counts = count(build(Block(mixer=GQA, ffn=Glu(d_ff=24))), WORKLOAD)
+    counts = count(build(Block(mixer=GQA, ffn=Glu(d_ff=24))), CONTEXT)
     assert counts.parameters == counts.active_parameters == embedding + norms + attention + glu
     assert counts.weight_bytes == 4 * counts.parameters
 
@@ -47,45 +91,137 @@ def test_an_untied_head_is_counted_once_more() -> None:
 
 def test_active_parameters_leave_out_the_experts_not_chosen() -> None:
     moe = Moe(num_experts=4, top_k=1, num_shared=1, d_ff=8)
-    counts = count(build(Block(mixer=GQA, ffn=moe)), WORKLOAD)
+    counts = count(build(Block(mixer=GQA, ffn=moe)), CONTEXT)
     assert counts.parameters - counts.active_parameters == 3 * (3 * D * 8)
 
 
 def test_a_cache_holds_keys_and_values_of_the_context() -> None:
-    counts = count(build(Block(mixer=GQA)), WORKLOAD)
+    counts = count(build(Block(mixer=GQA)), CONTEXT)
     assert counts.sequence_bytes == 2 * 16 * 1 * 16 * 4  # k and v, 16 tokens, 1 head of 16, float32
-    half = count(build(Block(mixer=GQA)), WORKLOAD, dtype=torch.bfloat16)
+    half = count(build(Block(mixer=GQA)), CONTEXT, dtype=torch.bfloat16)
     assert half.sequence_bytes * 2 == counts.sequence_bytes
 
 
 def test_a_window_and_a_recurrent_state_do_not_grow_with_the_context() -> None:
     window = build(Block(mixer=Attention(num_heads=1, head_dim=16, window=4)))
-    assert count(window, WORKLOAD).sequence_bytes == 2 * 4 * 16 * 4
-    near, far = (count(build(Block(mixer=MAMBA2)), Workload(context=c)) for c in (16, 4096))
+    assert count(window, CONTEXT).sequence_bytes == 2 * 4 * 16 * 4
+    near, far = (count(build(Block(mixer=MAMBA2)), context) for context in (16, 4096))
     assert near.sequence_bytes == far.sequence_bytes
     memory, conv = 2 * 8 * 16 * 4, 3 * (2 * 16 + 2 * 8) * 4  # state [H, N, P]; three past inputs of x, B and C
     assert near.sequence_bytes == memory + conv
 
 
 def test_decode_flops_grow_with_the_context_by_the_keys_alone() -> None:
-    near, far = (count(build(Block(mixer=GQA)), Workload(prompt=8, context=c)) for c in (16, 32))
+    near, far = (count(build(Block(mixer=GQA)), context) for context in (16, 32))
     assert far.flops_decode - near.flops_decode == 16 * 4 * 2 * 16  # 2 products of 2 FLOPs, 2 heads of 16, per key
-    assert near.flops_prefill == far.flops_prefill
 
 
 @pytest.mark.parametrize("mixer", [GQA, MAMBA2, DELTA, MIX], ids=lambda m: m.kind)
 def test_counted_bytes_are_the_bytes_allocated(mixer: MixerOptions) -> None:
     architecture = build(Block(mixer=mixer, ffn=Glu(d_ff=24)))
     model = compile_architecture(architecture)
-    state = model.init_state(1, WORKLOAD.context)
-    counts = count(architecture, WORKLOAD)
+    state = model.init_state(1, CONTEXT)
+    counts = count(architecture, CONTEXT)
     assert counts.sequence_bytes == sum(t.untyped_storage().nbytes() for layer in state.layers for t in layer.values())
     assert counts.weight_bytes == sum(p.untyped_storage().nbytes() for p in model.parameters())
 
 
-def test_the_name_does_not_matter_to_a_count() -> None:
-    one, other = (Architecture(name=n, d_model=D, vocab_size=10, blocks=(Block(mixer=GQA),)) for n in ("one", "other"))
-    assert count(one, WORKLOAD) is count(other, WORKLOAD)
+def built(architecture: Architecture) -> Model:
+    with torch.device("meta"):
+        return compile_architecture(architecture)
+
+
+def check_against_the_built_network(architecture: Architecture) -> None:
+    """Everything that is a sum over parts equals what the whole network says of itself."""
+    model, counts = built(architecture), count(architecture, 37, dtype=torch.bfloat16)
+    assert counts.parameters == sum(p.numel() for p in model.parameters())
+    idle = [
+        sum(p.numel() for p in block.ffn.parameters()) - block.ffn.active_parameters()
+        for block in model.blocks
+        if block.ffn is not None
+    ]
+    assert counts.active_parameters == counts.parameters - sum(idle)
+    state = model.init_state(1, 37, torch.bfloat16)
+    assert counts.sequence_bytes == sum(t.nbytes for layer in state.layers for t in layer.values())
+    flops = 2 * architecture.vocab_size * architecture.d_model
+    flops += sum(0 if block.mixer is None else block.mixer.flops(1, 37) for block in model.blocks)
+    flops += sum(0 if block.ffn is None else block.ffn.flops(1) for block in model.blocks)
+    assert counts.flops_decode == flops
+
+
+def test_every_kind_is_among_those_that_are_counted_here() -> None:
+    assert {type(m) for m in ALL_MIXERS} == set(MIXER_CLASSES)
+    assert {type(f) for f in ALL_FFNS} == set(FFN_CLASSES) - {NoFfn}
+
+
+@pytest.mark.parametrize("mixer", ALL_MIXERS, ids=lambda m: m.kind)
+def test_sums_over_parts_are_the_numbers_of_the_built_network(mixer: MixerOptions) -> None:
+    blocks = [Block(mixer=mixer, ffn=ffn) for ffn in ALL_FFNS]
+    bare = [] if isinstance(mixer, NoMixer) else [Block(mixer=mixer, ffn=NoFfn())]
+    for tie in (True, False):
+        check_against_the_built_network(build(*blocks, *bare, tie=tie))
+
+
+@pytest.mark.parametrize("path", DESIGNS, ids=lambda path: path.stem)
+def test_the_published_designs_are_counted_as_they_are_built(path: Path) -> None:
+    check_against_the_built_network(read_architecture(path))
+
+
+@pytest.mark.parametrize("ffn", ALL_FFNS, ids=lambda f: f"{f.kind}-{ffn_width(f)}")
+@pytest.mark.parametrize("width", [1, 7, 13, 8, 1031])
+def test_numbers_of_an_ffn_at_any_width_are_those_of_the_built_one(ffn: FfnOptions, width: int) -> None:
+    wide = with_width(ffn, width)
+    with torch.device("meta"):
+        module = build_ffn(wide, D)
+    assert module is not None
+    assert ffn_parameters(wide, D) == D + sum(p.numel() for p in module.parameters())
+    assert active_parameters(wide, D) == D + module.active_parameters()
+    assert ffn_flops(wide, D, 11) == module.flops(11)
+
+
+def test_parameters_per_width_are_the_slope_of_a_straight_line() -> None:
+    for ffn in ALL_FFNS:
+        slope = parameters_per_width(ffn, D)
+        near, far = (ffn_parameters(with_width(ffn, width), D) for width in (100, 101))
+        assert far - near == slope
+
+
+def test_flops_of_a_prompt_are_those_of_its_tokens_one_by_one() -> None:
+    architecture = build(*(Block(mixer=mixer, ffn=ALL_FFNS[1]) for mixer in ALL_MIXERS))
+    one_by_one = sum(count_flops(architecture, 1, position) for position in range(20))
+    assert count_flops(architecture, 20) == one_by_one
+    assert count_flops(architecture, 15, 5) == one_by_one - count_flops(architecture, 5)
+
+
+@pytest.mark.parametrize("mixer", [GQA, MIX, ALL_MIXERS[3]], ids=lambda m: m.kind)
+@pytest.mark.parametrize(("batch", "free"), [(1, 200_000), (3, 1_000_000), (7, 100_000_000)])
+def test_the_longest_context_is_the_last_that_fits(mixer: MixerOptions, batch: int, free: int) -> None:
+    architecture = build(Block(mixer=mixer))
+
+    def needed(context: int) -> int:
+        state = count_state_bytes(architecture, context, dtype=torch.float32)
+        return 4 * count_parameters(architecture) + batch * state
+
+    longest = longest_context(architecture, batch, free, dtype=torch.float32)
+    assert needed(longest) <= free < needed(longest + 1)
+
+
+def test_no_context_fits_where_the_weights_do_not_and_every_one_where_state_is_constant() -> None:
+    architecture = build(Block(mixer=MAMBA2))
+    assert longest_context(architecture, 1, 1000, dtype=torch.float32) == 0
+    assert longest_context(architecture, 1, 10_000_000, dtype=torch.float32) == LONGEST_CONTEXT
+
+
+def test_a_thousand_sampled_architectures_are_counted_in_a_second() -> None:
+    """Those of the default space, once its parts are known; a tenth of a millisecond each on an idle machine."""
+    settings = SearchSettings.from_overrides(["search_space=hybrid"])
+    samples = [settings.space(RandomTrial(seed)) for seed in range(1000)]
+    for architecture in samples:
+        count(architecture, 4096)
+    start = time.process_time()
+    for architecture in samples:
+        count(architecture, 4096)
+    assert time.process_time() - start < 1.0
 
 
 FFNS = [
@@ -103,7 +239,7 @@ def test_matching_reaches_the_target_with_widths_in_proportion(mixer: MixerOptio
     matched = match_parameters(architecture, target)
     assert abs(count_parameters(matched) - target) <= 0.03 * target
     widths = [(ffn_width(a.ffn), ffn_width(b.ffn)) for a, b in zip(architecture.blocks, matched.blocks, strict=True)]
-    fixed, slopes = parameters_by_width(architecture, 8)
+    fixed, slopes = parameters_by_width(architecture)
     factor = (target - fixed) / sum(s * w for s, (w, _) in zip(slopes, widths, strict=True))
     for before, after in widths:
         assert after % 8 == 0
@@ -115,7 +251,7 @@ def test_the_closed_form_is_exact() -> None:
     architecture = build(
         Block(mixer=GQA, ffn=Glu(d_ff=40)), Block(mixer=DELTA, ffn=Moe(num_experts=2, top_k=1, d_ff=8))
     )
-    fixed, slopes = parameters_by_width(architecture, 8)
+    fixed, slopes = parameters_by_width(architecture)
     assert slopes == [3 * D, 2 * 3 * D]
     assert fixed + slopes[0] * 40 + slopes[1] * 8 == count_parameters(architecture)
 

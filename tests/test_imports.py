@@ -14,12 +14,15 @@ ALLOWED: dict[str, set[str]] = {
     "nas.context": set(),
     "search_spaces": {"nas.architecture"},
     "nas.workload": {"nas.architecture"},
+    "nas.devices": {"nas.architecture"},
+    "nas.deployment": {"nas.architecture", "nas.devices", "nas.workload"},
     "nas.layers": {"kernels", "nas.architecture", "nas.context"},
     "nas.mixers": {"kernels", "nas.architecture", "nas.context", "nas.layers"},
     "nas.ffns": {"kernels", "nas.architecture", "nas.context", "nas.layers"},
     "nas.model": {"nas.context", "nas.layers", "nas.mixers", "nas.ffns"},
     "nas.compile": {"nas.architecture", "nas.model", "nas.mixers", "nas.ffns"},
-    "nas.count": {"nas.architecture", "nas.workload", "nas.compile"},
+    "nas.parts": {"nas.architecture", "nas.compile", "nas.ffns", "nas.mixers"},
+    "nas.count": {"nas.architecture", "nas.deployment", "nas.parts", "nas.workload"},
     "nas.checkpoint": set(),
     "nas.losses": set(),
     "nas.tasks": {"nas.architecture"},
@@ -28,16 +31,21 @@ ALLOWED: dict[str, set[str]] = {
         "kernels",
         "nas.architecture",
         "nas.workload",
+        "nas.devices",
+        "nas.deployment",
         "nas.measurement",
         "nas.context",
+        "nas.mixers",
+        "nas.ffns",
         "nas.model",
         "nas.compile",
+        "nas.parts",
         "nas.count",
     },
     "nas.objectives": {"nas.architecture", "nas.measurement"},
     "nas.study": {
         "nas.architecture",
-        "nas.workload",
+        "nas.deployment",
         "nas.measurement",
         "nas.checkpoint",
         "nas.compile",
@@ -67,7 +75,10 @@ OWNERS: dict[str, set[str]] = {
     "fla": {"nas.measure"},
 }
 
-WITHOUT_TORCH = ("nas.architecture", "nas.measurement", "nas.workload", "nas.objectives", "nas.report", "search_spaces")
+WITHOUT_TORCH = (
+    *("nas.architecture", "nas.measurement", "nas.workload", "nas.devices", "nas.deployment", "nas.objectives"),
+    *("nas.report", "search_spaces"),
+)
 
 
 def room_of(module: str) -> str:

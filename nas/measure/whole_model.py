@@ -25,7 +25,7 @@ from nas.measure.roofline import roofline
 from nas.measure.timing import Effort, Timing, time_phase
 from nas.measurement import Measurement
 from nas.model import Model
-from nas.workload import Decode, Phase, TrainStep, describe_phase
+from nas.workload import Decode, Phase, Prefill, TrainStep, describe_phase
 
 SHARE_OF_TIMING = 0.8  # of the time for one candidate; building the model and weighing it take about the rest
 OPTIMIZER_BYTES = 8  # of AdamW per weight: two moments in float32
@@ -154,17 +154,26 @@ def check_fits(architecture: Architecture, phases: set[Phase], dtype: torch.dtyp
     parameters = count_parameters(architecture)
     for phase in phases:
         if isinstance(phase, TrainStep):
-            needed, advice = parameters * TRAINING_BYTES, "fewer parameters fit"
+            needed = parameters * TRAINING_BYTES
         else:
             needed = parameters * dtype.itemsize + state_bytes(architecture, phase, dtype)
-            longest = longest_context(architecture, phase.batch, free, dtype=dtype)
-            what = "context" if isinstance(phase, Decode) else "prompt"
-            advice = f"the longest {what} that fits is {longest:,} tokens" if longest else "fewer parameters fit"
         if needed > free:
             raise DoesNotFit(
                 f"{architecture.name} needs {needed:,} bytes for {describe_phase(phase)}, {needed - free:,} more than "
-                f"{device} has free; {advice}."
+                f"{device} has free; {what_fits(architecture, phase, free, dtype)}."
             )
+
+
+def what_fits(architecture: Architecture, phase: Phase, free: int, dtype: torch.dtype) -> str:
+    """What to do about a phase that needs more than the free bytes."""
+    longest = 0
+    if isinstance(phase, Decode):  # which needs room for the token that is decoded
+        longest = longest_context(architecture, phase.batch, free, dtype=dtype) - 1
+    elif isinstance(phase, Prefill):
+        longest = longest_context(architecture, phase.batch, free, dtype=dtype)
+    if longest < 1:
+        return "fewer parameters fit"
+    return f"the longest {'context' if isinstance(phase, Decode) else 'prompt'} that fits is {longest:,} tokens"
 
 
 def with_notes(timing: Timing, notes: tuple[str, ...]) -> Timing:

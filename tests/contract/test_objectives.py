@@ -132,7 +132,7 @@ def test_violation_is_a_share_of_the_bar() -> None:
 
 def test_relative_requirement_without_reference_says_so() -> None:
     (requirement,) = parse_requirements({"recall": 0.9})
-    with pytest.raises(ObjectiveError, match="all-attention reference"):
+    with pytest.raises(ObjectiveError, match=r"share of what all-attention reaches, but that was not measured"):
         requirement.satisfied(score(0.9), None)
 
 
