@@ -6,7 +6,8 @@ of the last two, so both are read from the compiled code.
 
     python -m kernels.ahead_of_time [--op attention] [--arch 80,90,100]
 
-A kernel family offers `ahead_of_time_cases() -> list[Case]` in its `gpu.py`, with the launch configurations it uses.
+A kernel family offers in its `gpu.py` `ahead_of_time_cases() -> list[Case]`, with the launch configurations it uses by
+default, and for the tuner `launch_candidates(key) -> list[Config]`, the default first, and `launch_case(key, config)`.
 """
 
 import argparse
@@ -25,7 +26,8 @@ from triton.compiler import ASTSource
 
 OPS = ("attention", "matrix_recurrence", "selective_scan", "grouped_matmul")
 ARCHITECTURES = (80, 90, 100)
-SHARED_LIMIT_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # per block, CUDA C programming guide, table 30
+# Per block: CUDA C++ programming guide, technical specifications per compute capability.
+SHARED_LIMIT_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Resources:
 
 
 def compile_case(case: Case, arch: int) -> Resources:
-    """Compile for compute capability `arch` (80, 90, 100) and read the resources from the machine code.
+    """Compile for compute capability `arch`, such as 90, and read the resources from the machine code.
 
     Raises RuntimeError when the Triton interpreter is on, ValueError when the case does not give every argument once.
     """

@@ -196,9 +196,16 @@ def main(arguments: list[str]) -> int:
     device = "cuda:0" if options.gpu == "auto" else options.gpu
     gpu = torch.cuda.get_device_name(device)
     major, minor = torch.cuda.get_device_capability(device)
+    arch = 10 * major + minor
+    if arch not in SHARED_LIMIT_BYTES:
+        known = ", ".join(f"sm_{one}" for one in sorted(SHARED_LIMIT_BYTES))
+        print(
+            f"Tuning needs a GPU of {known}, but {gpu} is sm_{arch}: launch with the defaults there.", file=sys.stderr
+        )
+        return 2
     path = options.out or tuned_table.FOLDER / f"{slug(gpu)}.json"
     with WorkerPool(workers, COMPILED) as pool:
-        bench = ProcessBench(pool, device, 10 * major + minor)
+        bench = ProcessBench(pool, device, arch)
         table = tune_all(problems, bench, path, gpu, again=options.again, seconds=options.seconds)
     broken = [entry.key.label for entry in table.values() if entry.config is None]
     print(f"{len(table)} keys in {path}, {sum(len(entry.refused) for entry in table.values())} candidates refused.")

@@ -8,12 +8,16 @@ that imports, compiled kernels and inputs are paid for once.
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from queue import SimpleQueue
 from typing import Any
+
+_starting = threading.Lock()  # the environment is that of the whole process
 
 
 class CallFailed(Exception):
@@ -59,8 +63,10 @@ class Worker:
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._environment), daemon=True)
-        process.start()
+        process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        # A new process imports the caller's script before it runs anything, and Triton reads its settings at import.
+        with _starting, _changed_environment(self._environment):
+            process.start()
         theirs.close()
         self._process, self._connection = process, ours
         return ours
@@ -73,7 +79,7 @@ class Worker:
 
 
 class WorkerPool:
-    """Several workers that share a list of calls. `environment` is set in each before it imports anything of ours."""
+    """Several workers that share a list of calls. `environment` is set in each before it imports anything."""
 
     def __init__(self, count: int, environment: Mapping[str, str]) -> None:
         self._workers = [Worker(environment) for _ in range(count)]
@@ -113,10 +119,20 @@ class WorkerPool:
         self.close()
 
 
-def _serve(connection: Connection, environment: dict[str, str]) -> None:
+@contextmanager
+def _changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _serve(connection: Connection) -> None:
     # Ctrl-C reaches the whole group; the caller answers it and ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.update(environment)
     while True:
         try:
             function, arguments = connection.recv()
