@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.tasks import task_configs
+from nas.tasks import cache_folder, task_configs
 from scripts.command_line import composing, speaking_to_users
 from scripts.settings import SearchSettings
 
@@ -62,6 +62,8 @@ def train_designs(settings: SearchSettings, seeds: int) -> tuple[Values, list[fl
         settings.deployment,
         settings.parameters,
         task_configs(settings.config["task"]),
+        device=settings.device,
+        tables=cache_folder() / "tables",
     ) as evaluator:
         for name, sampled in designs:
             for seed in range(settings.seed, settings.seed + seeds):

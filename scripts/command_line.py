@@ -122,6 +122,10 @@ def speaking_to_users(*, interrupted: str = "The same command goes on from here.
     """
     try:
         yield
+    except BrokenPipeError:
+        # The reader of our output has left (`| head`); nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt:
         print(f"Interrupted. {interrupted}", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -147,6 +151,11 @@ def is_user_error(error: Exception) -> bool:
         ("nas.training.recipe", "RecipeError"),
         ("nas.study.samplers", "SamplerError"),
         ("nas.study.storage", "StudyError"),
+        ("nas.measure", "TableError"),
+        ("nas.measure", "DeviceBusy"),
+        ("nas.measure", "DeviceGone"),
+        ("nas.measure", "DoesNotFit"),
+        ("nas.count", "CannotMatch"),
         ("nas.checkpoint", "CheckpointError"),
         ("nas.report", "ReportError"),
     ):

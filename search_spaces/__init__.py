@@ -8,6 +8,7 @@ from search_spaces.head_mix import HeadMixSpace
 from search_spaces.hybrid import HybridSpace
 from search_spaces.pattern import PatternSpace
 from search_spaces.picks import Trial as Trial
+from search_spaces.random_trial import RandomTrial as RandomTrial
 
 SPACES: dict[str, type[SearchSpace]] = {
     "hybrid": HybridSpace,

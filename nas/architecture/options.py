@@ -14,6 +14,7 @@ the network is resized (see resize.py):
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from nas.architecture.errors import ArchitectureError, did_you_mean
@@ -33,10 +34,8 @@ class Options:
     kind: ClassVar[str]
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for f in dataclasses.fields(self):
-            if f.metadata:
-                check_value(f.name, getattr(self, f.name), hints[f.name], f.metadata["minimum"])
+        for name, hint, minimum in _rules(type(self)):
+            check_value(name, getattr(self, name), hint, minimum)
         self.check()
 
     def check(self) -> None:
@@ -45,6 +44,13 @@ class Options:
     def canonical(self, d_model: int) -> "Options":
         """The same function in a network of this width, with implied options written out and idle ones at defaults."""
         return self
+
+
+@cache
+def _rules(kind: type[Options]) -> tuple[tuple[str, Any, float | None], ...]:
+    """(name, type, smallest value) of every option of a kind; reading annotations anew each time would cost most."""
+    hints = get_type_hints(kind)
+    return tuple((f.name, hints[f.name], f.metadata["minimum"]) for f in dataclasses.fields(kind) if f.metadata)
 
 
 def check_value(name: str, value: object, hint: Any, minimum: float | None) -> None:

@@ -12,11 +12,20 @@ import fcntl
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nas.architecture import FFNS, MIXERS, ArchitectureError, FfnOptions, MixerOptions, options_to_dict, read_part
+from nas.architecture import (
+    FFNS,
+    MIXERS,
+    ArchitectureError,
+    FfnOptions,
+    HeadMix,
+    MixerOptions,
+    options_to_dict,
+    read_part,
+)
 from nas.devices import slug_of
 from nas.measurement import Measurement
 from nas.parts import ffn_width, with_width
@@ -101,6 +110,16 @@ def part_from_dict(data: Mapping[str, Any]) -> Part:
     part = read_part(data, FFNS if data.get("kind") in FFNS else MIXERS, "a block of the table")
     assert isinstance(part, MixerOptions | FfnOptions)
     return part
+
+
+def describe_part(part: Part) -> str:
+    """`attention num_heads=7 num_kv_heads=1 head_dim=64`, for a reader; options at their defaults are left out."""
+    if isinstance(part, Ends):
+        return f"embedding and head, vocabulary {part.vocab_size:,}"
+    if isinstance(part, HeadMix):
+        return f"head_mix {part.fuse}: " + " + ".join(describe_part(inner) for inner in part.parts)
+    given = [(f.name, getattr(part, f.name)) for f in fields(part) if getattr(part, f.name) != f.default]
+    return " ".join((part.kind, *(f"{name}={value}" for name, value in given)))
 
 
 class BlockTable:

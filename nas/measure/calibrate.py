@@ -1,4 +1,4 @@
-"""Describes the device at hand by measuring it: peak of matrix products by type, and bandwidth of a large copy.
+"""Describes the device at hand by measuring it: peak of matrix products by type, and bandwidth of memory.
 
 For devices that have no description beside `nas/devices`; `scripts/describe_device.py` writes one.
 """
@@ -14,8 +14,8 @@ from nas.measure.memory import available_bytes
 
 SECONDS = 0.4  # for each number
 SIZES = {"cpu": 2048, "cuda": 8192}  # of the square matrices
-COPY_BYTES = {"cpu": 512_000_000, "cuda": 2_000_000_000}
-SHARE_OF_FREE = 8  # the copy takes at most one part in so many of the free memory
+BYTES = {"cpu": 128_000_000, "cuda": 2_000_000_000}  # about the weights of a deployed network on either
+SHARE_OF_FREE = 8  # at most one part in so many of the free memory is taken
 
 
 def spec_of(device: torch.device) -> DeviceSpec:
@@ -31,7 +31,7 @@ def measured_spec(device: torch.device, seconds: float = SECONDS) -> DeviceSpec:
     return DeviceSpec(
         name=name,
         tflops={dtype: matmul_tflops(device, DTYPES[dtype], seconds) for dtype in types},
-        bandwidth=copy_bandwidth(device, seconds),
+        bandwidth=bandwidth(device, seconds),
         memory=round(total_bytes(device) / 1e9, 1),
         cache_mb=cache_mb(device),
         source=f"measured with torch {torch.__version__}, {torch.get_num_threads()} threads",
@@ -48,11 +48,19 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype, seconds: float) -> f
     return round(2 * size**3 / time.low / 1e9, 4)
 
 
-def copy_bandwidth(device: torch.device, seconds: float) -> float:
-    """GB/s of a copy that no cache holds, reading and writing counted."""
-    free = available_bytes(device) or COPY_BYTES[device.type] * SHARE_OF_FREE
-    size = min(COPY_BYTES[device.type], free // SHARE_OF_FREE)
-    source = torch.ones(size // 4, device=device)
+def bandwidth(device: torch.device, seconds: float) -> float:
+    """GB/s: of a large copy on a GPU; on a CPU of reading a matrix for one vector, as decoding reads weights.
+
+    A copy says too little of a CPU: every line that is written is read first.
+    """
+    free = available_bytes(device) or BYTES[device.type] * SHARE_OF_FREE
+    numbers = min(BYTES[device.type], free // SHARE_OF_FREE) // 4
+    if device.type == "cpu":
+        matrix, vector = torch.ones(numbers // 4096, 4096), torch.ones(4096)
+        with torch.inference_mode():
+            time = time_call(lambda: torch.mv(matrix, vector), device, seconds=seconds)
+        return round(matrix.nbytes / time.low / 1e6, 1)
+    source = torch.ones(numbers, device=device)
     target = torch.empty_like(source)
     time = time_call(lambda: target.copy_(source), device, seconds=seconds)
     return round(2 * source.nbytes / time.low / 1e6, 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nas.architecture import Architecture, FfnOptions, NoFfn, NoMixer
 from nas.devices import DeviceSpec
-from nas.measure.block_table import VERSIONS, BlockTable, Ends, Entry, Part, grid_neighbours
+from nas.measure.block_table import VERSIONS, BlockTable, Ends, Entry, Part, describe_part, grid_neighbours
 from nas.measure.blocks import Bench, measure_block
 from nas.measure.conditions import watch
 from nas.measure.device import describe_device, pinned_threads, while_it_answers
@@ -135,7 +135,3 @@ def added(times: list[Measurement], notes: tuple[str, ...]) -> Measurement:
         source="table",
         notes=notes,
     )
-
-
-def describe_part(part: Part) -> str:
-    return "embedding and head" if isinstance(part, Ends) else part.kind

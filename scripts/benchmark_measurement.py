@@ -1,0 +1,244 @@
+"""How good is the measurement? Predictions from blocks against whole networks, repeatability, and what it costs.
+
+    python scripts/benchmark_measurement.py                         50 random architectures of the default search space
+    python scripts/benchmark_measurement.py --out DIR --limit 500   exit code 3 when 500 seconds were not enough
+
+Random architectures of equal parameters are measured as whole networks and predicted from a table that is filled on the
+way. Per phase: the error of the prediction (median and worst), and of the pairs whose measured times lie within a tenth
+of each other, the share that the prediction orders right, beside what the roofline and the number of active parameters
+achieve. One architecture is measured again and again. Writes measurement.json, from which the same command goes on, and
+measurement.md.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.architecture import Architecture, canonical_id
+from scripts.command_line import composing, speaking_to_users
+from scripts.measure_table import UNFINISHED, deployed_samples
+from scripts.settings import SearchSettings
+
+if TYPE_CHECKING:
+    from nas.measure.meter import TableMeter
+
+OUT = Path("docs/benchmarks")
+CLOSE = 0.1
+Record = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="overrides of search.py, such as search_space=pattern")
+    parser.add_argument("--architectures", type=int, default=50, help="random architectures (default: 50)")
+    parser.add_argument("--repeats", type=int, default=20, help="measurements of one architecture (default: 20)")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"the folder of the results (default: {OUT})")
+    parser.add_argument("--limit", type=float, help="seconds after which measuring stops (default: none)")
+    arguments = parser.parse_args()
+    with speaking_to_users(interrupted="What was measured is kept; the same command goes on from here."):
+        with composing(arguments.overrides):
+            settings = SearchSettings.from_overrides([*arguments.overrides, "measure=auto"])
+        finished = run(settings, arguments.architectures, arguments.repeats, arguments.out, arguments.limit)
+        if not finished:
+            sys.exit(UNFINISHED)
+
+
+def run(settings: SearchSettings, architectures: int, repeats: int, out: Path, limit: float | None) -> bool:
+    """Measure what the record lacks, and write it and its summary; whether all of it is there."""
+    from nas.measure.meter import TableMeter, open_meter
+
+    out.mkdir(parents=True, exist_ok=True)
+    record = open_record(out / "measurement.json", settings)
+    # A table of its own: every block is measured in this benchmark, so that its cost is known.
+    deployment = replace(settings.deployment, table=str(out / "measurement-blocks.json"))
+    meter = open_meter(deployment, out)
+    assert isinstance(meter, TableMeter) and meter.whole is not None
+    deadline = time.perf_counter() + limit if limit is not None else float("inf")
+    chosen = distinct(settings, architectures)
+    for architecture in chosen:
+        if canonical_id(architecture) not in record["architectures"]:
+            if time.perf_counter() > deadline:
+                break
+            record["architectures"][canonical_id(architecture)] = compare(architecture, meter, settings)
+            save(record, out)
+            print(f"{len(record['architectures'])} of {len(chosen)}: {progress(record, architecture)}", flush=True)
+    while len(record["repeats"]) < repeats and time.perf_counter() < deadline:
+        record["repeats"].append(values_of(meter.whole.measure(chosen[0]).costs["own"]))
+        save(record, out)
+    text = summary(record)
+    (out / "measurement.md").write_text(text)
+    print(text)
+    return len(record["architectures"]) >= len(chosen) and len(record["repeats"]) >= repeats
+
+
+def open_record(path: Path, settings: SearchSettings) -> Record:
+    """The record that an earlier run left, if it was made alike; else a new one."""
+    from nas.measure import choose_device, describe_device
+
+    deployment = settings.deployment
+    made = {
+        "environment": describe_device(choose_device(deployment.device)),
+        "deployment": json.loads(json.dumps(settings.definition["measure"])),
+        "search_space": settings.definition["search_space"]["kind"],
+    }
+    if path.exists():
+        found = json.loads(path.read_text())
+        if {key: found.get(key) for key in made} == made:
+            return found
+    return {**made, "seconds_allowed": deployment.seconds, "architectures": {}, "repeats": []}
+
+
+def save(record: Record, out: Path) -> None:
+    partial = out / "measurement.json.partial"
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    partial.replace(out / "measurement.json")
+
+
+def distinct(settings: SearchSettings, wanted: int) -> list[Architecture]:
+    """So many different deployed architectures: the reference designs, and random ones."""
+    found: dict[str, Architecture] = {}
+    for architecture in deployed_samples(settings, 20 * wanted):
+        found.setdefault(canonical_id(architecture), architecture)
+        if len(found) == wanted:
+            break
+    return list(found.values())
+
+
+def compare(architecture: Architecture, meter: "TableMeter", settings: SearchSettings) -> Record:
+    """One architecture predicted and measured, and the seconds of each."""
+    from nas.count import count
+
+    assert meter.whole is not None
+    phases = {settings.deployment.workload.phase(quantity) for quantity in settings.deployment.quantities}
+    blocks = len(meter.reader.table.entries)
+    filling, _ = timed(lambda: meter.reader.complete(architecture, phases))
+    measuring, whole = timed(lambda: meter.whole.measure(architecture))  # type: ignore[union-attr]
+    predicting, predicted = timed(lambda: meter.measure(architecture))
+    counts = count(architecture, settings.deployment.workload.length)
+    return {
+        "measured": values_of(whole.costs["own"]),
+        "spread": {q: (m.high - m.low) / 2 / m.value for q, m in whole.costs["own"].items()},
+        "flags": sorted({n for m in whole.costs["own"].values() for n in m.notes if n.startswith(("busy", "swap"))}),
+        "predicted": values_of(predicted.costs["own"]),
+        "roofline": values_of(predicted.costs["roofline"]),
+        "parameters": counts.parameters,
+        "active_parameters": counts.active_parameters,
+        "peak_memory_bytes": predicted.numbers["peak_memory_bytes"].value,
+        "measured_peak_memory_bytes": whole.numbers["peak_memory_bytes"].value,
+        "new_blocks": len(meter.reader.table.entries) - blocks,
+        "seconds": {"blocks": filling, "whole": measuring, "prediction": predicting},
+    }
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
+def values_of(times: Mapping[str, Any]) -> dict[str, float]:
+    return {quantity: time.value for quantity, time in times.items()}
+
+
+def progress(record: Record, architecture: Architecture) -> str:
+    found = record["architectures"][canonical_id(architecture)]
+    errors = (
+        f"{quantity} {found['measured'][quantity]:.4g} ms, predicted {found['predicted'][quantity] / value - 1:+.1%}"
+        for quantity, value in found["measured"].items()
+    )
+    return ", ".join(errors)
+
+
+def ordered_right(rows: Sequence[Record], quantity: str, guess: Callable[[Record], float]) -> tuple[float, int]:
+    """(Share of the close pairs that a guess orders as the measurement does, number of pairs); a tie counts half."""
+    right, pairs = 0.0, 0
+    for a, b in combinations(rows, 2):
+        x, y = a["measured"][quantity], b["measured"][quantity]
+        if abs(x - y) <= CLOSE * min(x, y) and x != y:
+            pairs += 1
+            difference = guess(a) - guess(b)
+            right += 0.5 if difference == 0 else float((difference < 0) == (x < y))
+    return (right / pairs if pairs else float("nan")), pairs
+
+
+def summary(record: Record) -> str:
+    """The numbers as Markdown."""
+    rows = list(record["architectures"].values())
+    lines = ["# Measurement: predictions, repeatability, cost", ""]
+    if not rows:
+        return "\n".join([*lines, "Nothing was measured yet.", ""])
+    environment = ", ".join(f"{key} {value}" for key, value in record["environment"].items())
+    deployment = ", ".join(f"{key} {value}" for key, value in record["deployment"].items() if value is not None)
+    lines += [
+        f"{len(rows)} architectures of the space {record['search_space']}, parameters matched within 3 %, by "
+        "`python scripts/benchmark_measurement.py`.",
+        "",
+        f"* Device: {environment}.",
+        f"* Deployment: {deployment}; {record['seconds_allowed']:g} s for one candidate.",
+        f"* Flagged as busy or swapping: {sum(bool(row['flags']) for row in rows)} of {len(rows)} architectures.",
+        "",
+        "| time | error of the table, median | worst | mean bias | spread of one measurement, median | close pairs | "
+        "table orders right | roofline | active parameters |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for quantity in rows[0]["measured"]:
+        errors = [row["predicted"][quantity] / row["measured"][quantity] - 1 for row in rows]
+        by_table, pairs = ordered_right(rows, quantity, lambda row, q=quantity: row["predicted"][q])
+        by_roofline, _ = ordered_right(rows, quantity, lambda row, q=quantity: row["roofline"][q])
+        by_size, _ = ordered_right(rows, quantity, lambda row: row["active_parameters"])
+        lines.append(
+            f"| {quantity} | {statistics.median(map(abs, errors)):.1%} | {max(map(abs, errors)):.1%} | "
+            f"{statistics.mean(errors):+.1%} | {statistics.median(row['spread'][quantity] for row in rows):.1%} | "
+            f"{pairs} | {by_table:.0%} | {by_roofline:.0%} | {by_size:.0%} |"
+        )
+    memory = [row["peak_memory_bytes"] / row["measured_peak_memory_bytes"] - 1 for row in rows]
+    lines += [
+        "",
+        f"Peak memory predicted from blocks: median error {statistics.median(map(abs, memory)):.1%}, worst "
+        f"{max(map(abs, memory)):.1%}.",
+        "",
+        *repeatability(record["repeats"]),
+        *costs(rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def repeatability(repeats: Sequence[Mapping[str, float]]) -> list[str]:
+    """Lines about one architecture measured again and again."""
+    if len(repeats) < 2:
+        return []
+    lines = [f"One architecture measured {len(repeats)} times:", ""]
+    for quantity in repeats[0]:
+        values = sorted(repeat[quantity] for repeat in repeats)
+        middle = statistics.median(values)
+        lines.append(
+            f"* {quantity}: median {middle:.4g} ms, standard deviation {statistics.stdev(values) / middle:.1%}, all "
+            f"within {(values[-1] - values[0]) / middle:.1%} of it."
+        )
+    return [*lines, ""]
+
+
+def costs(rows: Sequence[Record]) -> list[str]:
+    """Lines about what measuring takes."""
+    blocks = sum(row["new_blocks"] for row in rows)
+    filling = sum(row["seconds"]["blocks"] for row in rows)
+    whole = statistics.median(row["seconds"]["whole"] for row in rows)
+    prediction = statistics.median(row["seconds"]["prediction"] for row in rows)
+    return [
+        f"* A new block in one phase: {filling / max(1, blocks):.2f} s ({blocks} of them).",
+        f"* A trial's measuring with measure=model: {whole:.2f} s (median).",
+        f"* A trial's measuring with measure=table once its blocks are known: {prediction * 1e3:.2f} ms (median), "
+        f"{1 / prediction:,.0f} architectures a second.",
+    ]
+
+
+if __name__ == "__main__":
+    main()
