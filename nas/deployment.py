@@ -5,6 +5,7 @@ deployed, so both are always taken at the deployment. Free of torch, so that a m
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
@@ -17,6 +18,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Method = Literal["model", "table", "auto"]
 CostModel = Literal["own", "best", "roofline"]
 Busy = Literal["flag", "refuse"]
+AT_HAND = re.compile(r"auto|cpu|cuda(:\d+)?")
 ONLY_WHOLE = ("peak_reserved_bytes", "saved_for_backward_bytes")
 CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": get_args(Dtype),
@@ -68,6 +70,8 @@ class Deployment:
                 positive_number(name, getattr(self, name))
         if self.parameters is None and self.width is None:
             raise WorkloadError("measure.width must be given when measure.parameters is null, but both are null.")
+        if self.table is not None and not isinstance(self.table, str):
+            raise WorkloadError(f"measure.table must be the path of a table, or null, but got {self.table!r}.")
         for name, valid in CHOICES.items():
             value = getattr(self, name)
             if value not in valid:
@@ -137,8 +141,13 @@ class Deployment:
         try:
             if isinstance(device, Mapping):
                 chosen |= {"device": "described", "spec": spec_from(device)}
-            elif device in described_devices():
+            elif isinstance(device, str) and device in described_devices():
                 chosen["spec"] = described_devices()[device]
+            elif not isinstance(device, str) or not AT_HAND.fullmatch(device):
+                raise WorkloadError(
+                    f"measure.device must be auto, cpu, cuda, cuda:<number> or a described device, but got {device!r}. "
+                    f"{did_you_mean(device, ('auto', 'cpu', 'cuda', *described_devices()))}"
+                )
         except DeviceError as error:
             raise WorkloadError(str(error)) from None
         return cls(workload=workload, **chosen)

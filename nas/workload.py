@@ -114,7 +114,7 @@ def quantities_of(workloads: object) -> tuple[str, ...]:
         raise WorkloadError(f"measure.workloads must name at least one workload, but got {workloads!r}.")
     found: list[str] = []
     for name in names:
-        if name not in WORKLOADS:
+        if not isinstance(name, str) or name not in WORKLOADS:
             raise WorkloadError(f"There is no workload {name!r}. {did_you_mean(name, WORKLOADS)}")
         found.extend(WORKLOADS[name])
     return tuple(dict.fromkeys(found))

@@ -126,12 +126,15 @@ def spec_from(given: Mapping[str, Any], *, slug: str = "described") -> DeviceSpe
         raise DeviceError("measure.device.tflops must be a number or numbers by dtype, but got none.")
     for key in ("bandwidth", "memory"):
         check_number(key, given[key])
+    cache = given.get("cache_mb", 0.0)
+    if cache != 0:
+        check_number("cache_mb", cache)
     return DeviceSpec(
         name=str(given.get("name", "a described device")),
         tflops={name: float(value) for name, value in by_dtype.items()},
         bandwidth=float(given["bandwidth"]),
         memory=float(given["memory"]),
-        cache_mb=float(given.get("cache_mb", 0.0)),
+        cache_mb=float(cache),
         source=str(given.get("source", "given by the user")),
         slug=slug,
     )

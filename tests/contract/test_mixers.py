@@ -257,3 +257,49 @@ def test_concat_is_the_sum_of_the_parts_and_norm_mean_their_normalised_mean(x: T
         if fuse == "norm_mean":
             first, second = mixer.norms[0](first) / 2, mixer.norms[1](second) / 2
         torch.testing.assert_close(mixer(x)[0], first + second)
+
+
+def test_moving_the_state_takes_no_more_than_reading_and_writing_all_of_it(mixer: Mixer):
+    for dtype in (torch.float32, torch.bfloat16):
+        for context in (0, 7, 64, 1000):
+            whole = mixer.state_bytes(context + 1, dtype)
+            assert 0 < mixer.state_traffic(1, context, dtype) <= 2 * whole
+            assert mixer.state_traffic(1, context, dtype) <= mixer.state_traffic(1, context + 8, dtype)
+
+
+def test_attention_reads_the_keys_in_sight_and_writes_those_of_new_tokens():
+    token = 2 * 2 * 16 * 4  # keys and values, 2 KV heads of 16, float32
+    mixer = mixer_of(Attention(num_heads=4, num_kv_heads=2, head_dim=16))
+    assert mixer.state_traffic(1, 100, torch.float32) == (101 + 1) * token
+    assert mixer.state_traffic(8, 0, torch.float32) == (8 + 8) * token
+    assert mixer.state_traffic(1, 100, torch.bfloat16) == (101 + 1) * token // 2
+    window = mixer_of(Attention(num_heads=4, num_kv_heads=2, head_dim=16, window=5))
+    assert window.state_traffic(1, 100, torch.float32) == (5 + 1) * token
+    assert window.state_traffic(1, 100_000, torch.float32) == window.state_traffic(1, 100, torch.float32)
+
+
+@pytest.mark.parametrize("name", ["gla conv", "mamba2", "mamba1", "gated deltanet"])
+def test_a_recurrent_state_is_read_and_written_whole_whatever_the_context(name: str):
+    mixer = mixer_of(CASES[name])
+    assert mixer.state_traffic(1, 5, torch.float32) == 2 * mixer.state_bytes(5, torch.float32)
+    assert mixer.state_traffic(1, 100_000, torch.float32) == mixer.state_traffic(64, 0, torch.float32)
+
+
+def test_block_sparse_attention_reads_the_means_and_the_picked_blocks():
+    mixer = mixer_of(BlockSparseAttention(num_heads=2, head_dim=16, block_size=4, top_k=2))
+    token = 2 * 2 * 16 * 4
+    means, seen = 10 * 2 * 16 * 4, 2 * 4 + 1  # two picked blocks, and itself in a block of its own
+    assert mixer.state_traffic(1, 40, torch.float32) == means + seen * token + token
+
+
+def test_block_sparse_attention_reads_less_than_attention_at_long_contexts_and_as_much_at_short_ones():
+    sparse = mixer_of(BlockSparseAttention(num_heads=2, head_dim=16, block_size=64, top_k=2))
+    full = mixer_of(Attention(num_heads=2, head_dim=16))
+    assert sparse.state_traffic(1, 32768, torch.float32) < full.state_traffic(1, 32768, torch.float32) / 20
+    assert sparse.state_traffic(1, 30, torch.float32) == full.state_traffic(1, 30, torch.float32)
+
+
+def test_side_by_side_parts_move_what_each_of_them_moves():
+    parts = (Attention(num_heads=1, head_dim=16), Mamba2(num_heads=1, head_dim=16, state_dim=8))
+    alone = [mixer_of(part).state_traffic(3, 50, torch.float32) for part in parts]
+    assert mixer_of(HeadMix(parts=parts)).state_traffic(3, 50, torch.float32) == sum(alone)
