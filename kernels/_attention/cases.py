@@ -17,6 +17,7 @@ KERNELS = {
     "attention.backward_dq": attention_bwd_dq_kernel,
     "attention.backward_dkv": attention_bwd_dkv_kernel,
     "attention.step": attention_step_kernel,
+    "attention.combine": attention_combine_kernel,
 }
 
 
@@ -32,9 +33,7 @@ def ahead_of_time_cases() -> list[Case]:
             cases.append(_default_case(kernel, size, element_bytes, flags))
     for size, element_bytes in ((64, 2), (80, 2), (128, 2), (128, 4)):
         cases.append(_default_case("attention.step", size, element_bytes, {"rows": 64, "keep": 1}))
-        combine = {"D": size, "BS": LARGEST_SPLITS, "BD": triton.next_power_of_2(size)}
-        label = f"attention.combine bytes={element_bytes} D={size}"
-        cases.append(_case(label, attention_combine_kernel, element_bytes, combine))
+        cases.append(_default_case("attention.combine", size, element_bytes, {}))
     return cases
 
 
@@ -50,6 +49,8 @@ def launch_case(key: Key, config: Config) -> Case:
         size = size * 5 // 8
     if key.kernel == "attention.step":
         constants = step_constants(config, size, flags["keep"] > 0)
+    elif key.kernel == "attention.combine":
+        constants = {"D": size, "BS": LARGEST_SPLITS, "BD": triton.next_power_of_2(size), **config}
     else:
         constants = sequence_constants(config, size, flags["causal"] > 0, flags["windowed"], flags["block"])
     return _case(key.label, KERNELS[key.kernel], key.element_bytes, constants)

@@ -18,6 +18,7 @@ from kernels._attention.gpu_forward import attention_fwd_kernel
 from kernels._attention.gpu_step import attention_combine_kernel, attention_step_kernel
 from kernels._attention.launches import (
     LARGEST_SPLITS,
+    combine_key,
     default_launch,
     sequence_constants,
     sequence_key,
@@ -175,7 +176,6 @@ def attention_decode(
     shape = (batch, splits, heads)
     partial = o if splits == 1 else torch.empty(*shape, size, dtype=torch.float32, device=q.device)
     lse = torch.empty(shape, dtype=torch.float32, device=q.device)
-    columns = triton.next_power_of_2(size)
     with _on_device(q):
         run(
             key, attention_step_kernel, (programs, splits), q, k, v, _bytes(keep, q), partial, lse,
@@ -183,9 +183,12 @@ def attention_decode(
             **step_constants(config, size, keep is not None),
         )  # fmt: skip
         if splits > 1:
-            attention_combine_kernel[(batch * heads,)](
-                partial, lse, o, splits, heads, D=size, BS=triton.next_power_of_2(splits), BD=columns
-            )
+            combine = combine_key(q)
+            run(
+                combine, attention_combine_kernel, (batch * heads,), partial, lse, o, splits, heads,
+                D=size, BS=triton.next_power_of_2(splits), BD=triton.next_power_of_2(size),
+                **choose(combine, attention_combine_kernel, default_launch, q.device),
+            )  # fmt: skip
     return o
 
 

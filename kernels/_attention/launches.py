@@ -152,6 +152,7 @@ STEP = {
     (128, 4): (Launch(16, 16, 4, 1), Launch(16, 16, 4, 2)),
     (256, 4): (Launch(16, 16, 8, 1), Launch(16, 16, 8, 2)),
 }
+COMBINE_WARPS = (4, 2, 1, 8)  # for every head size; a program reads no more than 32 rows
 TABLES = {
     "attention.forward": FORWARD,
     "attention.backward_dq": BACKWARD_DQ,
@@ -178,6 +179,11 @@ def step_key(q: Tensor, group: int, keep: bool) -> Key:
     return key("attention.step", q.dtype.itemsize, {"D": q.shape[-1]}, flags)
 
 
+def combine_key(q: Tensor) -> Key:
+    """The key of the sum over the parts that a cache was read in."""
+    return key("attention.combine", q.dtype.itemsize, {"D": q.shape[-1]}, {"padded": _padded(q)})
+
+
 def _padded(q: Tensor) -> bool:
     """Whether the head size is no power of two, which the kernels mask."""
     return triton.next_power_of_2(q.shape[-1]) != q.shape[-1]
@@ -185,6 +191,8 @@ def _padded(q: Tensor) -> bool:
 
 def launch_candidates(key: Key) -> list[Config]:
     """The launches worth trying for a key, the default first; at most six."""
+    if key.kernel == "attention.combine":
+        return [{"num_warps": warps} for warps in COMBINE_WARPS]
     flags = dict(key.flags)
     launches = TABLES[key.kernel][dict(key.sizes)["D"], key.element_bytes]
     candidates: list[Config] = []
