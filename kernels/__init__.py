@@ -10,4 +10,5 @@ from kernels._selective_scan import selective_scan_step as selective_scan_step
 from kernels.backend import Backend as Backend
 from kernels.backend import use_backend as use_backend
 from kernels.backend import use_substitutes as use_substitutes
+from kernels.tuned_table import fingerprint as fingerprint
 from kernels.tuning import record_launches as record_launches

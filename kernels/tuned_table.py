@@ -72,14 +72,35 @@ class Entry:
     checked_sizes: tuple[tuple[tuple[str, int], ...], ...] = ()
     refused: tuple[Refused, ...] = field(default=())
 
-    def counts(self, source: str, triton_version: str) -> bool:
-        """Whether it was tuned for this source under this minor version of Triton."""
-        return self.source == source and minor_version(self.triton) == minor_version(triton_version)
+    def counts(self, source: str) -> bool:
+        """Whether it was tuned for this source under the minor version of Triton that is installed."""
+        return self.source == source and minor_version(self.triton) == minor_version(triton_version())
 
 
 def slug(device_name: str) -> str:
     """The name of a GPU as its file is called: "NVIDIA H200" is "nvidia-h200"."""
     return re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-")
+
+
+def fingerprint(operation: str, gpu: str) -> str:
+    """A hash of the launch configurations measured for an operation's kernels on a model of GPU.
+
+    Whoever keeps times of an operation keeps this beside them: tuning changes the one and this alike. Raises ValueError
+    when the file of this GPU is corrupt.
+    """
+    entries = read_entries(FOLDER / f"{slug(gpu)}.json")
+    chosen = sorted(
+        (entry.key.label, sorted(entry.config.items()))
+        for entry in entries
+        if entry.config is not None and entry.key.kernel.startswith(f"{operation}.")
+    )
+    return hashlib.sha256(repr(chosen).encode()).hexdigest()[:12]
+
+
+def triton_version() -> str:
+    import triton  # late: it is not installed everywhere
+
+    return triton.__version__
 
 
 def minor_version(version: str) -> tuple[str, ...]:

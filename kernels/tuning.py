@@ -112,14 +112,12 @@ def forget_tables() -> None:
 
 
 def _look_up(key: Key, kernel: Any, default: Config, device: torch.device) -> tuple[Config, Status]:
-    import triton  # known to be there: a kernel is about to be launched
-
     rivals: list[tuple[float, Entry]] = []
     for entry in _entries(_device_name(device)).get((key.kernel, key.element_bytes, key.flags), ()):
         # Fields that the kernel no longer has mean that the entry was written for other launch code.
         if entry.config is None or set(entry.config) != set(default):
             continue
-        if entry.counts(source_hash(kernel), triton.__version__) and key.sizes in (
+        if entry.counts(source_hash(kernel)) and key.sizes in (
             entry.key.sizes,
             *entry.checked_sizes,
         ):

@@ -21,11 +21,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-import triton
 
 from kernels import tuned_table
 from kernels.ahead_of_time import OPS, SHARED_LIMIT_BYTES
-from kernels.tuned_table import Config, Entry, Key, read_entries, slug, write_entries
+from kernels.tuned_table import Config, Entry, Key, read_entries, slug, triton_version, write_entries
 from scripts import tuning_bench
 from scripts.kernel_problem_lists import launch_problems
 from scripts.kernel_problems import Problem
@@ -126,7 +125,7 @@ def tune_all(
     found = keys_of([small(problem) for problem in problems])
     # Entries that no longer count are tuned again, and so is everything if asked, each key once.
     wanted = {key for keys in found for key in keys if key in known and not again}
-    valid = {key: known[key] for key in wanted if known[key].counts(bench.source(key), triton.__version__)}
+    valid = {key: known[key] for key in wanted if known[key].counts(bench.source(key))}
     for number, (problem, keys) in enumerate(zip(problems, found, strict=True), start=1):
         missing = [key for key in keys if key not in valid]
         if not missing:
@@ -134,7 +133,7 @@ def tune_all(
         if time.monotonic() > deadline:
             print(f"Out of time before {problem.name}: run again to go on.", flush=True)
             break
-        for entry in tune(bench, problem, missing, triton.__version__):
+        for entry in tune(bench, problem, missing, triton_version()):
             valid[entry.key] = entry
             print(f"[{number}/{len(problems)}] {_summary(entry)}", flush=True)
         write_entries(path, gpu, list((known | valid).values()))
