@@ -13,7 +13,7 @@ from kernels import record_launches
 from nas.architecture import Architecture, Block, FfnOptions, MixerOptions
 from nas.devices import DeviceSpec
 from nas.measure.block_table import Ends, Entry, Part
-from nas.measure.device import DTYPES, describe_device
+from nas.measure.device import DTYPES, describe_device, device_name
 from nas.measure.memory import out_of_memory_is_a_result, peak_bytes, storage_bytes
 from nas.measure.phases import phase_call
 from nas.measure.random_model import random_model
@@ -104,9 +104,14 @@ def _entry(
         bytes_once=peak[1],
         launches=launches,
         roofline_ms=bound,
-        operations=operations_of_part(part, d_model, bench.device.type),
+        operations=operations_of_part(part, d_model, name_for_sources(bench.device)),
         environment=describe_device(bench.device),
     )
+
+
+def name_for_sources(device: torch.device) -> str:
+    """What `operations_of_part` calls a device."""
+    return "cpu" if device.type == "cpu" else device_name(device)
 
 
 def stack_of(part: MixerOptions | FfnOptions, d_model: int, repeats: int, phase: Phase, bench: Bench) -> Model:

@@ -73,7 +73,8 @@ def open_meter(deployment: Deployment, tables: Path) -> Meter:
             )
         return TableMeter(deployment, deployment.spec, TableReader(table, deployment.spec, dtype_of(deployment), None))
     device = choose_device(deployment.device)
-    spec = spec_of(device)
+    with DeviceLock.of(device).exclusive():  # a device without a description is measured for one
+        spec = spec_of(device)
     whole = ModelMeter(deployment, spec)
     if deployment.method == "model":
         return whole

@@ -92,10 +92,11 @@ class TableReader:
 
     def is_true(self, entry: Entry) -> bool:
         """Whether an entry was measured with the operations at hand, and on this very device with its versions."""
-        kind = "cpu" if entry.environment.get("device") == "cpu" else "cuda"
-        if operations_of_part(entry.part, entry.d_model, kind) != dict(entry.operations):
+        environment = entry.environment
+        device = "cpu" if environment.get("device") == "cpu" else str(environment.get("name"))
+        if operations_of_part(entry.part, entry.d_model, device) != dict(entry.operations):
             return False
-        return self._here is None or all(entry.environment.get(v) == self._here.get(v) for v in VERSIONS)
+        return self._here is None or all(environment.get(v) == self._here.get(v) for v in VERSIONS)
 
 
 def parts_of(architecture: Architecture) -> list[Part]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from kernels import fingerprint
 from nas.architecture import MixerOptions
 from nas.measure.block_table import Ends, Part
 from nas.model import Model
@@ -22,27 +23,27 @@ ROOMS = ("nas.mixers.", "nas.ffns.", "nas.layers.")
 
 
 @lru_cache(maxsize=4096)
-def operations_of_part(part: Part, d_model: int, device_type: str) -> dict[str, str]:
+def operations_of_part(part: Part, d_model: int, device: str) -> dict[str, str]:
     """Operation -> hash for one block of a table, by the code at hand."""
     if isinstance(part, Ends):
         with torch.device("meta"):
             bare = Model(d_model=d_model, vocab_size=1, tie_embeddings=part.tied, blocks=[])
-        return operations_of(bare, device_type)
+        return operations_of(bare, device)
     module = built_mixer(part, d_model) if isinstance(part, MixerOptions) else built_ffn(part, d_model)
     assert module is not None, "an absent part is no block"
-    return operations_of(module, device_type)
+    return operations_of(module, device)
 
 
-def operations_of(module: nn.Module, device_type: str) -> dict[str, str]:
+def operations_of(module: nn.Module, device: str) -> dict[str, str]:
     """Operation -> hash for everything that a part runs: the files of its layers, and the kernels that these import.
 
-    device_type: `cpu` or `cuda`; of a kernel only what runs there counts.
+    device: `cpu` or the name of a GPU; of a kernel only what runs there counts, its tuned launches included.
     """
     names = {type(m).__module__ for m in module.modules()}
     files = closure(frozenset(name for name in names if name.startswith(ROOMS)))
     kernels = {kernel for name in files for kernel in kernels_of(name)}
     hashes = {name: hash_of_files((path_of(name),)) for name in files}
-    return dict(sorted((hashes | {kernel: hash_of_kernel(kernel, device_type) for kernel in kernels}).items()))
+    return dict(sorted((hashes | {kernel: hash_of_kernel(kernel, device) for kernel in kernels}).items()))
 
 
 @cache
@@ -85,12 +86,13 @@ def door() -> dict[str, str]:
 
 
 @cache
-def hash_of_kernel(kernel: str, device_type: str) -> str:
+def hash_of_kernel(kernel: str, device: str) -> str:
     """The kernel's files but for its definition and for what runs on the other kind of device."""
-    gpu = device_type == "cuda"
-    skipped = ("reference", "cases", "portable" if gpu else "gpu")
+    elsewhere = ("gpu", "launch", "plan") if device == "cpu" else ("portable",)
+    skipped = ("reference", "cases", *elsewhere)
     paths = sorted((ROOT / "kernels" / f"_{kernel}").glob("*.py"))
-    return hash_of_files(tuple(path for path in paths if not path.stem.startswith(skipped)))
+    code = hash_of_files(tuple(path for path in paths if not path.stem.startswith(skipped)))
+    return code if device == "cpu" else f"{code}-{fingerprint(kernel, device)}"
 
 
 @cache
