@@ -11,12 +11,16 @@ those of search.py.
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from nas.architecture import Architecture, diagram
 from scripts.command_line import UserError, composing, speaking_to_users
 from scripts.measure_table import HEAD, line
 from scripts.settings import SearchSettings
 from scripts.show_resize import proxy_of
+
+if TYPE_CHECKING:
+    from nas.measure import Measured
 
 
 def main() -> None:
@@ -35,8 +39,8 @@ def main() -> None:
 
 def report(name: str, settings: SearchSettings) -> Iterator[str]:
     """The lines of the report, each as soon as it is known."""
-    from nas.count import count, deployed
-    from nas.measure import DTYPES, dtype_of, open_meter
+    from nas.count import deployed
+    from nas.measure import open_meter
     from nas.objectives import OBJECTIVES, with_unit
     from nas.tasks import cache_folder
 
@@ -57,13 +61,35 @@ def report(name: str, settings: SearchSettings) -> Iterator[str]:
         for time in times[:2]:
             yield f"    {time.low:.4g} to {time.high:.4g} ms, n = {time.n}, {time.source}: {'; '.join(time.notes)}"
     yield ""
-    counts = count(large, deployment.workload.length, dtype=DTYPES[dtype_of(deployment)])
-    yield f"counted: {counts.parameters:,} parameters, {counts.weight_bytes:,} bytes of weights, "
-    yield f"    {counts.sequence_bytes:,} bytes per sequence at {deployment.workload.length:,} tokens"
     for number, value in measured.numbers.items():
         if number not in deployment.quantities:
             yield f"{number}: {with_unit(value.value, OBJECTIVES[number].unit)} ({value.source})"
+    yield from memory(large, settings, measured)
     yield from blocks(large, settings)
+
+
+def memory(large: Architecture, settings: SearchSettings, measured: "Measured") -> Iterator[str]:
+    """What was counted beside what the device said, where both are known."""
+    from nas.count import count
+    from nas.measure import DTYPES, dtype_of
+    from nas.measure.whole_model import state_bytes
+
+    deployment = settings.deployment
+    dtype = DTYPES[dtype_of(deployment)]
+    counts = count(large, deployment.workload.length, dtype=dtype)
+    yield f"counted: {counts.parameters:,} parameters, {counts.weight_bytes:,} bytes of weights, "
+    yield f"    {counts.sequence_bytes:,} bytes per sequence at {deployment.workload.length:,} tokens"
+    states = [state_bytes(large, deployment.workload.phase(quantity), dtype) for quantity in deployment.quantities]
+    counted = counts.weight_bytes + max(states)
+    rows = [
+        ("peak_memory_bytes", "weights and the largest state as counted", counted),
+        ("peak_reserved_bytes", "weights and the largest state as counted", counted),
+        ("train_peak_memory_bytes", "weights, gradients and optimizer as counted", 16 * counts.parameters),
+    ]
+    for name, what, known in rows:
+        if name in measured.numbers:
+            found = measured.numbers[name].value
+            yield f"{name}: {found / known - 1:+.1%} beside {known:,} bytes, {what}; the rest is work space"
 
 
 def blocks(large: Architecture, settings: SearchSettings) -> Iterator[str]:
