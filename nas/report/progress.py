@@ -32,24 +32,30 @@ STATE_STYLES = {"complete": "green", "rejected": "yellow", "duplicate": "dim", "
 class Progress:
     """Watches a study (`nas.study.events.Observer`). A context manager; leaving it restores the terminal.
 
-    `rows` are those of earlier runs of the same study, so that a resumed run shows their numbers on the front.
+    `rows` and `front` are those of earlier runs of the same study, so that a resumed run shows them at once.
     `quantities` are the numbers to show, usually the objectives and what is required.
     """
 
     def __init__(
-        self, quantities: Sequence[Objective], *, rows: Sequence[Row] = (), console: Console | None = None
+        self,
+        quantities: Sequence[Objective],
+        *,
+        rows: Sequence[Row] = (),
+        front: Sequence[int] = (),
+        console: Console | None = None,
     ) -> None:
         self.quantities = tuple(quantities)
         self.console = console or Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
         self.rows = {row.number: row for row in rows}
         self.recent: tuple[Row, ...] = ()
-        self.front: tuple[int, ...] = ()
+        self.front = tuple(front)
         self.done = sum(row.state == "complete" for row in rows)
         self.done_before = self.done
         self.total = 0
         self.began = time.monotonic()
         self.trial: tuple[int, Architecture, str] | None = None
-        self.trial_began = self.began
+        self.work_began = self.began
+        self.between = ""  # what is done outside of trials, such as the noise floor
         self.stage = ""
         self.last_step: tuple[str, int, int, float] | None = None
         self.live: Live | None = None
@@ -59,6 +65,8 @@ class Progress:
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self.live = Live(get_renderable=self.draw, console=self.console, refresh_per_second=REDRAWS_PER_SECOND)
             self.live.start()
+        elif self.front:
+            self.record(f"front of earlier runs, {len(self.front)} of {self.done} trained: {self.members()}")
         return self
 
     def __exit__(
@@ -70,7 +78,7 @@ class Progress:
 
     def trial_started(self, number: int, architecture: Architecture, origin: str, done: int, total: int) -> None:
         self.done, self.total = done, total
-        self.trial_began, self.stage, self.last_step = time.monotonic(), "", None
+        self.begin("")
         self.trial = (number, architecture, origin)
         if self.live is None:
             self.record(f"trial {number} started: {diagram(architecture)} ({origin}), {done} of {total} trained")
@@ -86,17 +94,25 @@ class Progress:
         self.rows = {**self.rows, row.number: row}
         self.recent = (*self.recent, row)[-RECENT_ROWS:]
         self.front, self.done, self.total, self.trial = front, done, total, None
+        self.begin("")
         if self.live is not None:
             return
         self.record(self.finished_line(row))
         if changed:
-            self.record(f"front now {len(front)} of {done} trained: {', '.join(map(self.member, front))}")
+            self.record(f"front now {len(front)} of {done} trained: {self.members()}")
 
     def message(self, text: str) -> None:
+        if self.trial is None:
+            self.begin(text)
         if self.live is None:
             self.record(text)
         else:
             self.live.console.print(text, markup=False, highlight=False)
+
+    def begin(self, between: str) -> None:
+        """Other work begins: a trial, or what a message says outside of trials."""
+        self.work_began, self.between = time.monotonic(), " ".join(between.split())
+        self.stage, self.last_step = "", None
 
     def record(self, text: str) -> None:
         """One line with the time since the start, at once."""
@@ -113,6 +129,10 @@ class Progress:
             f"{'; ' if numbers else ''}{numbers}; {sum(row.seconds.values()):.1f} s{ahead}"
         )
 
+    def members(self) -> str:
+        """The front in a line."""
+        return ", ".join(map(self.member, self.front))
+
     def member(self, number: int) -> str:
         row = self.rows.get(number)
         return f"#{number}" if row is None else f"#{number} {diagram(row.architecture)}"
@@ -126,23 +146,36 @@ class Progress:
 
     def draw(self) -> RenderableType:
         """The whole display, for the console's height."""
-        reasons = [Text(f"trial {r.number}: {r.reason}", style="dim", no_wrap=True) for r in self.recent if r.reason]
-        room = max(2, self.console.height - 12 - len(self.recent) - len(reasons))
-        parts: list[RenderableType] = [self.draw_overview(), self.draw_trial()]
-        if self.recent:
-            parts += [Text("last trials", style="bold"), self.draw_rows(self.recent, with_state=True), *reasons]
         front = tuple(self.rows[n] for n in self.front if n in self.rows)
+        recent = self.recent
+        while len(recent) > 1 and self.room(recent, front) < 2:
+            recent = recent[1:]
+        room = max(2, self.room(recent, front))
+        reasons = [Text(f"trial {r.number}: {r.reason}", style="dim", no_wrap=True) for r in recent if r.reason]
+        parts: list[RenderableType] = [self.draw_overview(), self.draw_trial()]
+        if recent:
+            parts += [Text("last trials", style="bold"), self.draw_rows(recent, with_state=True), *reasons]
         if front:
             hidden = len(front) - room
             note = f", newest {room}" if hidden > 0 else ""
             parts += [Text(f"provisional front ({len(front)}{note})", style="bold"), self.draw_rows(front[-room:])]
         return Group(*parts)
 
+    def heads(self, rows: Sequence[Row]) -> list[str]:
+        """The heads of the columns of numbers, in lines."""
+        scale = scales(rows, [q.name for q in self.quantities], self.quantities)
+        return [heading(quantity, scale[quantity.name]) for quantity in self.quantities]
+
+    def room(self, recent: Sequence[Row], front: Sequence[Row]) -> int:
+        """Lines left for members of the front beside titles, heads, the last trials and their reasons."""
+        heads = sum(max((head.count("\n") + 1 for head in self.heads(rows)), default=1) for rows in (recent, front))
+        return self.console.height - 5 - heads - len(recent) - sum(row.reason is not None for row in recent)
+
     def draw_overview(self) -> RenderableType:
         left = self.seconds_left()
         table = Table.grid(padding=(0, 2))
         table.add_row(
-            Text(f"{self.done} of {self.total} trained", style="bold"),
+            Text(f"{self.done} of {self.total} trained" if self.total else f"{self.done} trained", style="bold"),
             ProgressBar(total=max(self.total, 1), completed=self.done, width=24),
             f"{clock(time.monotonic() - self.began)} elapsed",
             "time left unknown before the first trial ends" if left is None else f"about {clock(left)} left",
@@ -152,12 +185,14 @@ class Progress:
 
     def draw_trial(self) -> RenderableType:
         trial, last = self.trial, self.last_step
-        if trial is None:
+        if trial is not None:
+            number, architecture, origin = trial
+            text = Text(f"trial {number} ({origin})  ").append_text(strip_text(architecture))
+        elif self.between:
+            text = Text(self.between, no_wrap=True, overflow="ellipsis")
+        else:
             return Text("between trials", style="dim")
-        number, architecture, origin = trial
-        text = Text(f"trial {number} ({origin})  ")
-        text.append_text(strip_text(architecture))
-        text.append(f"  {clock(time.monotonic() - self.trial_began)}  {self.stage}")
+        text.append(f"  {clock(time.monotonic() - self.work_began)}  {self.stage}")
         if last is not None:
             task, step, steps, loss = last
             text.append(f"  {task} {step}/{steps}  loss {loss:.4f}", style="cyan")
@@ -171,8 +206,7 @@ class Progress:
         table.add_column("layers", overflow="ellipsis", no_wrap=True)
         names = [q.name for q in self.quantities]
         scale = scales(rows, names, self.quantities)
-        for quantity in self.quantities:
-            head = heading(quantity, scale[quantity.name].unit)
+        for head in self.heads(rows):
             table.add_column(head, justify="right", vertical="bottom", no_wrap=True)
         for row in rows:
             cells: list[RenderableType] = [str(row.number)]

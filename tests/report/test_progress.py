@@ -4,9 +4,10 @@ import time
 import pytest
 from rich.console import Console
 
+from nas.measurement import Source
 from nas.report.numbers import shown_objectives
 from nas.report.progress import Progress, clock
-from tests.report.examples import OBJECTIVES, REQUIREMENTS, rows
+from tests.report.examples import OBJECTIVES, REQUIREMENTS, from_source, rows
 
 SHOWN = shown_objectives(OBJECTIVES, REQUIREMENTS)
 
@@ -15,10 +16,11 @@ def console(*, terminal: bool, height: int = 40) -> Console:
     return Console(file=io.StringIO(), force_terminal=terminal, width=160, height=height, _environ={"TERM": "xterm"})
 
 
-def watch(progress: Progress, count: int) -> None:
-    """Walk the first rows of the example through the observer's methods."""
+def watch(progress: Progress, count: int, source: Source = "measured") -> None:
+    """Walk the first rows of the example, with times from `source`, through the observer's methods."""
     done, front = 0, ()
-    for row in rows()[:count]:
+    for given in rows()[:count]:
+        row = given if source == "measured" else from_source(given, source)
         progress.trial_started(row.number, row.architecture, row.origin, done, 12)
         progress.stage_started("count")
         if row.state == "complete":
@@ -49,7 +51,7 @@ def test_the_first_two_trained_members_of_the_front_are_lines_with_their_numbers
         watch(progress, 2)
     text = out.file.getvalue()
     assert "trial 1 complete, on the front: MMMMMMMA-; " in text
-    assert "decode_latency_ms 14.00 ± 0.42 ms (n=16)" in text
+    assert "time_per_output_token_ms 14.00 ± 0.42 ms (n=16)" in text
     assert "front now 2 of 2 trained: #0 AAAA, #1 MMMMMMMA-" in text
 
 
@@ -74,10 +76,11 @@ def render(progress: Progress) -> str:
     return out.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_the_display_fits_a_small_terminal():
+@pytest.mark.parametrize("source", ["measured", "estimate"])
+def test_the_display_fits_a_small_terminal(source):
     out = console(terminal=True, height=20)
     progress = Progress(SHOWN, console=out)
-    watch(progress, 14)
+    watch(progress, 14, source)
     assert len(render(progress).splitlines()) <= 20
 
 
@@ -108,6 +111,43 @@ def test_a_resumed_study_knows_the_members_of_earlier_runs_and_counts_only_new_t
         progress.row_finished(given[6], (0, 6), 4, 5)
         assert progress.seconds_left() == pytest.approx(10, abs=1)
     assert "#0 AAAA, #6 MMMM" in out.file.getvalue()
+
+
+@pytest.mark.parametrize(("source", "label"), [("estimate", "estimate"), ("table", "predicted")])
+def test_lines_and_display_say_what_was_not_measured(source, label):
+    out = console(terminal=False)
+    with Progress(SHOWN, console=out) as progress:
+        watch(progress, 4, source)
+        shown = render(progress)
+    assert "time_per_output_token_ms ~14" in out.file.getvalue()
+    assert f" ms ({label}" in out.file.getvalue()
+    assert f"({label})" in shown
+    assert "~14.00" in shown
+
+
+def test_outside_of_trials_the_display_says_what_is_done_and_how_far_it_is():
+    progress = Progress(SHOWN, console=console(terminal=True))
+    watch(progress, 2)
+    assert "between trials" in render(progress)
+    with progress:
+        progress.message("noise floor: all-attention again on seed 8")
+    progress.stage_started("train recall")
+    progress.step("recall", 30, 200, 1.25)
+    assert "noise floor: all-attention again on seed 8  0:00  train recall  recall 30/200  loss 1.2500" in render(
+        progress
+    )
+    row = rows()[2]
+    progress.trial_started(row.number, row.architecture, row.origin, 2, 12)
+    assert "noise floor" not in render(progress)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_resumed_run_shows_its_front_at_once(terminal):
+    out = console(terminal=terminal)
+    with Progress(SHOWN, rows=rows()[:3], front=(1, 2), console=out) as progress:
+        shown = render(progress) if terminal else out.file.getvalue()
+    assert ("provisional front (2)" if terminal else "#1 MMMMMMMA-, #2 GGGA") in shown
+    assert "3 trained" in shown
 
 
 def test_a_step_costs_less_than_a_millisecond_and_a_drawing_less_than_fifty():
