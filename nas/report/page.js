@@ -2,6 +2,7 @@
 "use strict";
 
 const COLOURS = { front: "#0072b2", other: "#9a9a9a", bar: "#d55e00" };
+const TEXT = { size: 11, color: "#222222" };
 const plot = document.getElementById("plot");
 const selects = { x: document.getElementById("x"), y: document.getElementById("y") };
 const logarithmic = document.getElementById("log");
@@ -40,9 +41,20 @@ function points(rows, x, y, name, kind, meets) {
     type: "scatter", mode: "markers+text", name, showlegend: chosen.length > 0,
     x: chosen.map((row) => row.values[x.name]), y: chosen.map((row) => row.values[y.name]),
     error_x: errorBars(chosen, x.name, colour), error_y: errorBars(chosen, y.name, colour),
-    text: chosen.map((row) => row.label), textposition: "top center", textfont: { size: 11, color: "#222222" },
+    text: chosen.map((row) => (row.robust ? "" : row.label)), textposition: "top center", textfont: TEXT,
     hovertext: chosen.map((row) => row.hover), hoverinfo: "text",
     marker: { color: colour, symbol: chosen.map(shape), size: kind === "front" ? 11 : 8, line: { width: 2, color: colour } },
+  };
+}
+
+// A ring around each robust member, with the label above it.
+function rings(rows, x, y) {
+  const robust = rows.filter((row) => row.robust);
+  return {
+    type: "scatter", mode: "markers+text", name: "robust", showlegend: robust.length > 0, hoverinfo: "skip",
+    x: robust.map((row) => row.values[x.name]), y: robust.map((row) => row.values[y.name]),
+    text: robust.map((row) => row.label), textposition: "top center", textfont: TEXT,
+    marker: { color: COLOURS.front, symbol: "circle-open", size: 19, line: { width: 1.5 } },
   };
 }
 
@@ -66,6 +78,7 @@ function draw() {
     points(rows, x, y, "beaten", "other", true),
     points(rows, x, y, "on the front, misses a requirement", "front", false),
     points(rows, x, y, "on the front", "front", true),
+    rings(rows, x, y),
   ];
   const layout = {
     xaxis: { title: { text: x.title }, type: logarithmic.checked ? "log" : "linear", gridcolor: "#e8e8e8", zeroline: false },

@@ -16,23 +16,27 @@ from plotly.offline import get_plotlyjs
 
 from nas.architecture import diagram, to_yaml
 from nas.objectives import Objective, Requirement
+from nas.report.facts import facts
 from nas.report.files import write_atomically
 from nas.report.numbers import (
     arrow,
     in_full,
+    is_robust,
     required_level,
+    robust_mark,
     samples,
     scales,
     shown_objectives,
     trained,
-    units,
+    unit_beside,
     value_names,
     with_spread,
     words,
 )
 from nas.report.panels import axis_title, error, label_of, pairs
+from nas.report.sources import flags
 from nas.report.strips import ffn_legend, mixer_legend, strip_svg
-from nas.report.tables import facts, fronts, noise_sentence
+from nas.report.tables import fronts, noise_sentence, remarks
 from nas.study.rows import Row, StudyResult
 
 CONTENT_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -65,6 +69,7 @@ def page(result: StudyResult, objectives: Sequence[Objective], requirements: Seq
             '<label><input type="checkbox" id="log"> logarithmic across</label></div>',
             '<div id="plot"></div>',
             *front_sections(result, objectives, requirements),
+            *(f"<p>{escape(sentence)}</p>" for sentence in remarks(result)),
             noise_section(result),
             facts_section(result),
             f"<script>{get_plotlyjs()}</script>",
@@ -92,7 +97,7 @@ def plot_data(
     axes = [
         {
             "name": o.name,
-            "title": axis_title(o, scale[o.name].unit),
+            "title": axis_title(o, scale[o.name]),
             "sign": 1 if o.direction == "minimize" else -1,
             "bar": None if (level := levels.get(o.name)) is None else level * scale[o.name].factor,
             "is_objective": o in objectives,
@@ -110,6 +115,8 @@ def plot_data(
 def row_data(row: Row, result: StudyResult, shown: Sequence[Objective]) -> dict[str, Any]:
     on_front = row.number in {*result.front, *result.front_required}
     numbers = [in_full(name, row.values[name]) for name in value_names([row], shown) if name in row.values]
+    disturbed = dict.fromkeys(flag for measurement in row.values.values() for flag in flags(measurement))
+    lines = [f"trial {row.number} ({row.origin}), id {row.id}", *pattern_lines(row), *numbers, *disturbed]
     return {
         "number": row.number,
         "label": escape(label_of(row, on_front=on_front)),
@@ -117,9 +124,8 @@ def row_data(row: Row, result: StudyResult, shown: Sequence[Objective]) -> dict[
         "kind": "front" if on_front else "other",
         "meets": row.number in result.front_required or not on_front,
         "is_reference": row.is_reference,
-        "hover": "<br>".join(
-            escape(line) for line in (f"trial {row.number} ({row.origin}), id {row.id}", *pattern_lines(row), *numbers)
-        ),
+        "robust": is_robust(row, result),
+        "hover": "<br>".join(map(escape, [*lines, "robust"] if is_robust(row, result) else lines)),
     }
 
 
@@ -153,21 +159,20 @@ def front_sections(
 def front_table(
     rows: Sequence[Row], result: StudyResult, objectives: Sequence[Objective], requirements: Sequence[Requirement]
 ) -> str:
-    """One line a member, its architecture file in a fold-out, and the legend of the strips."""
+    """One line a member, its architecture file and the notes on its numbers in fold-outs, the legend of the strips."""
     shown = shown_objectives(objectives, requirements)
     names = value_names(rows, shown)
-    unit = units(rows, names, shown)
     scale = scales(rows, names, shown)
     arrows = {o.name: f" {arrow(o)}" for o in shown}
     heads = ["trial", "id", "layers"]
     for name in names:
-        label = scale[name].unit if scale[name].unit != name and unit[name] else ""
-        notes = ", ".join(filter(None, (label, samples(rows, name))))
-        heads.append(f"{escape(words(name))}{arrows.get(name, '')}<br><small>{escape(notes)}</small>")
+        beside = (unit_beside(name, scale[name].unit), scale[name].label, samples(rows, name))
+        small = escape(", ".join(filter(None, beside)))
+        heads.append(f"{escape(words(name))}{arrows.get(name, '')}<br><small>{small}</small>")
     heads += ["requirements"] if requirements else []
     lines = []
     for row in rows:
-        cells = [escape(label_of(row, on_front=True)), escape(row.id), strip_and_file(row)]
+        cells = [escape(label_of(row, on_front=True)) + robust_mark(row, result), escape(row.id), strip_and_file(row)]
         cells += [with_spread(row.values[n], scale[n]) if n in row.values else "" for n in names]
         cells += ["met" if row.number in result.front_required else "missed"] if requirements else []
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
@@ -176,10 +181,15 @@ def front_table(
 
 
 def strip_and_file(row: Row) -> str:
+    notes = "\n".join(f"{words(name)}: {'; '.join(m.notes)}" for name, m in row.values.items() if m.notes)
     return (
-        f"{strip_svg(row.architecture)}<details><summary>architecture file</summary>"
-        f"<pre>{escape(to_yaml(row.architecture))}</pre></details>"
+        f"{strip_svg(row.architecture)}{fold_out('architecture file', to_yaml(row.architecture))}"
+        f"{fold_out('notes on the numbers', notes) if notes else ''}"
     )
+
+
+def fold_out(title: str, text: str) -> str:
+    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
 
 
 def legend(rows: Sequence[Row]) -> str:

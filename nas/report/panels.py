@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 
 from nas.objectives import Objective, Requirement
-from nas.report.numbers import shown_objectives, spread, trained, words
+from nas.report.numbers import Scale, full_name, shown_objectives, spread, trained
 from nas.study.rows import Row, StudyResult
 
 MAX_PANELS = 9
@@ -92,10 +92,9 @@ def label_of(row: Row, *, on_front: bool) -> str:
     return f"#{row.number}" if on_front else ""
 
 
-def axis_title(objective: Objective | None, unit: str) -> str:
-    """`text loss [bits/byte], less is better`."""
+def axis_title(objective: Objective | None, scale: Scale) -> str:
+    """`text loss [bits/byte], less is better`; `time per output token [ms] (estimate), less is better`."""
     if objective is None:
         return "trial"
     aim = "less is better" if objective.direction == "minimize" else "more is better"
-    name = words(objective.name)
-    return f"{name}, {aim}" if unit in (name, "") else f"{name} [{unit}], {aim}"
+    return f"{full_name(objective.name, scale)}, {aim}"

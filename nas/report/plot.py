@@ -19,12 +19,16 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nas.objectives import Objective, Requirement
+from nas.report.facts import flat
 from nas.report.files import replace_atomically
 from nas.report.labels import Label, Segment, place_labels
 from nas.report.numbers import (
     Scale,
+    heading,
+    is_robust,
     members,
     required_level,
+    robust_sentence,
     samples,
     scales,
     shown_objectives,
@@ -33,12 +37,13 @@ from nas.report.numbers import (
     words,
 )
 from nas.report.panels import Pair, axis_title, columns, error, label_of, pairs, points, staircase, wide_range
+from nas.report.sources import flag_sentences
 from nas.report.strips import Cell, ffn_legend, ink_on, mixer_legend, strip
-from nas.report.tables import flat
 from nas.study.rows import Row, StudyResult
 
 FRONT, OTHER, BAR = "#0072b2", "#9a9a9a", "#d55e00"
 MAX_STRIPS = 24
+RING = 12  # points, of the circle around a robust member
 MAX_LETTERED = 32  # layers; in narrower cells a letter could not be read
 PANEL_WIDTH, PANEL_HEIGHT, STRIP_HEIGHT, LINE_HEIGHT = 5.6, 4.0, 0.34, 0.2  # inches
 STYLE: Any = {
@@ -68,7 +73,8 @@ def draw(result: StudyResult, objectives: Sequence[Objective], requirements: Seq
     lines = -(-len(panels) // columns(panels))
     shown = members(result)[:MAX_STRIPS]
     caption = textwrap.wrap(caption_text(result, objectives), width=round(width * 15))
-    strips = 0.8 + STRIP_HEIGHT * len(shown) if shown else 0.0
+    quantities = shown_objectives(objectives, requirements)
+    strips = 0.43 + STRIP_HEIGHT * (len(shown) + heads_height(shown, quantities)) if shown else 0.0
     heights = [PANEL_HEIGHT * lines, max(strips, 0.01), LINE_HEIGHT * len(caption) + 0.1]
     figure = Figure(figsize=(width, sum(heights) + 0.9), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -82,7 +88,7 @@ def draw(result: StudyResult, objectives: Sequence[Objective], requirements: Seq
         axis.set_axis_off()
     top.legend(handles=mark_legend(result, requirements), loc="outside upper left", ncols=6, frameon=False)
     if shown:
-        draw_strips(middle.subplots(), shown, result, shown_objectives(objectives, requirements))
+        draw_strips(middle.subplots(), shown, result, quantities)
     bottom.text(0.01, 0.5, "\n".join(caption), ha="left", va="center", fontsize=8, color="#444444")
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -96,7 +102,7 @@ def title_text(result: StudyResult) -> str:
 
 
 def caption_text(result: StudyResult, objectives: Sequence[Objective]) -> str:
-    """What the error bars are, the noise floor, n of each number, device and versions."""
+    """What ring and error bars are, which times were disturbed, the noise floor, n of each number, device, versions."""
     rows = trained(result.rows)
     text = (
         "Error bars: 20th to 80th percentile of measurements; of scores, one standard error or the standard deviation "
@@ -107,6 +113,8 @@ def caption_text(result: StudyResult, objectives: Sequence[Objective]) -> str:
     facts = [f"{name.removeprefix('versions.')} {value}" for name, value in flat(result.environment)]
     hidden = len(members(result)) - MAX_STRIPS
     sentences = [
+        robust_sentence(result, "ringed"),
+        *flag_sentences(result.rows),
         f"The layers of {hidden} more members are in front.csv." if hidden > 0 else "",
         f"Standard deviation over seeds: {', '.join(floors)}." if floors else "",
         f"Samples: {', '.join(taken)}." if taken else "",
@@ -131,8 +139,8 @@ def draw_panel(
     axes: Axes, panel: Pair, result: StudyResult, objectives: Sequence[Objective], requirements: Sequence[Requirement]
 ) -> None:
     scale_x, scale_y = scale_of(panel, result)
-    axes.set_xlabel(axis_title(panel.x, scale_x.unit))
-    axes.set_ylabel(axis_title(panel.y, scale_y.unit))
+    axes.set_xlabel(axis_title(panel.x, scale_x))
+    axes.set_ylabel(axis_title(panel.y, scale_y))
     axes.margins(0.12, 0.14)
     if panel.x is None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -197,6 +205,8 @@ def draw_point(
     on_front = row.number in {*result.front, *result.front_required}
     colour = FRONT if on_front else OTHER
     hollow = on_front and row.number not in result.front_required
+    if is_robust(row, result):
+        axes.plot(x, y, "o", markersize=RING, markerfacecolor="none", markeredgecolor=FRONT, zorder=4)
     axes.errorbar(
         x,
         y,
@@ -223,6 +233,8 @@ def mark_legend(result: StudyResult, requirements: Sequence[Requirement]) -> lis
     handles = [mark("on the front", "o", FRONT, FRONT)]
     if any(number not in result.front_required for number in result.front):
         handles.append(mark("on the front, misses the requirement", "o", FRONT, "white"))
+    if result.robust:
+        handles.append(Line2D([], [], linestyle="", marker="o", color=FRONT, fillstyle="none", label="robust", ms=RING))
     if any(row.number not in {*result.front, *result.front_required} for row in trained(result.rows)):
         handles.append(mark("beaten", "o", OTHER, OTHER))
     if any(row.is_reference for row in result.rows):
@@ -257,18 +269,27 @@ def label_points(axes: Axes, panel: Pair, result: StudyResult, requirements: Seq
     place_labels(axes, labels, marks, segments, size=7.5)
 
 
+def heads(rows: Sequence[Row], shown: Sequence[Objective]) -> list[str]:
+    """The heads of the numbers beside the strips, in lines."""
+    scale = scales(rows, names(shown), shown)
+    return [heading(objective, scale[objective.name]) for objective in shown]
+
+
+def heads_height(rows: Sequence[Row], shown: Sequence[Objective]) -> float:
+    """Room for the heads, in strips."""
+    return 0.1 + 0.5 * max(head.count("\n") + 1 for head in heads(rows, shown))
+
+
 def draw_strips(axes: Axes, rows: Sequence[Row], result: StudyResult, shown: Sequence[Objective]) -> None:
     """One strip a member: mixers above, FFNs in a thin row below; its numbers to the right."""
     longest = max(len(row.architecture.blocks) for row in rows)
-    axes.set(xlim=(-0.28 * longest, 1.9 * longest), ylim=(-len(rows), 1.1))
+    axes.set(xlim=(-0.28 * longest, 1.9 * longest), ylim=(-len(rows), heads_height(rows, shown)))
     axes.set_axis_off()
     scale = scales(rows, names(shown), shown)
     text = {"va": "center", "fontsize": 8}
     step = 0.88 * longest / max(len(shown), 1)
-    for index, objective in enumerate(shown):
-        unit = scale[objective.name].unit
-        head = words(objective.name) + (f"\n[{unit}]" if unit not in (words(objective.name), "") else "")
-        axes.text(1.03 * longest + index * step, 0.5, head, color="#444444", **text)
+    for index, head in enumerate(heads(rows, shown)):
+        axes.text(1.03 * longest + index * step, 0.1, head, va="bottom", fontsize=8, color="#444444")
     for index, row in enumerate(rows):
         centre = -index - 0.5
         weight = "bold" if row.number in result.front_required else "normal"

@@ -5,9 +5,9 @@ Files are written beside their final name and renamed, so that a reader never se
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -15,14 +15,18 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from nas.architecture import Architecture, diagram
-from nas.objectives import Objective, Requirement, with_unit
+from nas.architecture import diagram
+from nas.measurement import Measurement
+from nas.objectives import OBJECTIVES, Objective, Requirement, with_unit
+from nas.report.facts import facts
 from nas.report.files import write_atomically
 from nas.report.numbers import (
+    ROBUST_MARK,
     heading,
     members,
     required_level,
-    row_by_number,
+    robust_mark,
+    robust_sentence,
     samples,
     scales,
     short,
@@ -32,6 +36,7 @@ from nas.report.numbers import (
     value_names,
     with_spread,
 )
+from nas.report.sources import flag_sentences
 from nas.report.strips import strip_text
 from nas.study.rows import NoiseFloor, Row, StudyResult
 
@@ -39,16 +44,15 @@ STAGES = ("count", "measure", "train")
 
 
 def write_trials(path: Path, rows: Sequence[Row], objectives: Sequence[Objective]) -> None:
-    """Every trial of every state, one a line. Each number has columns for value (with its unit), low, high and n."""
-    names = value_names(rows, objectives)
-    unit = units(rows, names, objectives)
+    """Every trial of every state, one a line; the columns of each number are those of `number_columns`."""
+    columns = number_columns(rows, objectives)
     stages = dict.fromkeys((*STAGES, *(stage for row in rows for stage in row.seconds)))
-    header = ["number", "id", "state", "reason", "origin", "pattern", *_value_header(names, unit)]
+    header = ["number", "id", "state", "reason", "origin", "pattern", *(column.head for column in columns)]
     header += [*(f"{stage} [s]" for stage in stages), "seed"]
     lines = [
         [
             *(row.number, row.id, row.state, row.reason or "", row.origin, diagram(row.architecture)),
-            *_value_cells(row, names),
+            *(column.cell(row) for column in columns),
             *(row.seconds.get(stage, "") for stage in stages),
             row.seed,
         ]
@@ -61,17 +65,18 @@ def write_front(path: Path, result: StudyResult, objectives: Sequence[Objective]
     """The members of the front without and with the requirements.
 
     `on_front` is true on the front without requirements, `meets_requirements` on the front with them; a design that
-    only those beat that miss a requirement has the second alone.
+    only those beat that miss a requirement has the second alone. `robust` is empty where it is not known.
     """
     rows = members(result)
-    names = value_names(rows, objectives)
-    header = ["number", "id", "origin", "pattern", "on_front", "meets_requirements", "is_reference"]
-    header += [*_value_header(names, units(rows, names, objectives)), "seed"]
+    columns = number_columns(rows, objectives)
+    header = ["number", "id", "origin", "pattern", "on_front", "meets_requirements", "is_reference", "robust"]
+    header += [*(column.head for column in columns), "seed"]
     lines = [
         [
             *(row.number, row.id, row.origin, diagram(row.architecture)),
             *map(_word, (row.number in result.front, row.number in result.front_required, row.is_reference)),
-            *_value_cells(row, names),
+            "" if result.robust is None else "yes" if row.number in result.robust else "no",
+            *(column.cell(row) for column in columns),
             row.seed,
         ]
         for row in rows
@@ -79,13 +84,33 @@ def write_front(path: Path, result: StudyResult, objectives: Sequence[Objective]
     _write_csv(path, header, lines)
 
 
-def _value_header(names: Sequence[str], unit: Mapping[str, str]) -> list[str]:
-    return [cell for n in names for cell in (f"{n} [{unit[n]}]", f"{n} low", f"{n} high", f"{n} n")]
+@dataclass(frozen=True)
+class Column:
+    """One column of a number called `name`: its head, and what stands in it for a measurement."""
+
+    name: str
+    head: str
+    read: Callable[[Measurement], object]
+
+    def cell(self, row: Row) -> object:
+        return self.read(row.values[self.name]) if self.name in row.values else ""
 
 
-def _value_cells(row: Row, names: Sequence[str]) -> list[object]:
-    found = [row.values.get(name) for name in names]
-    return [cell for m in found for cell in (("", "", "", "") if m is None else (m.value, m.low, m.high, m.n))]
+def number_columns(rows: Sequence[Row], objectives: Sequence[Objective]) -> list[Column]:
+    """Value with its unit, low, high and n of each number; source of what the measure stage gives; notes where any."""
+    names = value_names(rows, objectives)
+    unit = units(rows, names, objectives)
+    columns = []
+    for name in names:
+        columns.append(Column(name, f"{name} [{unit[name]}]", lambda m: m.value))
+        columns.append(Column(name, f"{name} low", lambda m: m.low))
+        columns.append(Column(name, f"{name} high", lambda m: m.high))
+        columns.append(Column(name, f"{name} n", lambda m: m.n))
+        if name in OBJECTIVES and OBJECTIVES[name].stage == "measure":
+            columns.append(Column(name, f"{name} source", lambda m: m.source))
+        if any(row.values[name].notes for row in rows if name in row.values):
+            columns.append(Column(name, f"{name} notes", lambda m: "; ".join(m.notes)))
+    return columns
 
 
 def _word(value: bool) -> str:
@@ -113,6 +138,9 @@ def print_summary(
     for title, rows in fronts(result, requirements):
         console.print(_front_table(title, rows, shown, result) if rows else f"[bold]{escape(title)}:[/] no design.")
         console.print()
+    if sentences := remarks(result):
+        console.print(Text("\n".join(sentences)))
+        console.print()
     if result.noise:
         console.print(_noise_table(result.noise))
         for floor in result.noise:
@@ -135,6 +163,12 @@ def fronts(result: StudyResult, requirements: Sequence[Requirement]) -> list[tup
     return [(f"Front of {count} trained designs that reach {bars}", kept), ("Front without the requirements", plain)]
 
 
+def remarks(result: StudyResult) -> list[str]:
+    """What a reader of the fronts should know: what the mark of robust designs says, how many times were disturbed."""
+    robust = robust_sentence(result, ROBUST_MARK)
+    return [*([robust] if robust else []), *flag_sentences(result.rows)]
+
+
 def requirement_text(requirement: Requirement, result: StudyResult) -> str:
     """The bar in words, with the level that it comes to."""
     level = required_level(requirement, result)
@@ -154,13 +188,13 @@ def _front_table(title: str, rows: Sequence[Row], shown: Sequence[Objective], re
     table.add_column("id", no_wrap=True)
     table.add_column("layers", overflow="fold")
     for objective in shown:
-        head = f"{heading(objective, scale[objective.name].unit)}\n{samples(rows, objective.name)}"
+        head = f"{heading(objective, scale[objective.name])}\n{samples(rows, objective.name)}"
         table.add_column(head.strip(), justify="right", no_wrap=True)
     if with_bars:
         table.add_column("meets\nrequire-\nments")
     table.add_column("reference", overflow="fold")
     for row in rows:
-        cells: list[str | Text] = [str(row.number), row.id, strip_text(row.architecture)]
+        cells: list[str | Text] = [f"{row.number}{robust_mark(row, result)}", row.id, strip_text(row.architecture)]
         cells += [with_spread(row.values[n], scale[n]) if n in row.values else "" for n in names]
         if with_bars:
             cells.append("yes" if row.number in result.front_required else "no")
@@ -183,6 +217,12 @@ def _noise_table(noise: Sequence[NoiseFloor]) -> Table:
 
 def noise_sentence(floor: NoiseFloor) -> str:
     """Which differences of one number are none."""
+    if floor.sd == 0:
+        value = with_unit(floor.values[0], floor.unit, floor.name)
+        return (
+            f"All {len(floor.values)} seeds gave the same {floor.name} ({value}), so they do not tell which "
+            "differences in it are none."
+        )
     least = with_unit(float(f"{2 * floor.sd:.2g}"), floor.unit, floor.name)
     text = f"Differences in {floor.name} below {least} (two sd over {len(floor.values)} seeds) are none"
     if floor.design_sd is not None and floor.design_sd <= floor.sd:
@@ -190,53 +230,8 @@ def noise_sentence(floor: NoiseFloor) -> str:
     return f"{text}."
 
 
-def facts(result: StudyResult) -> list[tuple[str, str]]:
-    """What a reader needs to judge the numbers: trials by state, time, proxy and deployment, environment, settings."""
-    states = {
-        state: sum(r.state == state for r in result.rows) for state in dict.fromkeys(r.state for r in result.rows)
-    }
-    share = f" ({result.tool_seconds / result.seconds:.1%})" if result.seconds > 0 else ""
-    lines = [
-        ("study", result.study),
-        ("trials", ", ".join(f"{count} {state}" for state, count in states.items()) or "none"),
-        ("time", f"{result.seconds:.0f} s, of which the tool's own {result.tool_seconds:.1f} s{share}"),
-    ]
-    if result.hypervolume is not None:
-        lines.append(("hypervolume", short(result.hypervolume)))
-    if mapping := mapping_text(result):
-        lines.append(("proxy -> deployment", mapping))
-    lines += [(f"environment: {name}", text) for name, text in flat(result.environment)]
-    return lines + [(f"setting: {name}", text) for name, text in flat(result.settings)]
-
-
 def facts_table(result: StudyResult) -> Table:
     table = Table.grid(padding=(0, 2))
     for name, text in facts(result):
         table.add_row(Text(name, style="dim"), Text(text))
     return table
-
-
-def mapping_text(result: StudyResult) -> str:
-    """How the reference design, or the first trained one, was resized for the measurements."""
-    candidates = [row_by_number(result, result.reference), *trained(result.rows)]
-    row = next((r for r in candidates if r is not None and r.deployed is not None), None)
-    if row is None or row.deployed is None:
-        return ""
-    return f"trial {row.number}: {_size(row.architecture)} -> {_size(row.deployed)}"
-
-
-def _size(architecture: Architecture) -> str:
-    return f"{len(architecture.blocks)} blocks, d_model {architecture.d_model}, vocabulary {architecture.vocab_size}"
-
-
-def flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as dotted names and texts, in order."""
-    lines: list[tuple[str, str]] = []
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            lines += flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            lines.append((f"{prefix}{name}", ", ".join(map(str, value))))
-        else:
-            lines.append((f"{prefix}{name}", str(value)))
-    return lines

@@ -24,6 +24,7 @@ from urllib.parse import urlparse
 from nas.architecture import Architecture, diagram, did_you_mean, to_yaml
 from nas.report.errors import ReportError
 from nas.report.numbers import members, value_names
+from nas.report.sources import labelled, source_label
 from nas.study.rows import Row, StudyResult
 
 Mode = Literal["auto", "offline", "online", "disabled"]
@@ -250,7 +251,8 @@ class Tracker:
         for task, points in curves.items():
             for step, loss in points:
                 run.log({f"{task}/step": step, f"{task}/loss": loss})
-        run.summary.update({name: measurement.value for name, measurement in row.values.items()})
+        # A number that was not measured has a name of its own: W&B would draw it among measured ones of other studies.
+        run.summary.update({labelled(name, source_label([m])): m.value for name, m in row.values.items()})
         run.summary.update({f"seconds/{stage}": seconds for stage, seconds in row.seconds.items()})
         run.finish()
 
@@ -259,11 +261,14 @@ class Tracker:
 
         rows = members(result)
         names = value_names(rows, ())
-        columns: list[str | int] = ["number", "id", "pattern", "origin", "on_front", "meets_requirements", *names]
+        columns: list[str | int] = ["number", "id", "pattern", "origin", "on_front", "meets_requirements"]
+        columns += [] if result.robust is None else ["robust"]
+        columns += [labelled(name, source_label(r.values[name] for r in rows if name in r.values)) for name in names]
         table = wandb.Table(columns=columns)
         for row in rows:
             found = [row.values[name].value if name in row.values else None for name in names]
-            flags = (row.number in result.front, row.number in result.front_required)
+            flags = [row.number in result.front, row.number in result.front_required]
+            flags += [] if result.robust is None else [row.number in result.robust]
             table.add_data(row.number, row.id, diagram(row.architecture), row.origin, *flags, *found)
         images = {path.stem + "_plot": wandb.Image(str(path)) for path in pictures}
         self.study_run.log({"front": table, **images})

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from nas.measurement import Measurement
-from nas.report.numbers import in_full, scale_for, short, with_spread
+from nas.objectives import OBJECTIVES
+from nas.report.numbers import full_name, heading, in_full, scale_for, short, unit_beside, with_spread, words
 
 
 def counted(*values: float) -> list[Measurement]:
@@ -45,9 +48,44 @@ def test_a_column_without_numbers_keeps_its_unit():
 def test_a_counted_number_shows_no_spread_and_a_measured_one_does():
     assert with_spread(Measurement.exact(3 * 2**20, "bytes"), scale_for("bytes", counted(2**20))) == "3"
     measured = Measurement(value=12.3, unit="ms", low=12.1, high=12.5, n=16)
-    assert in_full("decode_latency_ms", measured) == "decode_latency_ms 12.30 ± 0.2 ms (n=16)"
+    assert in_full("time_per_output_token_ms", measured) == "time_per_output_token_ms 12.30 ± 0.2 ms (n=16)"
 
 
 def test_a_measured_number_that_happens_to_be_whole_keeps_its_decimals():
     measured = Measurement(value=14.0, unit="ms", low=13.0, high=15.0, n=16)
     assert in_full("latency", measured) == "latency 14.00 ± 1 ms (n=16)"
+
+
+def test_an_estimate_and_a_prediction_are_never_shown_as_a_measurement():
+    estimate = replace(Measurement.exact(12.3, "ms"), source="estimate")
+    assert in_full("time_per_output_token_ms", estimate) == "time_per_output_token_ms ~12.30 ms (estimate)"
+    predicted = Measurement(value=12.3, unit="ms", low=12.1, high=12.5, n=16, source="table")
+    assert in_full("time_per_output_token_ms", predicted).endswith(" ~12.30 ± 0.2 ms (predicted, n=16)")
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("time_to_first_token_ms", "time to first token [ms]"),
+        ("train_step_ms", "training step [ms]"),
+        ("sequence_bytes", "memory per sequence [bytes]"),
+        ("train_peak_memory_bytes", "training peak memory [bytes]"),
+        ("sequences_that_fit", "sequences that fit"),
+        ("active_parameters", "active parameters"),
+        ("flops_per_token", "FLOPs per token"),
+    ],
+)
+def test_a_name_is_readable_and_its_unit_is_not_said_twice(name, title):
+    assert full_name(name, scale_for(OBJECTIVES[name].unit, [])) == title
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_every_objective_has_a_name_without_a_unit_in_it(objective):
+    assert not {"ms", "bytes", "_"} & {*words(objective.name).split(), *words(objective.name)}
+    assert unit_beside(objective.name, "MiB") == "MiB"
+
+
+def test_the_head_of_a_column_is_narrow_and_says_what_is_an_estimate():
+    estimate = scale_for("ms", [replace(Measurement.exact(12.3, "ms"), source="estimate")])
+    head = heading(OBJECTIVES["time_per_output_token_ms"], estimate)
+    assert head.splitlines() == ["time per", "output token", "ms ↓", "(estimate)"]

@@ -7,7 +7,7 @@ import pytest
 
 from nas.objectives import parse_objectives
 from nas.report.page import page, write_page
-from tests.report.examples import OBJECTIVES, REQUIREMENTS, result, rows
+from tests.report.examples import BUSY, OBJECTIVES, REQUIREMENTS, from_source, result, rows
 
 VOID = {"meta", "input", "br", "rect"}
 
@@ -78,13 +78,18 @@ def test_the_page_shows_both_fronts_files_noise_settings_and_environment():
 def test_every_trained_design_is_a_point_with_its_numbers_and_their_spread():
     found = data(read(page(result(), OBJECTIVES, REQUIREMENTS)))
     assert [row["number"] for row in found["rows"]] == [r.number for r in rows() if r.state == "complete"]
-    assert found["start"] == ["decode_latency_ms", "text_loss"]
+    assert found["start"] == ["time_per_output_token_ms", "text_loss"]
     assert [axis["name"] for axis in found["axes"]] == [
-        *("text_loss", "decode_latency_ms", "sequence_bytes", "recall"),
+        *("text_loss", "time_per_output_token_ms", "sequence_bytes", "recall"),
         "trial",
     ]
     hover = found["rows"][1]["hover"]
-    for wanted in ("attention-mamba2-1-7", "MMMMMMMA-", "decode_latency_ms 14.00 ± 0.42 ms (n=16)", rows()[1].id):
+    for wanted in (
+        "attention-mamba2-1-7",
+        "MMMMMMMA-",
+        "time_per_output_token_ms 14.00 ± 0.42 ms (n=16)",
+        rows()[1].id,
+    ):
         assert wanted in hover
     assert found["axes"][3]["bar"] == pytest.approx(0.8829)
 
@@ -114,3 +119,45 @@ def test_a_number_that_is_none_is_an_error():
     broken = replace(row, values={**row.values, "text_loss": replace(row.values["text_loss"], value=float("nan"))})
     with pytest.raises(ValueError):
         page(result((broken,), objectives=OBJECTIVES[1:]), OBJECTIVES, ())
+
+
+def test_robust_members_are_marked_on_the_page_and_said_what_they_are():
+    study = result()
+    reader = read(page(study, OBJECTIVES, REQUIREMENTS))
+    found = data(reader)["rows"]
+    assert {row["number"] for row in found if row["robust"]} == set(study.robust or ()) == set(study.front) - {13}
+    assert all(row["hover"].endswith("<br>robust") == row["robust"] for row in found)
+    assert {"#12*", "#13"} <= set(reader.text)
+    assert "Robust (*): on the front under our own kernels, the fastest at hand and the roofline." in reader.text
+
+
+def test_where_the_cost_models_are_not_known_the_page_says_nothing_of_robust_members():
+    reader = read(page(replace(result(), robust=None), OBJECTIVES, REQUIREMENTS))
+    assert not any(row["robust"] for row in data(reader)["rows"])
+    assert "obust" not in " ".join(reader.text)
+
+
+@pytest.mark.parametrize(("source", "label"), [("estimate", "estimate"), ("table", "predicted")])
+def test_axes_heads_numbers_and_hover_say_what_was_not_measured(source, label):
+    reader = read(page(result(tuple(from_source(row, source) for row in rows())), OBJECTIVES, REQUIREMENTS))
+    found = data(reader)
+    assert found["axes"][1]["title"] == f"time per output token [ms] ({label}), less is better"
+    assert "time_per_output_token_ms ~14" in found["rows"][1]["hover"]
+    assert f"({label}" in found["rows"][1]["hover"]
+    assert [text for text in reader.text if text.startswith(f"ms, {label}")]
+    assert [text for text in reader.text if text.startswith("~14.00")]
+
+
+def test_hover_says_what_disturbed_a_time_and_each_member_has_its_notes():
+    reader = read(page(result(), OBJECTIVES, REQUIREMENTS))
+    hover = {row["number"]: row["hover"] for row in data(reader)["rows"]}
+    assert {number for number, text in hover.items() if BUSY in text} == {3, 7, 9}
+    assert "spread within" not in "".join(hover.values())
+    assert f"time per output token: spread within 1 %; {BUSY}" in reader.text
+    assert "3 of 11 measured times were taken while other processes used the CPU." in reader.text
+
+
+def test_the_page_says_where_costs_come_from_and_what_device_was_described():
+    text = " ".join(read(page(result(), OBJECTIVES, REQUIREMENTS)).text)
+    for wanted in ("whole networks, measured", "NVIDIA H200: 989 TFLOP/s in bfloat16", "environment: measured on"):
+        assert wanted in text

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
+from nas.measurement import Measurement
 from nas.objectives import parse_objectives
-from nas.report.panels import columns, error, pairs, staircase, wide_range
+from nas.report.numbers import scale_for
+from nas.report.panels import axis_title, columns, error, pairs, staircase, wide_range
 from tests.report.examples import OBJECTIVES, REQUIREMENTS, result, rows
 
 
@@ -12,9 +16,9 @@ def names(panels):
 def test_each_quality_stands_against_each_cost_and_what_is_only_required_has_no_staircase():
     panels = pairs(OBJECTIVES, REQUIREMENTS)
     assert names(panels) == [
-        ("decode_latency_ms", "text_loss", True),
+        ("time_per_output_token_ms", "text_loss", True),
         ("sequence_bytes", "text_loss", True),
-        ("decode_latency_ms", "recall", False),
+        ("time_per_output_token_ms", "recall", False),
         ("sequence_bytes", "recall", False),
     ]
     assert columns(panels) == 2
@@ -59,3 +63,11 @@ def test_the_error_of_a_score_is_at_least_the_spread_of_the_seeds_and_of_a_measu
 @pytest.mark.parametrize(("values", "wide"), [([], False), ([0, 9], False), ([1, 9], True), ([1, 2], False)])
 def test_only_positive_numbers_of_a_wide_range_are_shown_on_a_logarithmic_axis(values, wide):
     assert wide_range(values) is wide
+
+
+def test_an_axis_says_what_is_an_estimate():
+    latency = OBJECTIVES[1]
+    estimate = scale_for("ms", [replace(Measurement.exact(12.3, "ms"), source="estimate")])
+    assert axis_title(latency, estimate) == "time per output token [ms] (estimate), less is better"
+    assert axis_title(latency, scale_for("ms", [])) == "time per output token [ms], less is better"
+    assert axis_title(None, scale_for("", [])) == "trial"

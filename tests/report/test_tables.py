@@ -6,9 +6,11 @@ import pytest
 from rich.console import Console
 
 from nas.objectives import parse_objectives
+from nas.report.page import write_page
+from nas.report.plot import write_plot
 from nas.report.tables import noise_sentence, print_summary, write_front, write_trials
-from nas.study.rows import NoiseFloor
-from tests.report.examples import OBJECTIVES, REQUIREMENTS, result, rows
+from nas.study.rows import NoiseFloor, Row
+from tests.report.examples import BUSY, OBJECTIVES, REQUIREMENTS, from_source, result, rows
 
 
 def read(path):
@@ -27,9 +29,9 @@ def test_trials_has_every_trial_of_every_state_with_units_and_spread(tmp_path):
     lines = read(tmp_path / "trials.csv")
     assert [int(line["number"]) for line in lines] == list(range(14))
     assert {line["state"] for line in lines} == {"complete", "rejected", "duplicate", "failed"}
-    assert float(lines[1]["decode_latency_ms [ms]"]) == 14.0
-    assert float(lines[1]["decode_latency_ms low"]) == pytest.approx(13.72)
-    assert lines[1]["decode_latency_ms n"] == "16"
+    assert float(lines[1]["time_per_output_token_ms [ms]"]) == 14.0
+    assert float(lines[1]["time_per_output_token_ms low"]) == pytest.approx(13.72)
+    assert lines[1]["time_per_output_token_ms n"] == "16"
     assert lines[8]["text_loss [bits/byte]"] == ""
     assert lines[8]["reason"] == "computes the same as trial 6"
     assert float(lines[1]["train [s]"]) == 21.5
@@ -105,3 +107,88 @@ def test_a_single_row_can_be_summed_up():
 def test_designs_that_differ_by_no_more_than_seeds_are_said_to():
     floor = NoiseFloor(name="text_loss", unit="bits/byte", values=(2.0, 2.1), sd=0.07, design_sd=0.05)
     assert noise_sentence(floor).endswith("the reference designs do not differ by more than their seeds do.")
+
+
+def test_seeds_that_gave_the_same_number_are_said_to_and_not_that_differences_below_zero_are_none():
+    floor = NoiseFloor(name="recall", unit="share", values=(0.75, 0.75), sd=0.0, design_sd=0.0)
+    assert noise_sentence(floor) == (
+        "All 2 seeds gave the same recall (0.75 share), so they do not tell which differences in it are none."
+    )
+
+
+def test_robust_members_are_marked_in_the_summary_and_in_front_csv(tmp_path):
+    study = result()
+    assert set(study.front) - set(study.robust or ()) == {13}
+    text = summary(study)
+    assert "Robust (*): on the front under our own kernels, the fastest at hand and the roofline." in text
+    assert " 12*  " in text
+    assert " 13  " in text
+    write_front(tmp_path / "front.csv", study, OBJECTIVES)
+    robust = {int(line["number"]): line["robust"] for line in read(tmp_path / "front.csv")}
+    assert robust == {number: "no" if number == 13 else "yes" for number in study.front}
+
+
+def test_where_the_cost_models_are_not_known_nothing_is_said_of_robust_members(tmp_path):
+    study = replace(result(), robust=None)
+    assert "obust" not in summary(study)
+    assert "*" not in summary(study)
+    write_front(tmp_path / "front.csv", study, OBJECTIVES)
+    assert {line["robust"] for line in read(tmp_path / "front.csv")} == {""}
+    assert "No design is robust: " in summary(replace(study, robust=()))
+
+
+@pytest.mark.parametrize(("source", "label"), [("estimate", "(estimate)"), ("table", "(predicted)")])
+def test_tables_say_of_each_number_when_it_was_not_measured(tmp_path, source, label):
+    study = result(tuple(from_source(row, source) for row in rows()))
+    text = summary(study)
+    assert label in text
+    assert "~14.00" in text
+    write_trials(tmp_path / "trials.csv", study.rows, OBJECTIVES)
+    write_front(tmp_path / "front.csv", study, OBJECTIVES)
+    trials, front = read(tmp_path / "trials.csv"), read(tmp_path / "front.csv")
+    assert {line["time_per_output_token_ms source"] for line in front} == {source}
+    assert {line["time_per_output_token_ms source"] for line in trials} == {source, ""}
+    assert "text_loss source" not in trials[0]
+
+
+def test_a_front_of_which_only_some_were_measured_says_so_and_marks_the_others():
+    given = rows()
+    text = summary(result((*given[:2], *(from_source(row, "table") for row in given[2:]))))
+    assert "(partly predicted)" in text or "(partly\n" in text
+    assert "~16.20 ± 0.49" in text
+    assert " 14.00 ± 0.42" in text
+
+
+def test_notes_have_a_column_where_there_are_any(tmp_path):
+    write_trials(tmp_path / "trials.csv", rows(), OBJECTIVES)
+    lines = read(tmp_path / "trials.csv")
+    assert lines[1]["time_per_output_token_ms notes"] == "spread within 1 %"
+    assert lines[3]["time_per_output_token_ms notes"] == f"spread within 1 %; {BUSY}"
+    assert not [name for name in lines[0] if name.endswith(" notes") and not name.startswith("time_per_output")]
+
+
+def test_after_the_front_stands_how_many_times_were_disturbed():
+    assert "3 of 11 measured times were taken while other processes used the CPU." in summary(result())
+
+
+def older(row):
+    """The row as a study before cost models, sources and notes stored it."""
+    data = row.to_dict()
+    del data["costs"]
+    for number in data["values"].values():
+        del number["source"], number["notes"]
+    return Row.from_dict(data)
+
+
+def test_rows_of_an_older_study_are_shown_and_nothing_is_said_that_they_do_not_know(tmp_path):
+    study = result(tuple(map(older, rows())))
+    assert study.robust is None
+    text = summary(study)
+    assert "~" not in text
+    assert "measured times" not in text
+    write_trials(tmp_path / "trials.csv", study.rows, OBJECTIVES)
+    lines = read(tmp_path / "trials.csv")
+    assert lines[0]["time_per_output_token_ms source"] == "measured"
+    assert not [name for name in lines[0] if name.endswith(" notes")]
+    write_plot(tmp_path / "front.png", study, OBJECTIVES, REQUIREMENTS)
+    write_page(tmp_path / "front.html", study, OBJECTIVES, REQUIREMENTS)

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from nas.report.errors import ReportError
 from nas.report.plot import write_plot
 from nas.report.tracker import Tracker, TrackerSettings, has_api_key, study_run_id
-from tests.report.examples import OBJECTIVES, result, rows
+from nas.study.rows import StudyResult
+from tests.report.examples import OBJECTIVES, from_source, result, rows
 
 TRACKED = """
 import sys
@@ -132,3 +134,45 @@ def test_a_wandb_mode_that_cannot_hold_is_one_sentence(monkeypatch, variable, se
 def test_online_without_a_key_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(ReportError, match=r"WANDB_API_KEY or netrc"):
         Tracker("study", tmp_path, {"mode": "online"}, {})
+
+
+class Run:
+    """Stands in for a run of W&B and keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.logged: dict = {}
+        self.summary: dict = {}
+
+    def log(self, data: dict) -> None:
+        self.logged.update(data)
+
+    def finish(self) -> None: ...
+
+
+def front_table(tracker: Tracker, study: StudyResult) -> list[dict]:
+    """The lines of the front's table as W&B gets them."""
+    tracker.study_run = Run()
+    tracker._log_result(study, [])
+    table = tracker.study_run.logged["front"]
+    return [dict(zip(table.columns, line, strict=True)) for line in table.data]
+
+
+def test_the_front_table_says_who_is_robust_where_that_is_known(tmp_path):
+    tracker = Tracker("study", tmp_path, {"mode": "disabled"}, {})
+    lines = front_table(tracker, result())
+    assert {line["number"]: line["robust"] for line in lines} == {
+        line["number"]: line["number"] != 13 for line in lines
+    }
+    assert "robust" not in front_table(tracker, replace(result(), robust=None))[0]
+
+
+@pytest.mark.parametrize(("source", "label"), [("estimate", "estimate"), ("table", "predicted")])
+def test_what_was_not_measured_has_a_name_of_its_own(tmp_path, monkeypatch, source, label):
+    tracker, run = Tracker("study", tmp_path, {"mode": "disabled"}, {}), Run()
+    monkeypatch.setattr(tracker, "_start", lambda **_: run)
+    given = tuple(from_source(row, source) for row in rows())
+    tracker._log_trial(given[1], {})
+    for numbers in (run.summary, front_table(tracker, result(given))[0]):
+        assert numbers[f"time_per_output_token_ms ({label})"] == 14.0
+        assert "time_per_output_token_ms" not in numbers
+        assert "text_loss" in numbers
