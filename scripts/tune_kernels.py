@@ -205,7 +205,11 @@ def main(arguments: list[str]) -> int:
     path = options.out or tuned_table.FOLDER / f"{slug(gpu)}.json"
     with WorkerPool(workers, COMPILED) as pool:
         bench = ProcessBench(pool, device, arch)
-        table = tune_all(problems, bench, path, gpu, again=options.again, seconds=options.seconds)
+        try:
+            table = tune_all(problems, bench, path, gpu, again=options.again, seconds=options.seconds)
+        except KeyboardInterrupt:
+            print(f"Stopped: {path} has every problem that was finished; run again to go on.", file=sys.stderr)
+            return 130
     broken = [entry.key.label for entry in table.values() if entry.config is None]
     print(f"{len(table)} keys in {path}, {sum(len(entry.refused) for entry in table.values())} candidates refused.")
     if broken:

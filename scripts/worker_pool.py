@@ -60,6 +60,11 @@ class Worker:
             self._process.join()
         self._process = self._connection = None
 
+    def interrupt(self) -> None:
+        """Make a call that another thread waits for fail at once."""
+        if self._process is not None:
+            self._process.kill()
+
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
@@ -106,7 +111,15 @@ class WorkerPool:
                 free.put(worker)
 
         with ThreadPoolExecutor(len(self._workers)) as threads:
-            return list(threads.map(one, calls))
+            futures = [threads.submit(one, arguments) for arguments in calls]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                # Such as Ctrl-C: calls under way end with their processes, the others never begin.
+                threads.shutdown(wait=False, cancel_futures=True)
+                for worker in self._workers:
+                    worker.interrupt()
+                raise
 
     def close(self) -> None:
         for worker in self._workers:
