@@ -10,7 +10,7 @@ at a grid of widths, and between two of them the cost is a straight line.
 
 import fcntl
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -129,7 +129,7 @@ class BlockTable:
         self.device_name = device_name
         self.path = path
         self.entries: dict[str, Entry] = {}
-        self._changed = False
+        self._new: dict[str, Entry] = {}
 
     @classmethod
     def open(cls, device_name: str, path: Path, *, also: Iterable[Path] = ()) -> "BlockTable":
@@ -140,37 +140,49 @@ class BlockTable:
                 table.entries.update((entry.key, entry) for entry in read_entries(file, device_name))
         return table
 
-    def find(self, part: Part, d_model: int, phase: Phase, dtype: str) -> Entry | None:
-        """The entry of a block; an FFN between two measured widths is interpolated. None where one is missing."""
-        exact = self.entries.get(key_of(part, d_model, phase, dtype))
+    def find(
+        self, part: Part, d_model: int, phase: Phase, dtype: str, counts: Callable[[Entry], bool] | None = None
+    ) -> Entry | None:
+        """The entry of a block; an FFN between two measured widths is interpolated. None where one is missing.
+
+        counts: says whether an entry is still true, and one that is not is missing; None believes all.
+        """
+
+        def known(one: Part) -> Entry | None:
+            entry = self.entries.get(key_of(one, d_model, phase, dtype))
+            return entry if entry is None or counts is None or counts(entry) else None
+
+        exact = known(part)
         if exact is not None or isinstance(part, Ends | MixerOptions):
             return exact
-        low, high = (self.entries.get(key_of(neighbour, d_model, phase, dtype)) for neighbour in grid_neighbours(part))
+        low, high = (known(neighbour) for neighbour in grid_neighbours(part))
         return None if low is None or high is None else between(low, high, part)
 
     def add(self, entry: Entry) -> None:
-        self.entries[entry.key] = entry
-        self._changed = True
+        self.entries[entry.key] = self._new[entry.key] = entry
 
     def save(self) -> None:
         """Write new entries into the file, beside what another process has put there meanwhile."""
-        if not self._changed:
+        if not self._new:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(self.path.with_suffix(".lock")):
             there = {e.key: e for e in read_entries(self.path, self.device_name)} if self.path.exists() else {}
-            write_entries(self.path, self.device_name, (there | self.entries).values())
-        self._changed = False
+            write_entries(self.path, self.device_name, (there | self._new).values())
+        self._new.clear()
 
 
 def grid_neighbours(ffn: FfnOptions) -> tuple[FfnOptions, FfnOptions]:
-    """The FFN at the two widths of the grid around its own: 8, 16, 24, 32, 48, 64, 96, 128, 192, ..."""
+    """The FFN at the two widths of the grid around its own: 8, 16, 24, 32, 48, 64, 96, 128, 192, ...
+
+    Both are its own where that is on the grid.
+    """
     width = ffn_width(ffn)
     high = 8
     low = high
     while high < width:
         low, high = high, (high + 8 if high < 32 else high * 3 // 2 if high & (high - 1) == 0 else high // 3 * 4)
-    return with_width(ffn, low), with_width(ffn, high)
+    return with_width(ffn, high if high == width else low), with_width(ffn, high)
 
 
 def between(low: Entry, high: Entry, part: FfnOptions) -> Entry:

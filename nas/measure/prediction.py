@@ -84,10 +84,9 @@ class TableReader:
         known = self._known.get((part, d_model, phase))
         if known is not None:
             return known
-        entry = self.table.find(part, d_model, phase, self.dtype)
-        if entry is None or not self.is_true(entry):
-            return None
-        self._known[part, d_model, phase] = entry
+        entry = self.table.find(part, d_model, phase, self.dtype, counts=self.is_true)
+        if entry is not None:
+            self._known[part, d_model, phase] = entry
         return entry
 
     def is_true(self, entry: Entry) -> bool:

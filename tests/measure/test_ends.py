@@ -1,0 +1,152 @@
+"""What random weights cannot show, put in place at both ends: routing of experts and selection of blocks."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from nas.architecture import Block, Moe
+from nas.compile import build_ffn, build_mixer, compile_architecture
+from nas.ffns.moe import MoeFfn
+from nas.measure.ends import balanced_logits, content_of, depends_on_content, skewed_logits
+from nas.measure.phases import phase_call
+from nas.measure.random_model import random_model
+from nas.mixers.block_sparse_attention import BlockSparseAttentionMixer
+from nas.workload import Decode, Prefill, TrainStep
+from tests.measure.examples import ATTENTION, CPU, GLU, MAMBA2, MOE, SPARSE, D, network
+
+MIXED = network(Block(mixer=SPARSE, ffn=MOE), Block(mixer=ATTENTION, ffn=GLU))
+
+
+def shares(logits: Tensor, top_k: int) -> Tensor:
+    """How often each expert is among the first top_k choices."""
+    return torch.bincount(logits.topk(top_k, dim=-1).indices.flatten(), minlength=logits.shape[1]) / logits.shape[0]
+
+
+@pytest.mark.parametrize(("tokens", "experts"), [(8, 8), (64, 4), (128, 128), (96, 3)])
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_balanced_routing_gives_every_expert_its_equal_share(tokens: int, experts: int, top_k: int) -> None:
+    logits = balanced_logits(tokens, experts)
+    assert shares(logits, top_k).tolist() == pytest.approx([top_k / experts] * experts)
+    assert torch.equal(shares(logits.bfloat16(), top_k), shares(logits, top_k))
+
+
+def test_few_tokens_go_to_as_many_experts_as_there_are_choices() -> None:
+    assert (shares(balanced_logits(2, 16), 3) > 0).sum() >= 4
+    assert shares(balanced_logits(1, 16), 3).count_nonzero() == 3
+
+
+def test_skewed_routing_follows_zipfs_law() -> None:
+    experts = 8
+    expected = 1 / torch.arange(1, experts + 1)
+    found = shares(skewed_logits(20_000, experts), 1)
+    torch.testing.assert_close(found, expected / expected.sum(), atol=0.015, rtol=0)
+    second = shares(skewed_logits(20_000, experts), 2)
+    assert second.sum() == pytest.approx(2)
+    assert (second[:-1] > second[1:] - 0.01).all()
+
+
+def test_routing_at_an_end_is_the_same_every_time() -> None:
+    assert torch.equal(skewed_logits(50, 8), skewed_logits(50, 8))
+
+
+def test_only_experts_and_picked_blocks_depend_on_content() -> None:
+    for block, depends in [
+        (Block(mixer=ATTENTION, ffn=GLU), False),
+        (Block(mixer=MAMBA2), False),
+        (Block(mixer=SPARSE), True),
+        (Block(mixer=ATTENTION, ffn=MOE), True),
+    ]:
+        with torch.device("meta"):
+            assert depends_on_content(compile_architecture(network(block))) is depends
+
+
+def test_the_ends_reach_the_experts_of_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    ffn = build_ffn(Moe(num_experts=8, top_k=1, d_ff=8), D)
+    assert isinstance(ffn, MoeFfn)
+    groups: list[list[int]] = []
+    run = ffn._experts
+    monkeypatch.setattr(ffn, "_experts", lambda x, sizes: (groups.append(sizes.tolist()), run(x, sizes))[1])
+    with content_of(ffn) as content:
+        for end in ("spread", "concentrated"):
+            content.end = end
+            ffn(torch.randn(1, 4000, D))
+    assert groups[0] == [500] * 8
+    zipf = [4000 / rank / sum(1 / r for r in range(1, 9)) for rank in range(1, 9)]
+    assert groups[1] == pytest.approx(zipf, rel=0.25)
+
+
+def picked_blocks(mixer: BlockSparseAttentionMixer, tokens: int) -> Tensor:
+    """[T, N]: the blocks that each token sees, for one KV head."""
+    torch.manual_seed(0)
+    q, k = torch.randn(1, tokens, 2, 32), torch.randn(1, tokens, 2, 32)
+    mask = mixer._block_mask(q, mixer._block_means(k), tokens)
+    assert mask is not None
+    return mask[0, :, 0]
+
+
+def test_local_selection_picks_the_nearest_blocks_and_spread_selection_others_for_every_token() -> None:
+    mixer = build_mixer(SPARSE, D)
+    assert isinstance(mixer, BlockSparseAttentionMixer)
+    own = picked_blocks(mixer, 64)
+    with content_of(mixer) as content:
+        assert torch.equal(picked_blocks(mixer, 64), own)
+        content.end = "concentrated"
+        local = picked_blocks(mixer, 64)
+        content.end = "spread"
+        spread = picked_blocks(mixer, 64)
+    for position in range(64):
+        block = position // 4
+        assert local[position].nonzero().flatten().tolist() == list(range(max(0, block - 2), block + 1))
+        assert spread[position].sum() == min(block, 2) + 1
+        assert spread[position, block]
+    late = {tuple(row.nonzero().flatten().tolist()) for row in spread[32:]}
+    assert len(late) > len({tuple(row.nonzero().flatten().tolist()) for row in local[32:]})
+    assert spread[40:, :10].any(0).all(), "together the queries touch every early block"
+    assert torch.equal(picked_blocks(mixer, 64), own)
+
+
+def test_both_ends_reach_decoding_too() -> None:
+    mixer = build_mixer(SPARSE, D)
+    assert isinstance(mixer, BlockSparseAttentionMixer)
+    picked: list[Tensor] = []
+    slots = mixer._slots
+    mixer._slots = lambda chosen, start, end: (picked.append(chosen), slots(chosen, start, end))[1]  # type: ignore[method-assign]
+    model = compile_architecture(network(Block(mixer=SPARSE))).eval()
+    model.blocks[0].mixer = mixer
+    with content_of(model) as content:
+        call = phase_call(model, Decode(batch=2, context=64), CPU)
+        for end in ("concentrated", "spread"):
+            content.end = end
+            call()
+    assert sorted(picked[0][0, 0].tolist()) == [14, 15]
+    assert sorted(picked[1][0, 0].tolist()) != [14, 15]
+    assert len(set(picked[1][0, 0].tolist())) == 2
+
+
+@pytest.mark.parametrize("phase", [Prefill(batch=2, prompt=40), Decode(batch=2, context=40)], ids=["prefill", "decode"])
+def test_without_an_end_and_afterwards_the_network_decides_by_itself(phase) -> None:
+    model = random_model(MIXED, CPU, torch.float32)
+    call = phase_call(model, phase, CPU)
+    plain = call()
+    with content_of(model) as content:
+        assert torch.equal(call(), plain)
+        content.end = "concentrated"
+        assert not torch.equal(call(), plain)
+    assert torch.equal(call(), plain)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_hooks_are_taken_off_when_measuring_breaks() -> None:
+    model = random_model(MIXED, CPU, torch.float32)
+    with pytest.raises(RuntimeError, match="broken"), content_of(model):
+        raise RuntimeError("broken")
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_network_can_be_trained_at_both_ends() -> None:
+    model = random_model(MIXED, CPU, torch.float32)
+    with content_of(model) as content:
+        step = phase_call(model, TrainStep(batch=2, tokens=24), CPU)
+        for end in ("spread", "concentrated"):
+            content.end = end
+            step()
