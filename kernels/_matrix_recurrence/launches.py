@@ -66,13 +66,14 @@ def launch_candidates(key: Key) -> list[Config]:
     sizes = dict(key.sizes)
     above_64 = max(sizes.get("K", 0), sizes.get("V", 0)) > 64
     launches = (_LAUNCHES_ABOVE_64 if above_64 else {}).get(name, _LAUNCHES[name])
+    # Tiles of float32 and of K = 256 fill registers and shared memory: more warps to hold them, one stage.
+    if _needs_whole_k(key, name) and sizes["K"] > 128:
+        launches = tuple((256, 64, warps, 1) for warps in (8, 16))
+    elif key.element_bytes == 4:
+        launches = tuple((block_k, block_v, 8, 1) for block_k, block_v, _, _ in launches)
     candidates: list[Config] = []
     for block_k, block_v, warps, stages in launches:
-        config = _blocks(key, name, block_k, block_v)
-        # Tiles of float32 and of K = 256 fill registers and shared memory: more warps to hold them, one stage.
-        if key.element_bytes == 4 or (_needs_whole_k(key, name) and sizes["K"] > 128):
-            warps, stages = 8, 1
-        config |= {"num_warps": warps, "num_stages": stages}
+        config = _blocks(key, name, block_k, block_v) | {"num_warps": warps, "num_stages": stages}
         if config not in candidates:
             candidates.append(config)
     return candidates
