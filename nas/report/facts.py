@@ -5,7 +5,10 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.report.numbers import row_by_number, short, trained
+from nas.report.sources import source_label
 from nas.study.rows import StudyResult
+
+MEASURED_ON = "measured on"
 
 
 def facts(result: StudyResult) -> list[tuple[str, str]]:
@@ -25,9 +28,16 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
     if mapping := mapping_text(result):
         lines.append(("proxy -> deployment", mapping))
     lines += costs_facts(result.settings.get("costs", {}))
-    lines += [(f"environment: {name}", text) for name, text in flat(result.environment)]
+    lines += [(f"environment: {name}", text) for name, text in environment(result)]
     settings = {name: value for name, value in result.settings.items() if name != "costs"}
     return lines + [(f"setting: {name}", text) for name, text in flat(settings)]
+
+
+def environment(result: StudyResult) -> list[tuple[str, str]]:
+    """Device and versions; a device whose times were not measured is not said to be one that was measured on."""
+    label = source_label(m for row in result.rows for m in row.values.values() if m.unit == "ms")
+    names = {MEASURED_ON: f"{label} for"} if label else {}
+    return [(names.get(name, name), text) for name, text in flat(result.environment)]
 
 
 def costs_facts(costs: Mapping[str, Any]) -> list[tuple[str, str]]:

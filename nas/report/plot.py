@@ -19,7 +19,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nas.objectives import Objective, Requirement
-from nas.report.facts import flat
+from nas.report.facts import environment
 from nas.report.files import replace_atomically
 from nas.report.labels import Label, Segment, place_labels
 from nas.report.numbers import (
@@ -110,7 +110,7 @@ def caption_text(result: StudyResult, objectives: Sequence[Objective]) -> str:
     )
     floors = [f"{words(f.name)} {f.sd:.2g} {f.unit} (n={len(f.values)} seeds)" for f in result.noise]
     taken = [f"{words(o.name)} {samples(rows, o.name)}" for o in objectives if samples(rows, o.name)]
-    facts = [f"{name.removeprefix('versions.')} {value}" for name, value in flat(result.environment)]
+    facts = [f"{name.removeprefix('versions.')} {value}" for name, value in environment(result)]
     hidden = len(members(result)) - MAX_STRIPS
     sentences = [
         robust_sentence(result, "ringed"),
