@@ -38,6 +38,9 @@ from nas.measure.processes import (
     usable_cores,
 )
 
+FLAG_KINDS = ("busy", "throttled", "swapping")
+"""How a flag begins."""
+
 BUSY = 0.1  # of the device, taken by others
 LEAST_BUSY_SECONDS = 0.05  # five ticks; less is not resolved
 MANY_FAULTS = 100

@@ -28,6 +28,7 @@ from nas.measure.whole_model import (
     SHARE_OF_TIMING,
     WEIGHT_BYTES,
     Measured,
+    check_fits,
     fitting,
     measure_model,
     name_of,
@@ -35,7 +36,7 @@ from nas.measure.whole_model import (
     state_bytes,
     weighed,
 )
-from nas.measurement import Measurement
+from nas.measurement import Measurement, Source
 from nas.workload import TrainStep, WorkloadError
 
 
@@ -157,6 +158,7 @@ class TableMeter:
     def measure(self, architecture: Architecture) -> Measured:
         phases = {quantity: self.deployment.workload.phase(quantity) for quantity in self.deployment.quantities}
         dtype = DTYPES[self.reader.dtype]
+        check_fits(architecture, set(phases.values()), dtype, self.spec.memory_bytes, self.spec.name)
         self.reader.complete(architecture, set(phases.values()))
         own, best, peaks = {}, {}, []
         numbers: dict[str, Measurement] = {}
@@ -189,12 +191,14 @@ class TableMeter:
         }
 
 
-def training_memory(architecture: Architecture, work_bytes: int) -> dict[str, Measurement]:
-    """Bytes of a training step from what its blocks add at the peak."""
+def training_memory(
+    architecture: Architecture, work_bytes: int, source: Source = "table", notes: tuple[str, ...] = ()
+) -> dict[str, Measurement]:
+    """Bytes of a training step that takes `work_bytes` beside weights and optimizer at its peak."""
     parameters = count_parameters(architecture)
     peak = parameters * (WEIGHT_BYTES + OPTIMIZER_BYTES) + work_bytes
     return {
-        "train_peak_memory_bytes": replace(Measurement.exact(peak, "bytes"), source="table"),
+        "train_peak_memory_bytes": replace(Measurement.exact(peak, "bytes"), source=source, notes=notes),
         "optimizer_bytes": Measurement.exact(parameters * OPTIMIZER_BYTES, "bytes"),
     }
 
@@ -210,15 +214,19 @@ class RooflineMeter:
         phases = {quantity: self.deployment.workload.phase(quantity) for quantity in self.deployment.quantities}
         name = dtype_of(self.deployment)
         dtype = DTYPES[name]
+        check_fits(architecture, set(phases.values()), dtype, self.spec.memory_bytes, self.spec.name)
         costs = rooflines(architecture, phases, self.spec, name)
         states = [state_bytes(architecture, phase, dtype) for phase in phases.values()]
-        least = count_parameters(architecture) * dtype.itemsize + max(states)
+        parameters = count_parameters(architecture)
         peak = replace(
-            Measurement.exact(least, "bytes"),
+            Measurement.exact(parameters * dtype.itemsize + max(states), "bytes"),
             source="estimate",
-            notes=("estimate: weights and state, no work space",),
+            notes=("weights and state, no work space",),
         )
         numbers = {"peak_memory_bytes": peak}
+        if any(isinstance(phase, TrainStep) for phase in phases.values()):
+            notes = ("weights, gradients and optimizer, no activations",)
+            numbers |= training_memory(architecture, parameters * WEIGHT_BYTES, "estimate", notes)
         numbers |= fitting(architecture, self.deployment, self.spec, dtype, numbers)
         return Measured(numbers=numbers | costs, costs={"roofline": costs})
 

@@ -4,13 +4,14 @@ A network takes what its blocks and its ends take: nothing overlaps between them
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 from nas.architecture import Architecture, FfnOptions, NoFfn, NoMixer
 from nas.devices import DeviceSpec
 from nas.measure.block_table import VERSIONS, BlockTable, Ends, Entry, Part, describe_part, grid_neighbours
 from nas.measure.blocks import Bench, measure_block
-from nas.measure.conditions import watch
+from nas.measure.conditions import FLAG_KINDS, watch
 from nas.measure.device import describe_device, pinned_threads, while_it_answers
 from nas.measure.lock import DeviceLock
 from nas.measure.sources import operations_of_part
@@ -108,30 +109,36 @@ def parts_of(architecture: Architecture) -> list[Part]:
 
 def predict(architecture: Architecture, phase: Phase, reader: TableReader) -> Predicted:
     """The sum over an architecture's blocks, which the reader must have (`TableReader.complete`)."""
-    entries = []
-    for part in parts_of(architecture):
+    entries: list[tuple[Entry, int]] = []
+    for part, count in Counter(parts_of(architecture)).items():
         entry = reader.look_up(part, architecture.d_model, phase)
         assert entry is not None, "complete() comes before predict()"
-        entries.append(entry)
-    notes = (f"predicted from {len(entries)} measured blocks",)
+        entries.append((entry, count))
     return Predicted(
-        own=added([entry.own for entry in entries], notes),
-        best=added([entry.best for entry in entries], notes),
-        work_bytes=sum(entry.bytes_each for entry in entries) + max(entry.bytes_once for entry in entries),
+        own=added([(entry.own, count) for entry, count in entries]),
+        best=added([(entry.best, count) for entry, count in entries]),
+        work_bytes=sum(entry.bytes_each * count for entry, count in entries)
+        + max(entry.bytes_once for entry, _ in entries),
     )
 
 
-def added(times: list[Measurement], notes: tuple[str, ...]) -> Measurement:
-    """The sum of independent times: spreads add up in squares."""
-    total = math.fsum(t.value for t in times)
-    below = math.sqrt(math.fsum((t.value - t.low) ** 2 for t in times))
-    above = math.sqrt(math.fsum((t.high - t.value) ** 2 for t in times))
+def added(times: list[tuple[Measurement, int]]) -> Measurement:
+    """The sum of the times of blocks, each as often as it stands there; spreads of different ones add up in squares."""
+    total = math.fsum(time.value * count for time, count in times)
+    below = math.sqrt(math.fsum(((time.value - time.low) * count) ** 2 for time, count in times))
+    above = math.sqrt(math.fsum(((time.high - time.value) * count) ** 2 for time, count in times))
+    flagged = [
+        (kind, sum(any(note.startswith(kind) for note in time.notes) for time, _ in times)) for kind in FLAG_KINDS
+    ]
     return Measurement(
         value=total,
         unit="ms",
         low=total - below,
         high=total + above,
-        n=min(t.n for t in times),
+        n=min(time.n for time, _ in times),
         source="table",
-        notes=notes,
+        notes=(
+            f"predicted from {len(times)} measured blocks",
+            *(f"{kind}: {count} of these blocks were measured so" for kind, count in flagged if count),
+        ),
     )

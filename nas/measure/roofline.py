@@ -11,6 +11,7 @@ nothing of how mature a kernel is, which is why it is one of the three cost mode
 Source: Williams, Waterman and Patterson, "Roofline" (CACM 52(4), 2009).
 """
 
+from collections import Counter
 from functools import lru_cache
 
 import torch
@@ -33,10 +34,9 @@ def roofline(architecture: Architecture, phase: Phase, spec: DeviceSpec, dtype: 
     """The bound for one phase of a network in milliseconds."""
     d_model = architecture.d_model
     total = ends_bound(d_model, architecture.vocab_size, architecture.tie_embeddings, phase, spec, dtype)
-    for block in architecture.blocks:
-        total += part_bound(block.mixer, d_model, phase, spec, dtype)
-        total += part_bound(block.ffn, d_model, phase, spec, dtype)
-    note = f"estimate: roofline of {spec.name}, {dtype}"
+    parts = Counter(part for block in architecture.blocks for part in (block.mixer, block.ffn))
+    total += sum(count * part_bound(part, d_model, phase, spec, dtype) for part, count in parts.items())
+    note = f"roofline of {spec.name}, {dtype}"
     return Measurement(value=total, unit="ms", low=total, high=total, n=1, source="estimate", notes=(note,))
 
 

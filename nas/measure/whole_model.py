@@ -50,7 +50,7 @@ def measure_model(architecture: Architecture, deployment: Deployment, spec: Devi
     device = choose_device(deployment.device)
     dtype = choose_dtype(deployment.dtype, device)
     phases = {quantity: deployment.workload.phase(quantity) for quantity in deployment.quantities}
-    check_fits(architecture, set(phases.values()), dtype, device)
+    check_fits(architecture, set(phases.values()), dtype, available_bytes(device), str(device))
     if deployment.busy == "refuse":
         check_idle(device)
     with out_of_memory_is_a_result(device), pinned_threads(deployment.threads), watch(device) as conditions:
@@ -146,22 +146,31 @@ def state_bytes(architecture: Architecture, phase: Phase, dtype: torch.dtype) ->
     return phase.batch * count_state_bytes(architecture, length, dtype=dtype)
 
 
-def check_fits(architecture: Architecture, phases: set[Phase], dtype: torch.dtype, device: torch.device) -> None:
-    """Raise DoesNotFit where a phase needs more memory than can be had; a CPU would kill the process instead."""
-    free = available_bytes(device)
+def check_fits(
+    architecture: Architecture, phases: set[Phase], dtype: torch.dtype, free: int | None, device: str
+) -> None:
+    """Raise DoesNotFit where a phase needs more than the free bytes of a device; a CPU would kill the process instead.
+
+    free: None where the system does not say. device: its name, for the sentence.
+    """
     if free is None:
         return
+    needed, phase = max(
+        ((bytes_needed(architecture, phase, dtype), phase) for phase in phases), key=lambda found: found[0]
+    )
+    if needed > free:
+        raise DoesNotFit(
+            f"{architecture.name} needs {needed:,} bytes for {describe_phase(phase)}, {needed - free:,} more than "
+            f"{device} has free; {what_fits(architecture, phase, free, dtype)}."
+        )
+
+
+def bytes_needed(architecture: Architecture, phase: Phase, dtype: torch.dtype) -> int:
+    """Weights and state, in training gradients and the optimizer's state: the least that a phase takes."""
     parameters = count_parameters(architecture)
-    for phase in phases:
-        if isinstance(phase, TrainStep):
-            needed = parameters * TRAINING_BYTES
-        else:
-            needed = parameters * dtype.itemsize + state_bytes(architecture, phase, dtype)
-        if needed > free:
-            raise DoesNotFit(
-                f"{architecture.name} needs {needed:,} bytes for {describe_phase(phase)}, {needed - free:,} more than "
-                f"{device} has free; {what_fits(architecture, phase, free, dtype)}."
-            )
+    if isinstance(phase, TrainStep):
+        return parameters * TRAINING_BYTES
+    return parameters * dtype.itemsize + state_bytes(architecture, phase, dtype)
 
 
 def what_fits(architecture: Architecture, phase: Phase, free: int, dtype: torch.dtype) -> str:

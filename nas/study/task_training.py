@@ -88,6 +88,7 @@ class TaskTrainer:
                     low=scores[metric.name].value - scores[metric.name].spread,
                     high=scores[metric.name].value + scores[metric.name].spread,
                     n=scores[metric.name].n,
+                    source="scored",
                 )
                 for metric in self.task.metrics
             },

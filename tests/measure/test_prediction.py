@@ -68,7 +68,7 @@ def test_a_network_takes_what_its_blocks_and_its_ends_take() -> None:
     assert predicted.best.value == 0.5 + 8.0 + 900.0 + 100.0 + 8.0 + 10_000.0
     assert predicted.work_bytes == 5 + 5 + 1 + 7 + 900, "what each block adds, and the largest work space once"
     for time_ in (predicted.own, predicted.best):
-        assert (time_.source, time_.unit, time_.notes) == ("table", "ms", ("predicted from 6 measured blocks",))
+        assert (time_.source, time_.unit, time_.notes) == ("table", "ms", ("predicted from 5 measured blocks",))
 
 
 def test_absent_parts_are_no_blocks() -> None:
@@ -77,9 +77,15 @@ def test_absent_parts_are_no_blocks() -> None:
     assert parts_of(untied)[0] == Ends(vocab_size=VOCAB, tied=False)
 
 
-def test_spreads_of_independent_blocks_add_up_in_squares() -> None:
-    total = added([ms(10.0, 3.0), replace(ms(20.0, 4.0), n=5)], ("note",))
+def test_spreads_of_different_blocks_add_up_in_squares() -> None:
+    total = added([(ms(10.0, 3.0), 1), (replace(ms(10.0, 2.0), n=5), 2)])
     assert (total.value, total.low, total.high, total.n) == (30.0, 25.0, 35.0, 5)
+
+
+def test_a_prediction_says_how_many_of_its_blocks_were_measured_beside_others() -> None:
+    entries = [COMPLETE[0], COMPLETE[1].flagged(("busy: others took 20 % of the CPU",)), *COMPLETE[2:]]
+    own = predict(HYBRID, DECODE, reader_of(*entries)).own
+    assert own.notes == ("predicted from 5 measured blocks", "busy: 1 of these blocks were measured so")
 
 
 class FakeBench:

@@ -102,7 +102,7 @@ def test_a_network_is_bound_by_the_sum_of_its_parts_and_says_that_it_is_an_estim
     assert (bound.source, bound.unit, bound.notes) == (
         "estimate",
         "ms",
-        ("estimate: roofline of toy device, float32",),
+        ("roofline of toy device, float32",),
     )
 
 
