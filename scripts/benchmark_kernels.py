@@ -37,12 +37,12 @@ from nas.measure.device import choose_device, describe_device
 from nas.measure.graph import CannotCapture, capture
 from nas.measure.rivals import Rival, gpu_is_spoilt, refused_rivals, verified_rivals
 from nas.workload import WorkloadError
-from scripts.kernel_problem_lists import benchmark_problems, tiny_problems
-from scripts.kernel_problems import DTYPES, Inputs, Problem, Result, worst
-from scripts.kernel_rows import OURS, Row, bad_row, done_already, key_of, read, right_row, write
+from scripts.exit_codes import UNFINISHED
+from scripts.kernel_lab.problem_lists import benchmark_problems, tiny_problems
+from scripts.kernel_lab.problems import DTYPES, Inputs, Problem, Result, worst
+from scripts.kernel_lab.rows import OURS, Row, bad_row, done_already, key_of, read, right_row, write
 
 CACHES = 3  # the rotated inputs fill the cache so many times
-UNFINISHED = 3  # exit code
 MOST_BUFFERS = {False: 64, True: 8}  # of decode steps, which take microseconds, and of what has a backward pass
 CPU_CACHE_BYTES = 32e6
 

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from nas.architecture import Architecture, canonical_id
 from scripts.command_line import composing, speaking_to_users
-from scripts.measure_table import UNFINISHED, deployed_samples
+from scripts.exit_codes import UNFINISHED
+from scripts.measure_table import deployed_samples
 from scripts.settings import SearchSettings
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def distinct(settings: SearchSettings, wanted: int) -> list[Architecture]:
 def compare(architecture: Architecture, meter: "TableMeter", settings: SearchSettings) -> Record:
     """One architecture predicted and measured, and the seconds of each."""
     from nas.count import count
+    from nas.measure.conditions import FLAG_KINDS
 
     assert meter.whole is not None
     phases = {settings.deployment.workload.phase(quantity) for quantity in settings.deployment.quantities}
@@ -125,7 +127,7 @@ def compare(architecture: Architecture, meter: "TableMeter", settings: SearchSet
     return {
         "measured": values_of(whole.costs["own"]),
         "spread": {q: (m.high - m.low) / 2 / m.value for q, m in whole.costs["own"].items()},
-        "flags": sorted({n for m in whole.costs["own"].values() for n in m.notes if n.startswith(("busy", "swap"))}),
+        "flags": sorted({n for m in whole.costs["own"].values() for n in m.notes if n.startswith(FLAG_KINDS)}),
         "predicted": values_of(predicted.costs["own"]),
         "roofline": values_of(predicted.costs["roofline"]),
         "parameters": counts.parameters,

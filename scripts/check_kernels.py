@@ -29,12 +29,12 @@ import torch
 
 import kernels
 from nas.measure.rivals import gpu_is_spoilt
-from scripts.kernel_problem_lists import launch_problems
-from scripts.kernel_problems import Problem, worst
+from scripts.exit_codes import USAGE_ERROR
+from scripts.kernel_lab.problem_lists import launch_problems
+from scripts.kernel_lab.problems import Problem, worst
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDS_RESTART = 3  # exit code of a process whose GPU context is spoilt
-USAGE_ERROR = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,11 +27,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nas.architecture import ArchitectureError, did_you_mean
+from scripts.exit_codes import INTERRUPTED, USAGE_ERROR
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 DESIGNS = CONF / "designs"
 NVIDIA_DEVICE = Path("/dev/nvidia0")
-USAGE_ERROR, INTERRUPTED = 2, 130
 # The folder of a run is where it was started, which exists; nothing is put into it.
 WRITE_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null")
 

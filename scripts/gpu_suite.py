@@ -32,7 +32,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_SECONDS = 540.0
 GRACE_SECONDS = 20.0  # between the interrupt and the end
-UNFINISHED_CODES = (3, 130)  # of our commands that ran out of time, and of an interrupted search
+UNFINISHED_CODES = (3, 130)  # see scripts/exit_codes.py; this script imports nothing of ours
 LARGEST_KEPT_BYTES = 4_000_000
 TOTAL_KEPT_BYTES = 60_000_000  # before compression
 MEASURE_PACKAGES = ("hydra", "omegaconf", "yaml")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from nas.architecture import Architecture
 from scripts.command_line import UserError, composing, speaking_to_users
+from scripts.exit_codes import UNFINISHED
 from scripts.settings import SearchSettings
 from search_spaces import RandomTrial
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     Wanted = tuple[Part, int, Phase]
 
-UNFINISHED = 3  # exit code when the limit stopped what could go on
 HEAD = f"{'block':<60}{'width':>6}  {'phase':<38}{'ms':>9}{'± %':>6}{'best ms':>9}{'roofline':>9}  launches"
 
 

@@ -65,7 +65,7 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
         )
         tracker = Tracker(settings.study, directory, settings.tracker, definition)
         loop = make_loop(settings, study, evaluator)
-        progress = stack.enter_context(Progress(shown(settings), rows=loop.rows))
+        progress = stack.enter_context(Progress(shown(settings), rows=loop.rows, front=loop.bars.fronts(loop.rows)[0]))
         with tracker:
             table = TrialsTable(directory / "trials.csv", shown(settings), loop.rows)
             loop.observer = Watchers([progress, tracker, table])

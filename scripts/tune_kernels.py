@@ -3,10 +3,10 @@
     python scripts/tune_kernels.py [--op attention] [--gpu auto] [--out FILE] [--seconds 500] [--again]
     python scripts/tune_kernels.py --dry-run [--op attention] [--arch 90]
 
-What is tuned is listed in scripts/tuning_problems.py; at most six candidates a kernel stand beside the defaults in
-kernels/*/launches.py. Every candidate is compiled ahead of time for the GPU, then checked against the float32 answer,
-value and gradients, and only then timed. The table is written after each problem: a run that is cut off or out of time
-leaves what it has, and the next takes up from there. Results count from the next start of a program on.
+What is tuned is listed in scripts/kernel_lab/tuning_problems.py; at most six candidates a kernel stand beside the
+defaults in kernels/*/launches.py. Every candidate is compiled ahead of time for the GPU, then checked against the
+float32 answer, value and gradients, and only then timed. The table is written after each problem: a run that is cut off
+or out of time leaves what it has, and the next takes up from there. Results count from the next start of a program on.
 """
 
 import argparse
@@ -25,12 +25,13 @@ import torch
 from kernels import tuned_table
 from kernels.ahead_of_time import OPS, SHARED_LIMIT_BYTES
 from kernels.tuned_table import Config, Entry, Key, read_entries, slug, triton_version, write_entries
-from scripts import tuning_bench
-from scripts.kernel_problem_lists import launch_problems
-from scripts.kernel_problems import Problem
-from scripts.tuning_problems import small, tuning_problems
-from scripts.tuning_search import Overrides, check_at_other_sizes, tune
-from scripts.worker_pool import CallFailed, WorkerPool
+from scripts.exit_codes import UNFINISHED
+from scripts.kernel_lab import tuning_bench
+from scripts.kernel_lab.problem_lists import launch_problems
+from scripts.kernel_lab.problems import Problem
+from scripts.kernel_lab.tuning_problems import small, tuning_problems
+from scripts.kernel_lab.tuning_search import Overrides, check_at_other_sizes, tune
+from scripts.kernel_lab.worker_pool import CallFailed, WorkerPool
 
 SECONDS_PER_CALL = 120.0  # a call that takes longer hangs; compiling and checking takes a few seconds
 MOST_WORKERS = 8
@@ -118,8 +119,8 @@ def dry_run(problems: Sequence[Problem], arch: int, workers: int) -> int:
 
 def tune_all(
     problems: Sequence[Problem], bench: ProcessBench, path: Path, gpu: str, *, again: bool, seconds: float
-) -> dict[Key, Entry]:
-    """Tune what the table does not have yet, within the time; the whole table is returned and written."""
+) -> tuple[dict[Key, Entry], bool]:
+    """Tune what the table does not have yet; returns the whole table, written too, and whether the time was enough."""
     deadline = time.monotonic() + seconds
     known = {entry.key: entry for entry in read_entries(path)}
     found = keys_of([small(problem) for problem in problems])
@@ -132,18 +133,19 @@ def tune_all(
             continue
         if time.monotonic() > deadline:
             print(f"Out of time before {problem.name}: run again to go on.", flush=True)
-            break
+            return known | valid, False
         for entry in tune(bench, problem, missing, triton_version()):
             valid[entry.key] = entry
             print(f"[{number}/{len(problems)}] {_summary(entry)}", flush=True)
         write_entries(path, gpu, list((known | valid).values()))
-    _serve_other_sizes(valid, bench, deadline)
+    finished = _serve_other_sizes(valid, bench, deadline)
     table = known | valid
     write_entries(path, gpu, list(table.values()))
-    return table
+    return table, finished
 
 
-def _serve_other_sizes(entries: dict[Key, Entry], bench: ProcessBench, deadline: float) -> None:
+def _serve_other_sizes(entries: dict[Key, Entry], bench: ProcessBench, deadline: float) -> bool:
+    """Check tuned launches where they may serve as nearest; whether the time was enough."""
     problems = [problem for problem in launch_problems() if problem.dtype == "bfloat16"]
     families = {key.kernel.split(".")[0] for key in entries}
     problems = [problem for problem in problems if any(problem.op.startswith(family) for family in families)]
@@ -151,8 +153,9 @@ def _serve_other_sizes(entries: dict[Key, Entry], bench: ProcessBench, deadline:
     for problem, keys in zip(problems, keys_of(problems), strict=True):
         if time.monotonic() > deadline:
             print("Out of time while checking tuned launches at other sizes: run again to go on.", flush=True)
-            return
+            return False
         check_at_other_sizes(small_bench, problem, keys, entries)
+    return True
 
 
 def _summary(entry: Entry) -> str:
@@ -167,7 +170,7 @@ def _text(config: Config) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0, 1 if some key has no right launch or could not be timed, 2 without a GPU."""
+    """Exit status: 0, 1 if some key has no right launch or could not be timed, 2 without a GPU, 3 if time ran out."""
     parser = argparse.ArgumentParser(
         prog="scripts/tune_kernels.py", description="Measure the fastest launch configuration of each kernel."
     )
@@ -206,7 +209,7 @@ def main(arguments: list[str]) -> int:
     with WorkerPool(workers, COMPILED) as pool:
         bench = ProcessBench(pool, device, arch)
         try:
-            table = tune_all(problems, bench, path, gpu, again=options.again, seconds=options.seconds)
+            table, finished = tune_all(problems, bench, path, gpu, again=options.again, seconds=options.seconds)
         except KeyboardInterrupt:
             print(f"Stopped: {path} has every problem that was finished; run again to go on.", file=sys.stderr)
             return 130
@@ -216,7 +219,9 @@ def main(arguments: list[str]) -> int:
         print(f"No launch is right for: {'; '.join(broken)}", file=sys.stderr)
     for failure in bench.failures:
         print(failure, file=sys.stderr)
-    return 1 if broken or bench.failures else 0
+    if broken or bench.failures:
+        return 1
+    return 0 if finished else UNFINISHED
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import torch
 import kernels
 from kernels._attention import portable
 from scripts import benchmark_kernels
-from scripts.kernel_operations import Attention, AttentionStep, GroupedMatmul, Recurrence
-from scripts.kernel_problem_lists import benchmark_problems, launch_problems, tiny_problems
-from scripts.kernel_problems import check, worst
+from scripts.kernel_lab.operations import Attention, AttentionStep, GroupedMatmul, Recurrence
+from scripts.kernel_lab.problem_lists import benchmark_problems, launch_problems, tiny_problems
+from scripts.kernel_lab.problems import check, worst
 
 
 def run(tmp_path, *arguments):

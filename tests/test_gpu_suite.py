@@ -10,7 +10,7 @@ import torch
 from kernels import backend
 from scripts import check_kernels, gpu_suite
 from scripts.gpu_suite import Stage
-from scripts.kernel_problem_lists import launch_problems, tiny_problems
+from scripts.kernel_lab.problem_lists import launch_problems, tiny_problems
 
 PASSES = "print('fine')"
 FAILS = "import sys; print('a kernel is wrong'); sys.exit(1)"

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from kernels.tuned_table import Key, Refused, read_entries
-from scripts import tune_kernels, tuning_bench
-from scripts.kernel_operations import GroupedMatmul, RecurrenceStep
-from scripts.kernel_problems import Problem
+from scripts import tune_kernels
+from scripts.kernel_lab import tuning_bench
+from scripts.kernel_lab.operations import GroupedMatmul, RecurrenceStep
+from scripts.kernel_lab.problems import Problem
+from scripts.kernel_lab.tuning_problems import small, tuning_problems
+from scripts.kernel_lab.tuning_search import check_at_other_sizes, tune
+from scripts.kernel_lab.worker_pool import CallFailed, WorkerPool
 from scripts.tune_kernels import INTERPRETED, SmallBench, keys_of, tune_all
-from scripts.tuning_problems import small, tuning_problems
-from scripts.tuning_search import check_at_other_sizes, tune
-from scripts.worker_pool import CallFailed, WorkerPool
 
 EXPERTS = Problem(name="experts", operation=GroupedMatmul(M=40, E=3, K=32, N=16), dtype="float32", exact=True)
 STEP = RecurrenceStep(B=1, Hqk=1, Hv=2, K=16, V=16, gate="head", delta=True)
@@ -144,7 +145,7 @@ def test_a_real_problem_is_checked_timed_and_written(pool, tmp_path, monkeypatch
     monkeypatch.setattr(tune_kernels, "launch_problems", lambda: [])
     bench = InterpretedBench(pool, "cpu", 90)
     path = tmp_path / "gpu.json"
-    table = tune_all([EXPERTS], bench, path, "GPU", again=False, seconds=100)
+    table, _ = tune_all([EXPERTS], bench, path, "GPU", again=False, seconds=100)
     assert {key.kernel for key in table} == {"grouped_matmul.rows", "grouped_matmul.matrices"}
     for entry in read_entries(path):
         assert entry == table[entry.key]
@@ -157,7 +158,7 @@ def test_a_real_problem_is_checked_timed_and_written(pool, tmp_path, monkeypatch
 def test_out_of_time_leaves_the_rest_for_the_next_run(pool, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tune_kernels, "small", lambda problem: problem)
     bench = InterpretedBench(pool, "cpu", 90)
-    assert tune_all([EXPERTS], bench, tmp_path / "gpu.json", "GPU", again=False, seconds=-1) == {}
+    assert tune_all([EXPERTS], bench, tmp_path / "gpu.json", "GPU", again=False, seconds=-1) == ({}, False)
     assert "Out of time before experts: run again" in capsys.readouterr().out
 
 

@@ -161,7 +161,9 @@ def summary(times: Mapping[Key, Measurement], notes: Sequence[str]) -> Timing:
 
 def slower_end(times: Mapping[Key, Measurement], way: str) -> Measurement:
     """The time of the slower end of one way, replayed as a graph where there is one; the rest in the notes."""
-    of_way = [(end, how, time) for (w, end, how), time in times.items() if w == way]
+    of_way: list[tuple[End | None, str, Measurement]] = [
+        (end, how, time) for (w, end, how), time in times.items() if w == way
+    ]
     eager: dict[End | None, Measurement] = {end: time for end, how, time in of_way if how == EAGER}
     found = eager | {end: time for end, how, time in of_way if how == GRAPH}
     slowest = max(found, key=lambda end: found[end].value)

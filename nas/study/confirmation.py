@@ -51,7 +51,11 @@ def confirm_members(
     count = 0
     while True:
         front = members(rows)
-        predicted = [i for i, row in enumerate(rows) if row.number in front and is_predicted(row)]
+        predicted = [
+            i
+            for i, row in enumerate(rows)
+            if row.number in front and is_predicted(row) and str(row.number) not in stored
+        ]
         if not predicted:
             return count
         for i in predicted:

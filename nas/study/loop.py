@@ -99,7 +99,11 @@ class Loop:
         if self.done < self.trials:
             self._explain_exhaustion()
         start = self.clock()
-        if confirm_members(self.study, self.evaluator, self.rows, self._members, self.observer):
+        try:
+            count = confirm_members(self.study, self.evaluator, self.rows, self._members, self.observer)
+        except CannotMeasure as error:
+            raise StudyError(str(error)) from None
+        if count:
             self._write_members()
         self.work_seconds += self.clock() - start
 

@@ -6,7 +6,7 @@ checked on a small one with a length that is no multiple of any block; neither s
 
 from dataclasses import replace
 
-from scripts.kernel_operations import (
+from scripts.kernel_lab.operations import (
     Attention,
     AttentionStep,
     GroupedMatmul,
@@ -16,8 +16,8 @@ from scripts.kernel_operations import (
     SelectiveScan,
     SelectiveScanStep,
 )
-from scripts.kernel_problem_lists import LAYERS
-from scripts.kernel_problems import Problem
+from scripts.kernel_lab.problem_lists import LAYERS
+from scripts.kernel_lab.problems import Problem
 
 _FIRST_LAYERS = ("gated_delta_rule", "simple_gla", "gla", "kda")
 

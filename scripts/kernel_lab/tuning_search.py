@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kernels.tuned_table import Config, Entry, Key, Refused
-from scripts.kernel_problems import Problem
+from scripts.kernel_lab.problems import Problem
 
 SMALLEST_GAIN = 0.01  # of the default's time; less is noise, and the default is known best
 

@@ -9,7 +9,7 @@
 import itertools
 from dataclasses import replace
 
-from scripts.kernel_operations import (
+from scripts.kernel_lab.operations import (
     Attention,
     AttentionStep,
     Gate,
@@ -20,7 +20,7 @@ from scripts.kernel_operations import (
     SelectiveScan,
     SelectiveScanStep,
 )
-from scripts.kernel_problems import DTYPES, Problem
+from scripts.kernel_lab.problems import DTYPES, Problem
 
 # Sequences, tokens, heads, head size: benchmarks/ops/registry.py of flash-linear-attention, for comparable numbers.
 FLA_SHAPES = (

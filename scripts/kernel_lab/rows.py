@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nas.devices import DeviceSpec
 from nas.measurement import Measurement
-from scripts.kernel_problems import Check, Problem
+from scripts.kernel_lab.problems import Check, Problem
 
 OURS = "ours"
 

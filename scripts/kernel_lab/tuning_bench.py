@@ -1,7 +1,7 @@
 """What the tuner asks of a process of its own: which launches a problem makes, whether one fits, is right, how fast.
 
-The functions run in a `scripts.worker_pool`. They work on a CPU too, where launches are interpreted, which is how they
-are tested; such times say nothing.
+The functions run in a `WorkerPool`. They work on a CPU too, where launches are interpreted, which is how they are
+tested; such times say nothing.
 """
 
 import importlib
@@ -17,7 +17,7 @@ import torch
 import kernels
 from kernels.tuned_table import Config, Key, source_hash
 from kernels.tuning import force_launches, watch_launches
-from scripts.kernel_problems import WORST_ROW_FACTOR, Inputs, Problem, Result
+from scripts.kernel_lab.problems import WORST_ROW_FACTOR, Inputs, Problem, Result
 
 Overrides = Sequence[tuple[Key, Config]]
 Launch = Callable[[], object]

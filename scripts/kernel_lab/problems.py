@@ -1,6 +1,6 @@
 """Problems for the kernels, with their right answers: what is benchmarked, tuned and checked.
 
-`scripts/kernel_problem_lists.py` lists them.
+`scripts/kernel_lab/problem_lists.py` lists them.
 
 The right answer is float32: token by token for small problems, by the portable implementation for full-size ones, on
 which the definition would take hours. An answer passes when the root mean square of its error is small against that of
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import kernels
-from scripts.kernel_operations import Arguments, Cost, Operation, Random
+from scripts.kernel_lab.operations import Arguments, Cost, Operation, Random
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Relative errors that rounding explains, of outputs and of gradients. Gradients of gates are differences of long sums.
