@@ -165,7 +165,8 @@ def slower_end(times: Mapping[Key, Measurement], way: str) -> Measurement:
         (end, how, time) for (w, end, how), time in times.items() if w == way
     ]
     eager: dict[End | None, Measurement] = {end: time for end, how, time in of_way if how == EAGER}
-    found = eager | {end: time for end, how, time in of_way if how == GRAPH}
+    graphs: dict[End | None, Measurement] = {end: time for end, how, time in of_way if how == GRAPH}
+    found = eager | graphs
     slowest = max(found, key=lambda end: found[end].value)
     notes = list(found[slowest].notes)
     if found[slowest] is not eager[slowest]:
