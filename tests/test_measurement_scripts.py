@@ -1,0 +1,134 @@
+"""The commands about measuring, run on tiny deployments: what they print, what they write, and that they go on."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from nas.devices import read_spec
+from scripts import benchmark_measurement, describe_device, measure_architecture, measure_table, show_resize
+
+TINY = [
+    *("search_space.num_layers=4", "search_space.d_model=64", "search_space.params=150000"),
+    *("search_space.mixers=[attention,mamba2]", "search_space.ffns=glu", "search_space.num_kv_heads=full"),
+    *("measure.parameters=1000000", "measure.prompt=16", "measure.new_tokens=32", "measure.device=cpu"),
+    *(
+        "measure.seconds=0.05",
+        "measure.block_seconds=0.02",
+        "measure.vocab_size=64",
+        "measure.threads=1",
+        "measure.batch=2",
+        "measure.tokens=16",
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRID_NAS_CACHE", str(tmp_path / "cache"))
+
+
+def run(module, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of a command."""
+    monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+    try:
+        module.main()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+def test_the_mapping_shows_every_option_of_proxy_and_deployment(monkeypatch, capsys):
+    assert run(show_resize, monkeypatch, "mamba2-attention-7-1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("MMMAMMMM -> MMMAMMMMMMMAMMMM")
+    cells = {line[:34].strip(): line[34:].split() for line in lines[2:] if len(line) > 40}
+    assert cells["layers"] == ["8", "16"]
+    assert cells["head_dim (head_dim)"] == ["32", "64"]
+    assert cells["state_dim (state)"][1] == str(2 * int(cells["state_dim (state)"][0]))
+    small, large = (int(cell.replace(",", "")) for cell in cells["parameters"])
+    assert small == pytest.approx(320_000, rel=0.03) and large == pytest.approx(28_000_000, rel=0.03)
+    assert sum(line.startswith("block ") for line in lines) == 8
+
+
+def test_an_unknown_design_is_one_sentence_with_the_nearest_name(monkeypatch, capsys):
+    assert run(show_resize, monkeypatch, "mamba2-attenton-7-1") == 2
+    assert "Did you mean 'mamba2-attention-7-1'?" in capsys.readouterr().err
+
+
+def test_a_table_is_filled_once_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    arguments = ("--samples", "2", "--out", str(tmp_path), *TINY)
+    assert run(measure_table, monkeypatch, *arguments, "--limit", "0") == 3
+    assert "0 blocks measured" in capsys.readouterr().out
+    assert run(measure_table, monkeypatch, *arguments) == 0
+    first = capsys.readouterr().out
+    (table,) = tmp_path.glob("*.json")
+    blocks = json.loads(table.read_text())["blocks"]
+    assert len(blocks) >= 6
+    assert f"{len(blocks)} blocks and phases, {len(blocks)} of them to be measured" in first
+    assert "portable" in first and "%" in first
+    assert run(measure_table, monkeypatch, *arguments) == 0
+    assert "0 of them to be measured" in capsys.readouterr().out
+    assert json.loads(table.read_text())["blocks"] == blocks
+
+
+def test_a_table_of_a_device_that_is_not_at_hand_is_refused(monkeypatch, capsys):
+    assert run(measure_table, monkeypatch, "measure.device=h200") == 2
+    assert "A table is measured on a device at hand, but h200 is described." in capsys.readouterr().err
+
+
+def test_one_architecture_is_reported_under_every_cost_model_and_by_block(monkeypatch, capsys):
+    assert run(measure_architecture, monkeypatch, "all-attention", *TINY, "measure.workloads=[serve,train_step]") == 0
+    text = capsys.readouterr().out
+    heads = next(line for line in text.splitlines() if line.startswith("ms "))
+    assert heads.split() == ["ms", "own", "best", "roofline"]
+    for quantity in ("time_to_first_token", "time_per_output_token", "train_step"):
+        cells = next(line for line in text.splitlines() if line.startswith(quantity)).split()
+        assert all(float(cell) > 0 for cell in cells[1:]), cells
+    assert "saved_for_backward_bytes" in text and "peak_reserved_bytes" in text
+    rows = [line for line in text.splitlines() if line.startswith(("attention ", "glu ", "embedding "))]
+    assert len(rows) == 3 * 3  # three phases of three parts
+    assert all(row.split()[-1] == "portable" for row in rows)
+
+
+def test_a_device_that_is_not_at_hand_gets_its_roofline_alone(monkeypatch, capsys):
+    assert (
+        run(measure_architecture, monkeypatch, "all-attention", "measure.device=h100", "measure.cost_model=roofline")
+        == 0
+    )
+    text = capsys.readouterr().out
+    assert "estimate" in text and "own" not in next(line for line in text.splitlines() if line.startswith("ms "))
+
+
+def test_the_benchmark_of_measuring_writes_its_numbers_and_goes_on(tmp_path, monkeypatch, capsys):
+    arguments = ("--architectures", "3", "--repeats", "2", "--out", str(tmp_path), *TINY)
+    assert run(benchmark_measurement, monkeypatch, *arguments, "--limit", "0") == 3
+    assert run(benchmark_measurement, monkeypatch, *arguments) == 0
+    record = json.loads((tmp_path / "measurement.json").read_text())
+    assert len(record["architectures"]) == 3 and len(record["repeats"]) == 2
+    for row in record["architectures"].values():
+        assert row["measured"].keys() == row["predicted"].keys() == row["roofline"].keys()
+        assert all(value > 0 for value in row["measured"].values())
+    text = (tmp_path / "measurement.md").read_text()
+    assert "| time_per_output_token_ms |" in text and "architectures a second" in text
+    capsys.readouterr()
+    assert run(benchmark_measurement, monkeypatch, *arguments) == 0
+    assert json.loads((tmp_path / "measurement.json").read_text()) == record, "what is there is not measured again"
+
+
+def test_close_pairs_are_counted_by_hand():
+    rows = [{"measured": {"ms": m}, "guess": g} for m, g in ((10.0, 1.0), (10.5, 2.0), (10.9, 0.0), (20.0, 9.0))]
+    share, pairs = benchmark_measurement.ordered_right(rows, "ms", lambda row: row["guess"])
+    assert pairs == 3  # 20 ms is no neighbour of any
+    assert share == pytest.approx(1 / 3)  # of (1, 2), (1, 0) and (2, 0) only the first rises with the time
+    share, _ = benchmark_measurement.ordered_right(rows, "ms", lambda row: 0.0)
+    assert share == 0.5
+
+
+def test_a_device_is_described_by_what_was_measured(tmp_path, monkeypatch):
+    path = tmp_path / "cpu.yaml"
+    assert run(describe_device, monkeypatch, "--device", "cpu", "--seconds", "0.05", "--out", str(path)) == 0
+    spec = read_spec(path)
+    assert spec.tflops["float32"] > 0 and spec.bandwidth > 0 and spec.memory > 0
+    assert "measured with torch" in spec.source
