@@ -4,14 +4,17 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from nas.study.candidate import CannotMeasure, Rejected
+from nas.study.loop import Loop
 from nas.study.storage import StudyError
-from tests.study.toys import FreeEvaluator, run_toy
+from tests.study.toys import FreeEvaluator, Silent, run_toy
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -219,3 +222,84 @@ def test_a_trial_that_kills_the_process_twice_is_not_tried_again(tmp_path):
 
 def interrupt_always(name):
     raise KeyboardInterrupt
+
+
+def test_a_device_that_cannot_measure_stops_the_search_and_the_next_run_takes_the_trial_up_again(tmp_path):
+    def gone(name):
+        if len(evaluator.trained) == 3:
+            refused.append(name)
+            raise CannotMeasure("cuda:0 does not answer any more")
+
+    refused: list[str] = []
+    evaluator = FreeEvaluator(on_measure=gone)
+    with pytest.raises(StudyError, match=r"^cuda:0 does not answer any more$"):
+        run_toy(tmp_path, trials=6, evaluator=evaluator)
+    assert len(evaluator.trained) == 3
+    assert len(refused) == 1, "no other trial is tried on a device that is gone"
+    second = run_toy(tmp_path, trials=6)
+    assert second.done == 6
+    assert second.evaluator.trained[0][0] == refused[0]
+    assert [row.reason for row in second.rows if row.state == "failed"] == ["interrupted"]
+
+
+def test_a_device_that_is_gone_while_members_are_confirmed_is_one_sentence_too(tmp_path):
+    class Gone(FreeEvaluator):
+        def measure(self, candidate):
+            super().measure(candidate)
+            candidate.measurements = {
+                name: replace(time, source="table") for name, time in candidate.measurements.items()
+            }
+
+        def confirm(self, candidate):
+            raise CannotMeasure("the device is busy")
+
+    with pytest.raises(StudyError, match=r"^the device is busy$"):
+        run_toy(tmp_path, trials=3, evaluator=Gone())
+    assert run_toy(tmp_path, trials=3).done == 3, "what was trained is kept"
+
+
+def test_what_the_device_cannot_hold_is_rejected_with_the_reason_and_the_search_goes_on(tmp_path):
+    def too_large(name):
+        if name.count("a") == 4:
+            raise Rejected("aaaa needs 9 bytes more than there are", "memory")
+
+    loop = run_toy(tmp_path, trials=15, sampler="brute_force", evaluator=FreeEvaluator(on_measure=too_large))
+    (rejected,) = [row for row in loop.rows if row.state == "rejected"]
+    assert rejected.reason == "aaaa needs 9 bytes more than there are"
+    assert "sequence_bytes" in rejected.values and "decode_latency_ms" not in rejected.values
+    assert loop.done == 15
+
+
+def test_the_tools_own_time_is_what_lies_around_measuring_and_training(tmp_path):
+    now = [0.0]
+
+    @dataclass
+    class Slow(FreeEvaluator):
+        """Five seconds of measuring; a training of 100 seconds of which 90 were spent on it."""
+
+        def measure(self, candidate):
+            now[0] += 5.0
+            super().measure(candidate)
+
+        def train(self, candidate, seed, observer):
+            now[0] += 100.0
+            super().train(candidate, seed, observer)
+            candidate.train_seconds = 90.0
+
+    first = run_toy(tmp_path / "a", trials=1, evaluator=Slow())
+    loop = Loop(
+        study=first.study,
+        space=first.space,
+        evaluator=Slow(),
+        bars=first.bars,
+        observer=Silent(),
+        directory=tmp_path / "a",
+        trials=4,
+        seed=0,
+        patience=50,
+        clock=lambda: now[0],
+    )
+    loop.run()
+    assert loop.done == 4
+    assert loop.work_seconds == 3 * (5.0 + 90.0)
+    assert loop.rows[-1].seconds == {"count": 0.0, "measure": 5.0, "train": 100.0}

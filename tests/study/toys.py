@@ -43,6 +43,7 @@ class FreeEvaluator:
     fails: frozenset[str] = frozenset()
     trained: list[tuple[str, int]] = field(default_factory=list)
     on_train: Any = None
+    on_measure: Any = None
 
     def admit(self, architecture: Architecture) -> Candidate:
         return Candidate(architecture=architecture, deployed=architecture)
@@ -54,8 +55,14 @@ class FreeEvaluator:
         )
 
     def measure(self, candidate: Candidate) -> None:
+        if self.on_measure is not None:
+            self.on_measure(candidate.architecture.name)
         layers = sum(isinstance(m, Attention) for m in candidate.architecture.mixers)
         candidate.measurements = {"decode_latency_ms": Measurement.exact(1.0 + layers, "ms")}
+
+    def confirm(self, candidate: Candidate) -> bool:
+        """Nothing was predicted."""
+        return False
 
     def train(self, candidate: Candidate, seed: int, observer: Any) -> None:
         name = candidate.architecture.name
