@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from nas.architecture import Architecture, Attention, Block, Glu
 from nas.count import count_parameters
@@ -174,8 +175,6 @@ def test_tasks_trained_side_by_side_take_as_long_as_the_slowest() -> None:
 
 
 def test_weights_are_kept_with_their_task_and_its_settings(tmp_path) -> None:
-    from safetensors import safe_open
-
     ladder = evaluator()
     candidate = ladder.admit(PROXY)
     ladder.train(candidate, 0, Silent())
