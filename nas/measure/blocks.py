@@ -13,6 +13,7 @@ from kernels import record_launches
 from nas.architecture import Architecture, Block, FfnOptions, MixerOptions
 from nas.devices import DeviceSpec
 from nas.measure.block_table import Ends, Entry, Part
+from nas.measure.child import in_child
 from nas.measure.device import DTYPES, describe_device, device_name
 from nas.measure.memory import out_of_memory_is_a_result, peak_bytes, storage_bytes
 from nas.measure.phases import phase_call
@@ -24,8 +25,9 @@ from nas.model import Model
 from nas.workload import Decode, Phase, TrainStep
 
 SMALL_VOCAB = 16
-MOST_REPEATS = 12
-CACHE_BYTES = 8_000_000  # assumed of a device that does not say
+LEAST_REPEATS, MOST_REPEATS = 3, 16
+CPU_CACHE_BYTES = 8_000_000  # of its own; the last level is shared with whatever else runs on the machine
+CPU_NETWORK_BYTES = 256_000_000  # about the weights and the state of a network that a CPU serves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +40,30 @@ class Bench:
     effort: Effort
     threads: int | None = None
 
+    @property
+    def cache_bytes(self) -> float:
+        """More than stays in a cache between two blocks."""
+        return 2 * (self.spec.cache_mb * 1e6 or CPU_CACHE_BYTES)
+
+    @property
+    def network_bytes(self) -> float:
+        """What must lie between two visits to a block for its data to come from where a network's come from."""
+        return CPU_NETWORK_BYTES if self.device.type == "cpu" else self.cache_bytes
+
     def dtype_of(self, phase: Phase) -> torch.dtype:
         """Weights are float32 in training and of the served type elsewhere."""
         return torch.float32 if isinstance(phase, TrainStep) else DTYPES[self.dtype]
 
 
 def measure_block(part: Part, d_model: int, phase: Phase, bench: Bench) -> Entry:
-    """Time and weigh a block. Raises DoesNotFit."""
+    """Time and weigh a block; on a CPU in a process of its own, as whole networks are. Raises DoesNotFit."""
+    if bench.device.type == "cpu":
+        return in_child(measure_here, part, d_model, phase, bench)
+    return measure_here(part, d_model, phase, bench)
+
+
+def measure_here(part: Part, d_model: int, phase: Phase, bench: Bench) -> Entry:
+    """Time and weigh a block in this process."""
     with out_of_memory_is_a_result(bench.device):
         if isinstance(part, Ends):
             return _measure_ends(part, d_model, phase, bench)
@@ -73,7 +92,7 @@ def _measure_ends(part: Ends, d_model: int, phase: Phase, bench: Bench) -> Entry
             return model.to(bench.dtype_of(phase)).eval()
 
     first = build()
-    copies = copies_for(storage_bytes(list(first.parameters())), bench)
+    copies = copies_for(storage_bytes(list(first.parameters())), bench.network_bytes)
     models = [first, *(build() for _ in range(copies - 1))]
     time = time_in_rotation(models, phase, bench.device, bench.effort)
     timing = Timing(own=time, best=time, best_by="own")
@@ -122,18 +141,18 @@ def stack_of(part: MixerOptions | FfnOptions, d_model: int, repeats: int, phase:
 
 
 def repeats_for(few: Model, phase: Phase, bench: Bench) -> int:
-    """As many blocks as overflow the cache, up to a limit, so that each finds its data in memory."""
-    weights = storage_bytes(list(few.parameters()))
-    state = 0
-    if isinstance(phase, Decode):
-        meta = few.blocks[0].mixer
-        state = 0 if meta is None else phase.batch * meta.state_bytes(phase.context, bench.dtype_of(phase))
-    return copies_for(weights + state, bench)
+    """Blocks beyond the first: in decoding, which waits for memory, as many as fill what a whole network would."""
+    size = storage_bytes(list(few.parameters()))
+    if not isinstance(phase, Decode):
+        return copies_for(size, bench.cache_bytes)
+    mixer = few.blocks[0].mixer
+    state = 0 if mixer is None else phase.batch * mixer.state_bytes(phase.context, bench.dtype_of(phase))
+    return copies_for(size + state, bench.network_bytes)
 
 
-def copies_for(size: int, bench: Bench) -> int:
-    cache = bench.spec.cache_mb * 1e6 or CACHE_BYTES
-    return min(MOST_REPEATS, max(3, round(2 * cache / max(1, size))))
+def copies_for(size: int, wanted: float) -> int:
+    """So many copies of `size` bytes that they come to the wanted number, within limits."""
+    return min(MOST_REPEATS, max(LEAST_REPEATS, round(wanted / max(1, size))))
 
 
 def how_launched(launches: Mapping[str, str]) -> str:
