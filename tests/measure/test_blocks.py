@@ -1,14 +1,28 @@
 """One block measured on the device at hand: what an entry says, and that repeats overflow the cache."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from nas.architecture import Attention, Glu
 from nas.measure import blocks
 from nas.measure.block_table import Part
-from nas.measure.blocks import MOST_REPEATS, copies_for, how_launched, measure_block, repeats_for, stack_of
+from nas.measure.blocks import (
+    CPU_NETWORK_BYTES,
+    LEAST_REPEATS,
+    MOST_REPEATS,
+    copies_for,
+    how_launched,
+    measure_block,
+    measure_here,
+    repeats_for,
+    stack_of,
+)
 from nas.measure.device import pinned_threads
 from nas.measure.memory import DoesNotFit
+from nas.measure.rivals import Rival
+from nas.measure.timing import Effort
 from nas.parts import mixer_parameters
 from nas.workload import Decode, Phase, Prefill, TrainStep
 from tests.measure.examples import ATTENTION, CPU, DECODE, ENDS, GLU, MAMBA2, MOE, SPARSE, D, bench
@@ -26,7 +40,7 @@ def one_thread():
 @pytest.mark.parametrize("phase", [DECODE, PREFILL, TRAIN], ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("part", [ATTENTION, MAMBA2, SPARSE, GLU, MOE, ENDS], ids=lambda p: type(p).__name__)
 def test_an_entry_says_all_about_a_block(part: Part, phase: Phase) -> None:
-    entry = measure_block(part, D, phase, bench(0.02))
+    entry = measure_here(part, D, phase, bench(0.02))
     assert (entry.part, entry.d_model, entry.phase, entry.dtype) == (part, D, phase, "float32")
     for time in (entry.own, entry.best):
         assert time.unit == "ms" and time.source == "measured"
@@ -40,8 +54,8 @@ def test_an_entry_says_all_about_a_block(part: Part, phase: Phase) -> None:
 
 
 def test_what_a_block_keeps_for_the_backward_pass_counts_for_each_and_work_space_once() -> None:
-    inference = measure_block(Glu(d_ff=256), D, PREFILL, bench(0.02))
-    training = measure_block(Glu(d_ff=256), D, TRAIN, bench(0.02))
+    inference = measure_here(Glu(d_ff=256), D, PREFILL, bench(0.02))
+    training = measure_here(Glu(d_ff=256), D, TRAIN, bench(0.02))
     hidden = 64 * 256 * 4  # tokens, width, float32
     assert inference.bytes_each == 0
     assert inference.bytes_once >= 2 * hidden
@@ -50,7 +64,7 @@ def test_what_a_block_keeps_for_the_backward_pass_counts_for_each_and_work_space
 
 
 def test_a_longer_context_takes_longer_in_attention() -> None:
-    near, far = (measure_block(ATTENTION, D, Decode(batch=1, context=c), bench(0.1)) for c in (16, 16384))
+    near, far = (measure_here(ATTENTION, D, Decode(batch=1, context=c), bench(0.1)) for c in (16, 16384))
     assert far.own.value > 2 * near.own.value
 
 
@@ -64,15 +78,44 @@ def test_a_stack_is_one_kind_of_block_and_hardly_any_vocabulary() -> None:
     assert all(p.dtype == torch.float32 for p in stack_of(GLU, D, 1, TRAIN, bench()).parameters())
 
 
-def test_there_are_as_many_repeats_as_overflow_the_cache() -> None:
-    cache = bench().spec.cache_mb * 1e6
-    assert copies_for(int(cache), bench()) == 3
-    assert copies_for(int(cache / 4), bench()) == 8
-    assert copies_for(1, bench()) == MOST_REPEATS
+def test_there_are_as_many_copies_as_come_to_the_wanted_bytes_within_limits() -> None:
+    assert copies_for(1000, 7900) == 8
+    assert copies_for(1000, 1000) == LEAST_REPEATS
+    assert copies_for(1, 1e9) == copies_for(0, 1e9) == MOST_REPEATS
+
+
+def test_repeats_overflow_the_cache_and_in_decoding_a_networks_memory() -> None:
+    assert bench().cache_bytes == 2e6, "twice the cache of the example"
+    assert bench().network_bytes == CPU_NETWORK_BYTES
+    gpu = replace(bench(), device=torch.device("cuda"))
+    assert gpu.network_bytes == gpu.cache_bytes
     one = stack_of(ATTENTION, D, 1, DECODE, bench())
     assert repeats_for(one, Decode(batch=1, context=16), bench()) == MOST_REPEATS
-    assert repeats_for(one, Decode(batch=8, context=4096), bench()) == 3, "a long cache overflows by itself"
-    assert repeats_for(one, Prefill(batch=8, prompt=4096), bench()) == MOST_REPEATS
+    token = 2 * 2 * 32 * 4
+    batch = round(CPU_NETWORK_BYTES / 5 / (8192 * token))
+    assert repeats_for(one, Decode(batch=batch, context=8192), bench()) == 5, "a long cache fills it by itself"
+    assert repeats_for(one, Prefill(batch=8, prompt=8192), bench()) == MOST_REPEATS, "a prompt waits for no cache"
+
+
+def test_the_fastest_at_hand_stands_beside_our_own() -> None:
+    def instant(q: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        return q
+
+    rivals = {"attention_step": [Rival(name="instant", function="attention_step", call=instant, devices=("cpu",))]}
+    effort = Effort(seconds=0.2, spread=0.05, rivals=rivals)
+    entry = measure_here(ATTENTION, D, Decode(batch=1, context=16384), replace(bench(), effort=effort))
+    assert entry.best_by == "instant"
+    assert entry.best.value < entry.own.value
+
+
+def test_on_a_cpu_a_block_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(blocks, "in_child", lambda function, *given: asked.append(function) or function(*given))
+    monkeypatch.setattr(blocks, "_measure_part", lambda part, *_: part)
+    assert measure_block(ATTENTION, D, DECODE, bench()) is ATTENTION  # type: ignore[comparison-overlap]
+    assert asked == [measure_here]
+    measure_block(ATTENTION, D, DECODE, replace(bench(), device=torch.device("meta")))
+    assert len(asked) == 1
 
 
 def test_the_least_certain_launch_is_the_one_that_is_told() -> None:
@@ -88,7 +131,7 @@ def test_a_block_that_runs_out_of_memory_does_not_fit(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(blocks, "stack_of", exhausted)
     with pytest.raises(DoesNotFit, match=r"measuring ran out of memory on cpu\."):
-        measure_block(Attention(num_heads=2), D, DECODE, bench())
+        measure_here(Attention(num_heads=2), D, DECODE, bench())
 
 
 def test_weights_are_of_the_served_type_but_in_training() -> None:
