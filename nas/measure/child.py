@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -110,7 +110,8 @@ def serve(job: bytes, threads: int, pipe: Connection) -> None:
         answer = pickled_error(error)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    pipe.send_bytes(answer)
+    with suppress(BrokenPipeError):  # who asked is gone, interrupted before it could end this process
+        pipe.send_bytes(answer)
 
 
 def die_with_parent() -> None:

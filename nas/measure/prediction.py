@@ -41,7 +41,10 @@ class TableReader:
         self.dtype = dtype
         self.bench = bench
         self._known: dict[tuple[Part, int, Phase], Entry] = {}
-        self._here = None if bench is None else describe_device(bench.device)
+        self._here = None
+        if bench is not None:
+            with pinned_threads(bench.threads):
+                self._here = describe_device(bench.device)
 
     def complete(self, architecture: Architecture, phases: set[Phase]) -> None:
         """Measure the blocks of an architecture that the table lacks. Raises NotInTable where that is not possible."""

@@ -9,7 +9,7 @@ from nas.architecture import Architecture, Attention, Block, BlockSparseAttentio
 from nas.devices import DeviceSpec, spec_from
 from nas.measure.block_table import Ends, Entry, Part
 from nas.measure.blocks import Bench
-from nas.measure.device import describe_device
+from nas.measure.device import describe_device, pinned_threads
 from nas.measure.sources import operations_of_part
 from nas.measure.timing import Effort
 from nas.measurement import Measurement
@@ -51,6 +51,8 @@ def entry(
     part: Part, own: float, *, best: float | None = None, phase: Phase = DECODE, each: int = 0, once: int = 0
 ) -> Entry:
     """An entry as if it had just been measured here on one thread; `own` and `best` in milliseconds."""
+    with pinned_threads(1):
+        environment = describe_device(CPU)
     return Entry(
         part=part,
         d_model=D,
@@ -64,7 +66,7 @@ def entry(
         launches="portable",
         roofline_ms=own / 10,
         operations=operations_of_part(part, D, "cpu"),
-        environment=describe_device(CPU),
+        environment=environment,
     )
 
 
