@@ -132,16 +132,24 @@ class SearchSettings:
             patience=whole("budget.patience", budget["patience"]),
             tracker=plain["tracker"],
             config=plain,
-            definition={
-                "search_space": {"kind": space_name, **plain["search_space"]},
-                "optimize": [o.name for o in objectives],
-                "task": plain["task"],
-                "train": {name: train[name] for name in tasks},
-                "measure": {k: v for k, v in plain["measure"].items() if k not in EFFORT},
-                "limits": {limit.name: limit.bound for limit in limits},
-                "seed": plain["seed"],
-            },
+            definition=definition_of(plain, space_name, [o.name for o in objectives], limits, list(tasks))
+            | {"timed": list(deployment.quantities)},
         )
+
+
+def definition_of(
+    plain: Mapping[str, Any], space_name: str, optimized: list[str], limits: tuple[Limit, ...], tasks: list[str]
+) -> dict[str, Any]:
+    """What makes rows comparable, as plain data."""
+    return {
+        "search_space": {"kind": space_name, **plain["search_space"]},
+        "optimize": optimized,
+        "task": plain["task"],
+        "train": {name: plain["budget"]["train"][name] for name in tasks},
+        "measure": {k: v for k, v in plain["measure"].items() if k not in EFFORT},
+        "limits": {limit.name: limit.bound for limit in limits},
+        "seed": plain["seed"],
+    }
 
 
 def require_fields(plain: Mapping[str, Any]) -> None:
