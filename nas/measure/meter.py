@@ -105,8 +105,17 @@ def effort_of(deployment: Deployment, seconds: float) -> Effort:
     device = choose_device(deployment.device)
     dtype = choose_dtype(deployment.dtype, device)
     training = any(isinstance(deployment.workload.phase(quantity), TrainStep) for quantity in deployment.quantities)
-    rivals = verified_rivals(device, torch.float32 if training else dtype, gradients=training)
-    return Effort(seconds=seconds, spread=deployment.spread, rivals=rivals)
+    return Effort(
+        seconds=seconds,
+        spread=deployment.spread,
+        rivals=verified_rivals(device, dtype, gradients=False),
+        training_rivals=verified_rivals(device, training_dtype(device), gradients=True) if training else {},
+    )
+
+
+def training_dtype(device: torch.device) -> torch.dtype:
+    """The type of products in training: weights are float32, and autocast makes them bfloat16 on a GPU."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,17 +40,22 @@ class Timing:
 class Effort:
     """How carefully: seconds for one phase in all its ways, and the share to which medians are to be known.
 
-    rivals: verified implementations by the public function that they stand for (`nas.measure.rivals`).
+    rivals: verified implementations by the public function that they stand for (`nas.measure.rivals`), for inference in
+    the served type; training_rivals: those whose gradients were verified too, in the type of training.
     """
 
     seconds: float
     spread: float
     rivals: Rivals
+    training_rivals: Rivals = field(default_factory=dict)
+
+    def rivals_for(self, phase: Phase) -> Rivals:
+        return self.training_rivals if isinstance(phase, TrainStep) else self.rivals
 
 
 def time_phase(model: Model, phase: Phase, device: torch.device, effort: Effort) -> Timing:
     """Time one phase of a whole model."""
-    with prepared(model, phase, device, effort.rivals) as calls:
+    with prepared(model, phase, device, effort.rivals_for(phase)) as calls:
         times = time_together(calls.functions, device, seconds=effort.seconds, precision=effort.spread)
     return summary({key: times[key] for key in calls.functions}, calls.notes)
 
@@ -63,8 +68,8 @@ def time_difference(
     Every block has weights and state of its own, so none finds its data in a cache that another would have emptied.
     """
     with (
-        prepared(few, phase, device, effort.rivals) as first,
-        prepared(many, phase, device, effort.rivals) as second,
+        prepared(few, phase, device, effort.rivals_for(phase)) as first,
+        prepared(many, phase, device, effort.rivals_for(phase)) as second,
     ):
         both: dict[Any, Callable[[], object]] = {(0, key): call for key, call in first.functions.items()}
         both |= {(1, key): call for key, call in second.functions.items()}

@@ -9,7 +9,9 @@ import pytest
 
 from nas.architecture import Attention, Glu, HeadMix, Mamba2, Moe, NoFfn, NoMixer
 from nas.compile import FFNS, MIXERS
+from nas.devices import described_devices
 from nas.measure.block_table import (
+    SHIPPED,
     BlockTable,
     Ends,
     Entry,
@@ -286,3 +288,15 @@ def test_a_file_is_whole_or_not_there_at_all(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OSError, match="disk full"):
         write_entries(path, NAME, [entry(GLU, 2.0)])
     assert path.read_text() == before
+
+
+SHIPPED_TABLES = sorted(SHIPPED.glob("*.json"))
+
+
+@pytest.mark.parametrize("path", SHIPPED_TABLES, ids=lambda path: path.stem)
+def test_a_shipped_table_belongs_to_a_described_device_and_knows_its_operations(path: Path) -> None:
+    spec = described_devices()[path.stem]
+    entries = read_entries(path, spec.name)
+    assert entries
+    assert all(entry.operations and entry.own.value > 0 and entry.roofline_ms > 0 for entry in entries)
+    assert len({entry.key for entry in entries}) == len(entries)
