@@ -21,6 +21,7 @@ from nas.measure.block_table import (
     key_of,
     part_from_dict,
     part_to_dict,
+    read_entries,
     write_entries,
 )
 from nas.parts import ffn_width
