@@ -84,10 +84,15 @@ def time_difference(
 
 def time_in_rotation(models: Sequence[Model], phase: Phase, device: torch.device, effort: Effort) -> Measurement:
     """The time of one of several equal models, run in turn so that each finds its weights where a new one would."""
-    calls = [phase_call(model, phase, device) for model in models]
+    calls: list[Callable[[], object]] = [phase_call(model, phase, device) for model in models]
+    notes: tuple[str, ...] = ()
     if device.type == "cuda" and not isinstance(phase, TrainStep):
-        calls = [capture(call, device) for call in calls]
-    return time_together({OWN: calls}, device, seconds=effort.seconds, precision=effort.spread)[OWN]
+        try:
+            calls = [capture(call, device) for call in calls]
+        except CannotCapture as error:
+            notes = (f"no graph: {error}",)
+    time = time_together({OWN: calls}, device, seconds=effort.seconds, precision=effort.spread)[OWN]
+    return replace(time, notes=(*time.notes, *notes))
 
 
 def per_block(few: Measurement, many: Measurement, repeats: int) -> Measurement:
