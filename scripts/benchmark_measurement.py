@@ -206,10 +206,11 @@ def summary(record: Record) -> str:
         by_table, pairs = ordered_right(rows, quantity, lambda row, q=quantity: row["predicted"][q])
         by_roofline, _ = ordered_right(rows, quantity, lambda row, q=quantity: row["roofline"][q])
         by_size, _ = ordered_right(rows, quantity, lambda row: row["active_parameters"])
+        shares = [f"{share:.0%}" if pairs else "no pair" for share in (by_table, by_roofline, by_size)]
         lines.append(
             f"| {quantity} | {statistics.median(map(abs, errors)):.1%} | {max(map(abs, errors)):.1%} | "
             f"{statistics.mean(errors):+.1%} | {spread_of_one(rows, quantity)} | "
-            f"{pairs} | {by_table:.0%} | {by_roofline:.0%} | {by_size:.0%} |"
+            f"{pairs} | {' | '.join(shares)} |"
         )
     memory = [row["peak_memory_bytes"] / row["measured_peak_memory_bytes"] - 1 for row in rows]
     lines += [
