@@ -30,8 +30,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # The C library's allocator hands large blocks back to the system as soon as they are free, and every use of the next
-# one then faults its pages in again: a tenth of a prefill, or nothing, by the luck of the sizes. Servers run allocators
-# that keep what they have.
+# one then faults its pages in again, which costs much or nothing by the luck of the sizes. Servers run allocators that
+# keep what they have.
 KEEPING_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),

@@ -150,3 +150,5 @@ def test_a_network_can_be_trained_at_both_ends() -> None:
         for end in ("spread", "concentrated"):
             content.end = end
             step()
+        assert {key[0] for key in content._known} == {"spread", "concentrated"}, "each end decided in its step"
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
