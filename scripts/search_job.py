@@ -15,6 +15,7 @@ from nas.measure import choose_device, describe_device, device_name
 from nas.objectives import OBJECTIVES, Objective
 from nas.report import Progress, Tracker, check_ready, print_summary, write_front, write_page, write_plot, write_trials
 from nas.study.candidate import Evaluator
+from nas.study.crew import Crew
 from nas.study.evaluator import open_evaluator
 from nas.study.events import Observer
 from nas.study.front import hypervolume, losses
@@ -23,8 +24,8 @@ from nas.study.noise import noise_floors, repeat_seeds
 from nas.study.robust import robust_members
 from nas.study.rows import NoiseFloor, Row, StudyResult
 from nas.study.samplers import make_sampler
-from nas.study.storage import Study, open_study, study_lock
-from nas.study.trials import enqueue_references, requeue_interrupted
+from nas.study.storage import Study, make_folder, open_study
+from nas.study.trials import enqueue_references
 from nas.tasks import cache_folder, task_configs
 from scripts.command_line import write_config
 from scripts.settings import SearchSettings
@@ -37,11 +38,12 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
     """
     directory = settings.directory
     with ExitStack() as stack:
-        stack.enter_context(study_lock(directory))
+        make_folder(directory)
         check_ready(directory, settings.tracker)
         # A name such as `auto` may be another device when the study is taken up again.
         definition = settings.definition | {"measured on": measured_on(settings.deployment)}
         study = open_study(directory, settings.study, settings.objectives, definition, None)
+        crew = stack.enter_context(Crew(study))
         write_config(directory, settings.config)
         sampled = len(study.get_trials(deepcopy=False))
         study.sampler = make_sampler(
@@ -50,8 +52,9 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
         for task in settings.tasks.values():
             task.prepare()
         references = settings.space.references(settings.designs)
-        enqueue_references(study, references)
-        requeued = requeue_interrupted(study)
+        with crew.turn():
+            enqueue_references(study, references)
+        requeued = crew.requeue()
         evaluator = stack.enter_context(
             open_evaluator(
                 settings.tasks,

@@ -1,120 +1,202 @@
-"""The study on disk: one folder, one journal, one process at a time.
+"""Where a study is kept, and what makes it this study.
 
-* The journal is Optuna's own file; `optuna-dashboard` opens it as it is. A last line that a crash tore is cut off.
-* A lock file guards the folder, so that what is marked as running when the lock is taken has been interrupted.
-* The definition of the study (space, objectives, tasks, training, measurement) is stored at its start; a run with
-  another definition is refused, because its rows could not be compared.
+* A journal in the study's folder, a database, or Optuna's gRPC proxy; any number of workers at once. Each is waited for
+  while it cannot be reached (nas.study.retrying).
+* The definition of the study (space, objectives, tasks, training, measurement) is stored by whoever creates it; a run
+  with another definition is refused, because its rows could not be compared.
 """
 
-import fcntl
 import json
+import random
+import re
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna import Study as Study
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 
 from nas.objectives import Objective
+from nas.study.errors import StorageLost as StorageLost
+from nas.study.errors import StudyError as StudyError
+from nas.study.journal import NAME, Journal
+from nas.study.retrying import RetryingStorage, first_line, print_to_stderr
 
-JOURNAL = "journal.log"
-LOCK = ".running"
+DEFINITION, FORMAT = "definition", "format"
+FORMAT_NUMBER = 1  # of what this project writes into a storage; a change that older code cannot read makes it larger
+GRPC = "grpc://"
+SECONDS_TO_DEFINE = 15.0
+SECONDS_TO_CONNECT = 30
+TRIES_TO_CONNECT = 6
 
 
-class StudyError(RuntimeError):
-    """The study cannot be opened or go on. The message is one sentence for a user."""
-
-
-@contextmanager
-def study_lock(directory: Path) -> Iterator[None]:
-    """Hold the study's folder alone; raises StudyError when it cannot be written or another process holds it."""
+def make_folder(directory: Path) -> None:
+    """Make the study's folder; raises StudyError when nothing can be written there."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        handle = (directory / LOCK).open("w")
+        (directory / "architectures").mkdir(exist_ok=True)
+        (directory / NAME).with_suffix(".probe").touch()
+        (directory / NAME).with_suffix(".probe").unlink(missing_ok=True)
     except OSError as error:
         raise StudyError(
             f"The study's folder must be writable, but {directory} is not ({error.strerror}); set outputs=FOLDER."
         ) from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StudyError(
-                f"Another process is running the study in {directory}; wait for it, or take another name: study=NAME."
-            ) from None
-        # Only a process that was killed can have left Optuna's own lock behind: this one holds the folder.
-        (directory / f"{JOURNAL}.lock").unlink(missing_ok=True)
-        yield
-
-
-def mend_journal(path: Path) -> int:
-    """Cut a torn last line off the journal; returns the number of bytes cut (0 for a sound journal)."""
-    if not path.exists():
-        return 0
-    data = path.read_bytes()
-    sound = len(data)
-    end = data.rfind(b"\n") + 1
-    if end != len(data):
-        sound = end
-    start = data.rfind(b"\n", 0, max(sound - 1, 0)) + 1
-    if sound and not _is_json(data[start:sound]):
-        sound = start
-    if sound < len(data):
-        with path.open("r+b") as journal:
-            journal.truncate(sound)
-    return len(data) - sound
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
 
 
 def open_study(
-    directory: Path, name: str, objectives: Sequence[Objective], definition: Mapping[str, Any], sampler: Any
+    directory: Path,
+    name: str,
+    objectives: Sequence[Objective],
+    definition: Mapping[str, Any],
+    sampler: Any,
+    *,
+    storage: str | None = None,
+    say: Callable[[str], None] = print_to_stderr,
 ) -> optuna.Study:
-    """Create the study, or open it to go on. Hold `study_lock` while using it.
+    """Create the study, or open it to go on, beside any number of others that do the same.
 
-    Raises StudyError when the stored definition differs, or the journal cannot be read.
+    storage: None keeps a journal in `directory`; else the URL of a database, or `grpc://host:port`. say: is told when
+    the storage is lost and when it is back.
+
+    Raises StudyError when the storage cannot be used or read, or holds the study with another definition.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    path = directory / JOURNAL
-    mend_journal(path)
+    place = shown(storage) if storage else str(directory / NAME)
+    make_folder(directory)
     try:
-        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
-        study = optuna.create_study(
-            study_name=name,
-            storage=storage,
-            sampler=sampler,
-            directions=[o.direction for o in objectives],
-            load_if_exists=True,
-        )
-    except (ValueError, KeyError, OSError) as error:
+        backend = RetryingStorage(connect(directory, storage), name=place, say=say)
+        study = create_or_load(backend, name, objectives, definition, sampler)
+    except (ValueError, KeyError, AssertionError, OSError) as error:
         raise StudyError(
-            f"The journal {path} cannot be read ({error}); move it away, or start anew with study=NAME."
+            f"The storage {place} cannot be read as a study ({first_line(error)}); it is damaged, or was written by "
+            "another version: move it away, or start anew with study=NAME."
         ) from None
-    stored = study.user_attrs.get("definition")
-    if stored is None:
+    check_definition(study, definition, place)
+    return study
+
+
+def create_or_load(
+    backend: BaseStorage, name: str, objectives: Sequence[Objective], definition: Mapping[str, Any], sampler: Any
+) -> optuna.Study:
+    """The study of that name. Exactly one process creates it, and that one defines it."""
+    try:
+        study = optuna.create_study(
+            study_name=name, storage=backend, sampler=sampler, directions=[o.direction for o in objectives]
+        )
+    except DuplicatedStudyError:
+        study = optuna.load_study(study_name=name, storage=backend, sampler=sampler)
+        until = time.monotonic() + SECONDS_TO_DEFINE
+        while DEFINITION not in study.user_attrs and time.monotonic() < until:
+            time.sleep(0.1)
+    if DEFINITION not in study.user_attrs:  # we made it, or who made it was killed before a word was said about it
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names([o.name for o in objectives])
-        study.set_user_attr("definition", dict(definition))
-    else:
-        changes = differences(stored, json.loads(json.dumps(definition)))
-        if changes:
-            raise StudyError(
-                f"The study {name!r} in {directory} was started with other settings: {'; '.join(changes)}. "
-                "Take those back to go on, or start anew with study=NAME."
-            )
+            study.set_metric_names([objective.name for objective in objectives])
+        study.set_user_attr(FORMAT, FORMAT_NUMBER)
+        study.set_user_attr(DEFINITION, dict(definition))
     return study
+
+
+def check_definition(study: optuna.Study, definition: Mapping[str, Any], place: str) -> None:
+    """Raises StudyError when the stored study is another one, or was written in another form."""
+    attrs = study.user_attrs
+    number = attrs.get(FORMAT, FORMAT_NUMBER)
+    if number != FORMAT_NUMBER:
+        raise StudyError(
+            f"The study {study.study_name!r} in {place} has form {number}, and this version reads form "
+            f"{FORMAT_NUMBER}; go on with the version that began it, or start anew with study=NAME."
+        )
+    changes = differences(attrs[DEFINITION], json.loads(json.dumps(definition)))
+    if changes:
+        raise StudyError(
+            f"The study {study.study_name!r} in {place} was started with other settings: {'; '.join(changes)}. "
+            "Take those back to go on, or start anew with study=NAME."
+        )
+
+
+def connect(directory: Path, storage: str | None) -> BaseStorage:
+    """The storage itself, opened. Raises StudyError when it cannot be, and what Optuna raises for a damaged journal."""
+    if storage is None:
+        return JournalStorage(Journal(directory / NAME))
+    if storage.startswith(GRPC):
+        return connect_to_proxy(storage)
+    return connect_to_database(storage)
+
+
+def connect_to_proxy(url: str) -> BaseStorage:
+    """Optuna's gRPC proxy at `grpc://host:port`."""
+    host, _, port = url.removeprefix(GRPC).rpartition(":")
+    if not host or not port.isdigit():
+        raise StudyError(f"storage must be like grpc://host:13000, but got {url!r}.")
+    try:
+        from optuna.storages import GrpcStorageProxy
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            proxy = GrpcStorageProxy(host=host, port=int(port))
+    except ImportError as error:
+        raise StudyError(
+            f"{url} needs gRPC ({first_line(error)}); install the extra: pip install -e '.[grpc]'."
+        ) from None
+    try:
+        proxy.wait_server_ready(timeout=SECONDS_TO_CONNECT)
+    except ConnectionError as error:
+        raise StudyError(
+            f"No gRPC proxy answers at {url} ({first_line(error)}); start one with "
+            "optuna.storages.run_grpc_proxy_server."
+        ) from None
+    return proxy
+
+
+def connect_to_database(url: str) -> BaseStorage:
+    """A database that SQLAlchemy knows, its tables made where they are missing.
+
+    Workers that start together may make the same tables; who comes second tries again.
+    """
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
+
+    problem: Exception | None = None
+    for attempt in range(TRIES_TO_CONNECT):
+        try:
+            engine = {"pool_pre_ping": True, "connect_args": connect_arguments(url)}
+            return get_storage(RDBStorage(url, engine_kwargs=engine))
+        except (ImportError, ModuleNotFoundError, NoSuchModuleError) as error:
+            raise StudyError(
+                f"storage={shown(url)} needs a driver that is not installed ({first_line(error)}); for PostgreSQL "
+                "install the extra: pip install -e '.[postgresql]'."
+            ) from None
+        except RuntimeError as error:
+            raise StudyError(
+                f"The database {shown(url)} was made by another version of Optuna ({first_line(error)}); bring it up "
+                "to date with `optuna storage upgrade --storage URL`, or use another database."
+            ) from None
+        except (ArgumentError, ValueError) as error:
+            raise StudyError(
+                f"storage must be null, a database's URL such as postgresql+psycopg://user@host/name, or "
+                f"grpc://host:port, but got {shown(url)!r} ({first_line(error)})."
+            ) from None
+        except SQLAlchemyError as error:
+            problem = error
+            time.sleep((attempt + random.random()) / 4)
+    reason = first_line(getattr(problem, "orig", None) or problem)
+    advice = "is it running?" if isinstance(problem, OperationalError) else "may this user make tables there?"
+    raise StudyError(f"The database {shown(url)} cannot be opened ({reason}); {advice}")
+
+
+def connect_arguments(url: str) -> dict[str, int]:
+    """A connection that is dead must be noticed within a minute; a file that another writes to is waited for."""
+    if url.startswith("postgresql"):
+        return {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+    return {"timeout": 60} if url.startswith("sqlite") else {}
+
+
+def shown(url: str) -> str:
+    """A URL without its password."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
 
 
 def differences(old: Any, new: Any, place: str = "") -> list[str]:

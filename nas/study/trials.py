@@ -2,21 +2,34 @@
 
 A trial carries its architecture from the moment it was sampled and its row from the moment it ended. Optuna's states:
 COMPLETE was trained to the full budget, PRUNED was rejected or is a duplicate, FAIL broke or was interrupted.
+
+An interrupted trial is queued again as a new one that names the old (`retry_of`). Ctrl-C may interrupt it as often as a
+user likes; a trial during which two workers were killed may be what kills them, and is not tried a third time.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture import Architecture, canonical_id, from_dict, to_dict
 from nas.study.rows import Row
 
 ARCHITECTURE, ORIGIN, ROW, RETRY_OF, REASON = "architecture", "origin", "row", "retry_of", "reason"
+WORKER, KILLED = "worker", "killed"
 SAMPLED = "sampled"
 INTERRUPTED = "interrupted"
-MOST_RETRIES = 2
+DEADLY = "two workers were killed while it ran"
+MOST_DEATHS = 2
+# What a repeat inherits besides its parameters and its origin.
+PROMOTED_FROM = "promoted_from"
+KEPT_BY_RETRIES = (PROMOTED_FROM,)
+
+
+class TakenAway(RuntimeError):
+    """The others took this worker for dead and ended its trial; the trial runs again elsewhere, its row is lost."""
 
 
 def note_start(trial: optuna.Trial, architecture: Architecture) -> str:
@@ -26,8 +39,13 @@ def note_start(trial: optuna.Trial, architecture: Architecture) -> str:
 
 
 def note_row(trial: optuna.Trial, row: Row) -> None:
-    """Write the finished row on the trial."""
-    trial.set_user_attr(ROW, row.to_dict())
+    """Write the finished row on the trial. Raises TakenAway when the trial is over already."""
+    try:
+        trial.set_user_attr(ROW, row.to_dict())
+    except UpdateFinishedTrialError:
+        raise TakenAway(
+            f"trial {trial.number} was given to another worker while this one could not be heard of; its result is lost"
+        ) from None
 
 
 def read_row(trial: FrozenTrial) -> Row | None:
@@ -55,10 +73,11 @@ def rows_of(study: optuna.Study) -> tuple[Row, ...]:
     return tuple(row for row in rows if row is not None)
 
 
-def retries(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
-    """How many interrupted trials this one repeats."""
+def deaths(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
+    """How many workers were killed during this trial and those that it repeats."""
     before = trial.user_attrs.get(RETRY_OF)
-    return 0 if before is None else 1 + retries(trials, trials[before])
+    earlier = 0 if before is None else deaths(trials, trials[before])
+    return earlier + (KILLED in trial.user_attrs)
 
 
 def enqueue_references(study: optuna.Study, references: Sequence[tuple[str, dict[str, Any]]]) -> None:
@@ -82,27 +101,50 @@ def finish_as_row_says(study: optuna.Study, trial: FrozenTrial) -> None:
         study._storage.set_trial_state_values(trial._trial_id, state)
 
 
-def requeue_interrupted(study: optuna.Study) -> int:
-    """Mark what a killed process left running as FAIL, and queue each interrupted trial again, once.
-
-    Returns how many were queued. Hold the study's lock: a running trial must not belong to a living process.
-    """
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if ROW in trial.user_attrs:
-            finish_as_row_says(study, trial)
-        else:
-            study._storage.set_trial_user_attr(trial._trial_id, REASON, INTERRUPTED)
-            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+def interrupted_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that were interrupted and that nobody has taken up yet."""
     trials = study.get_trials(deepcopy=False)
     retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
-    count = 0
-    for trial in trials:
-        interrupted = trial.state == TrialState.FAIL and trial.user_attrs.get(REASON) == INTERRUPTED
-        # A trial whose repeat was interrupted too may be what kills the process: it is not tried a third time.
-        if interrupted and trial.number not in retried and retries(trials, trial) < MOST_RETRIES:
-            params = trial.params or trial.system_attrs.get("fixed_params", {})
-            study.enqueue_trial(
-                params, user_attrs={ORIGIN: trial.user_attrs.get(ORIGIN, SAMPLED), RETRY_OF: trial.number}
-            )
-            count += 1
-    return count
+    return [
+        trial
+        for trial in trials
+        if trial.state == TrialState.FAIL
+        and trial.user_attrs.get(REASON) == INTERRUPTED
+        and trial.number not in retried
+        and parameters(trial)
+    ]
+
+
+def parameters(trial: FrozenTrial) -> dict[str, Any]:
+    """What was sampled, or what was to be; empty for a trial that was killed before its first parameter."""
+    return trial.params or trial.system_attrs.get("fixed_params", {})
+
+
+def requeue_interrupted(study: optuna.Study, lost: Sequence[FrozenTrial]) -> int:
+    """Mark the `lost` trials, which run no more, as FAIL, and queue each interrupted trial again, once.
+
+    Returns how many were queued. One worker at a time may call this (`Crew.requeue` does).
+    """
+    trials = study.get_trials(deepcopy=False)
+    for trial in lost:
+        try:
+            end_lost(study, trials, trial)
+        except UpdateFinishedTrialError:
+            continue  # it ended meanwhile: its worker was slow, not gone
+    interrupted = interrupted_trials(study)
+    for trial in interrupted:
+        attrs = {ORIGIN: trial.user_attrs.get(ORIGIN, SAMPLED), RETRY_OF: trial.number}
+        attrs |= {name: trial.user_attrs[name] for name in KEPT_BY_RETRIES if name in trial.user_attrs}
+        study.enqueue_trial(parameters(trial), user_attrs=attrs)
+    return len(interrupted)
+
+
+def end_lost(study: optuna.Study, trials: Sequence[FrozenTrial], trial: FrozenTrial) -> None:
+    """End a trial whose worker is gone: as its row says, or as interrupted or deadly where it has none."""
+    if ROW in trial.user_attrs:
+        finish_as_row_says(study, trial)
+        return
+    deadly = deaths(trials, trial) + 1 >= MOST_DEATHS
+    study._storage.set_trial_user_attr(trial._trial_id, KILLED, True)
+    study._storage.set_trial_user_attr(trial._trial_id, REASON, DEADLY if deadly else INTERRUPTED)
+    study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)

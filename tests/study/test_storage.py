@@ -1,8 +1,7 @@
-import multiprocessing
-
 import pytest
 
-from nas.study.storage import StudyError, differences, mend_journal, study_lock
+from nas.study.journal import mend_journal
+from nas.study.storage import StudyError, differences, make_folder
 from tests.study.toys import run_toy
 
 
@@ -38,31 +37,11 @@ def test_differences_name_added_and_removed_fields():
     ]
 
 
-def hold(directory, ready, release):
-    with study_lock(directory):
-        ready.set()
-        release.wait(30)
-
-
-def test_two_processes_cannot_run_one_study(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready, release = context.Event(), context.Event()
-    other = context.Process(target=hold, args=(tmp_path, ready, release))
-    other.start()
-    assert ready.wait(60)
-    with pytest.raises(StudyError, match="Another process is running"), study_lock(tmp_path):
-        pass
-    release.set()
-    other.join(30)
-    with study_lock(tmp_path):
-        assert True
-
-
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(StudyError, match="must be writable"), study_lock(blocked / "study"):
-        pass
+    with pytest.raises(StudyError, match="must be writable"):
+        make_folder(blocked / "study")
 
 
 def test_a_journal_that_is_no_journal_is_refused(tmp_path):

@@ -12,10 +12,11 @@ from nas.architecture import Architecture, Attention, Block, Glu, Mamba2
 from nas.measurement import Measurement
 from nas.objectives import parse_limits, parse_objectives, parse_requirements
 from nas.study.candidate import Candidate
+from nas.study.crew import Crew
 from nas.study.loop import Bars, Loop
 from nas.study.samplers import make_sampler
-from nas.study.storage import open_study, study_lock
-from nas.study.trials import enqueue_references, requeue_interrupted
+from nas.study.storage import open_study
+from nas.study.trials import enqueue_references
 
 OBJECTIVES = parse_objectives(["text_loss", "decode_latency_ms"])
 
@@ -116,10 +117,11 @@ def run_toy(
         limits=parse_limits(limits),
         reference="all-attention",
     )
-    with study_lock(directory):
-        study = open_study(directory, "toy", OBJECTIVES, definition or {"search_space": {"mixers": ["a", "m"]}}, None)
-        enqueue_references(study, [("all-attention", ALL_ATTENTION)])
-        requeue_interrupted(study)
+    study = open_study(directory, "toy", OBJECTIVES, definition or {"search_space": {"mixers": ["a", "m"]}}, None)
+    with Crew(study) as crew:
+        with crew.turn():
+            enqueue_references(study, [("all-attention", ALL_ATTENTION)])
+        crew.requeue()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.sampler = make_sampler(sampler, seed=seed, trials=trials, already_sampled=len(study.trials))
