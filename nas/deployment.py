@@ -12,14 +12,23 @@ from typing import Any, Literal, get_args
 
 from nas.architecture import ArchitectureError, Scale, did_you_mean
 from nas.devices import DeviceError, DeviceSpec, described_devices, spec_from
-from nas.workload import WORKLOADS, Workload, WorkloadError, quantities_behind, quantities_of, whole_number
+from nas.workload import (
+    INFERENCE_MEMORY,
+    WORKLOADS,
+    TrainStep,
+    Workload,
+    WorkloadError,
+    quantities_behind,
+    quantities_of,
+    whole_number,
+)
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Method = Literal["model", "table", "auto"]
 CostModel = Literal["own", "best", "roofline"]
 Busy = Literal["flag", "refuse"]
 AT_HAND = re.compile(r"auto|cpu|cuda(:\d+)?")
-ONLY_WHOLE = ("peak_reserved_bytes", "saved_for_backward_bytes")
+ONLY_WHOLE = ("peak_reserved_bytes", "train_peak_reserved_bytes", "saved_for_backward_bytes")
 CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": get_args(Dtype),
     "method": get_args(Method),
@@ -114,7 +123,20 @@ class Deployment:
                     f"{name} is known of whole networks on a device at hand alone; take measure=model, or leave it out."
                 )
         needed = [quantity for name in names for quantity in quantities_behind(name)]
-        return replace(self, quantities=tuple(dict.fromkeys((*self.quantities, *needed))))
+        wanted = replace(self, quantities=tuple(dict.fromkeys((*self.quantities, *needed))))
+        if wanted.served or not any(name in INFERENCE_MEMORY for name in names):
+            return wanted
+        return replace(wanted, quantities=(*WORKLOADS["serve"], *wanted.quantities))
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The quantities of inference."""
+        return tuple(q for q in self.quantities if not isinstance(self.workload.phase(q), TrainStep))
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The quantities of training."""
+        return tuple(q for q in self.quantities if isinstance(self.workload.phase(q), TrainStep))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Deployment":

@@ -103,8 +103,13 @@ WORKLOADS: dict[str, tuple[str, ...]] = {
 }
 """The quantities of each workload."""
 
-TRAINING_MEMORY = ("train_peak_memory_bytes", "optimizer_bytes", "saved_for_backward_bytes")
+TRAINING_MEMORY = (
+    *("train_peak_memory_bytes", "train_peak_reserved_bytes", "optimizer_bytes", "saved_for_backward_bytes"),
+)
 """Numbers that come with `train_step_ms`."""
+
+INFERENCE_MEMORY = ("peak_memory_bytes", "peak_reserved_bytes")
+"""Numbers that come with any phase of inference."""
 
 
 def quantities_of(workloads: object) -> tuple[str, ...]:

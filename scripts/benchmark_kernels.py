@@ -23,8 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Threads that wait by spinning take the cores from each other; must be set before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# How long a waiting thread spins (docs/benchmarks/waiting.md); must be set before torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch

@@ -53,6 +53,7 @@ def main() -> None:
 
 def run(settings: SearchSettings, architectures: int, repeats: int, out: Path, limit: float | None) -> bool:
     """Measure what the record lacks, and write it and its summary; whether all of it is there."""
+    from nas.measure.composition import ENOUGH
     from nas.measure.meter import TableMeter, open_meter
 
     out.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,10 @@ def run(settings: SearchSettings, architectures: int, repeats: int, out: Path, l
     meter = open_meter(deployment, out)
     assert isinstance(meter, TableMeter) and meter.whole is not None
     deadline = time.perf_counter() + limit if limit is not None else float("inf")
-    chosen = distinct(settings, architectures)
+    found = distinct(settings, ENOUGH + architectures)
+    learned, chosen = found[:ENOUGH], found[ENOUGH:]
+    for architecture in learned:  # what is predicted of the others was not learned from them
+        meter.measure(architecture)
     for architecture in chosen:
         if canonical_id(architecture) not in record["architectures"]:
             if time.perf_counter() > deadline:
@@ -95,7 +99,8 @@ def open_record(path: Path, settings: SearchSettings) -> Record:
         found = json.loads(path.read_text())
         if {key: found.get(key) for key in made} == made:
             return found
-    return {**made, "seconds_allowed": deployment.seconds, "architectures": {}, "repeats": []}
+    made |= {"seconds_allowed": deployment.seconds, "block_seconds_allowed": deployment.block_seconds}
+    return {**made, "architectures": {}, "repeats": []}
 
 
 def save(record: Record, out: Path) -> None:
@@ -194,7 +199,8 @@ def summary(record: Record) -> str:
         "`python scripts/benchmark_measurement.py`.",
         "",
         f"* Device: {environment}.",
-        f"* Deployment: {deployment}; {record['seconds_allowed']:g} s for one candidate.",
+        f"* Deployment: {deployment}; {record['seconds_allowed']:g} s for one candidate, "
+        f"{record['block_seconds_allowed']:g} s for one block in one phase.",
         f"* Flagged as busy or swapping: {sum(bool(row['flags']) for row in rows)} of {len(rows)} architectures.",
         "",
         "| time | error of the table, median | worst | mean bias | spread of one measurement, median | close pairs | "

@@ -32,6 +32,7 @@ from scripts.exit_codes import INTERRUPTED, USAGE_ERROR
 CONF = Path(__file__).resolve().parent.parent / "conf"
 DESIGNS = CONF / "designs"
 NVIDIA_DEVICE = Path("/dev/nvidia0")
+BRIEF_SPINS = "2000"  # of a waiting OpenMP thread: microseconds
 # The folder of a run is where it was started, which exists; nothing is put into it.
 WRITE_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null")
 
@@ -68,6 +69,16 @@ def torch_has_cuda() -> bool:
     return re.search(r"^cuda\b[^=\n]*=\s*None\s*$", text, re.MULTILINE) is None
 
 
+def wait_briefly() -> None:
+    """Let torch's threads spin for some microseconds before they sleep; to be called before torch is imported.
+
+    Those that spin on take the cores from each other as soon as anything else runs; those that never spin lose time at
+    every wait on an idle machine (docs/benchmarks/waiting.md).
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", BRIEF_SPINS)
+
+
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
     """Write the composed configuration as `config.yaml` into the folder of a run, whole or not at all.
 
@@ -83,9 +94,7 @@ def run_command(main: Callable[[], None], config_name: str = "config") -> None:
     arguments = sys.argv[1:]
     sys.argv = with_overrides(sys.argv, WRITE_NOTHING)
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # Threads that wait by spinning take the cores from each other as soon as anything else runs: a decode step of 30 ms
-    # then takes 800. Must be set before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly()
     try:
         with composing(arguments, config_name):
             main()

@@ -1,4 +1,4 @@
-"""Measures the device at hand and writes its description: peak arithmetic by type, bandwidth, memory.
+"""Measures the device at hand and writes its description: peak arithmetic by type, bandwidth, memory, usual pace.
 
     python scripts/describe_device.py                        into nas/devices, under the device's name
     python scripts/describe_device.py --device cuda:1 --out my-gpu.yaml
@@ -9,8 +9,6 @@ whose makers publish them are described by what is published.
 
 import argparse
 from pathlib import Path
-
-import yaml
 
 from nas.devices import FOLDER
 from scripts.command_line import speaking_to_users
@@ -24,13 +22,12 @@ def main() -> None:
     arguments = parser.parse_args()
     with speaking_to_users(interrupted="Nothing was written."):
         from nas.measure import choose_device
-        from nas.measure.calibrate import measured_spec
+        from nas.measure.calibrate import measured_spec, write_spec
 
         spec = measured_spec(choose_device(arguments.device), arguments.seconds)
         path = arguments.out or FOLDER / f"{spec.slug}.yaml"
-        text = yaml.safe_dump(spec.to_dict(), sort_keys=False)
-        path.write_text(text)
-        print(text, end="")
+        write_spec(spec, path)
+        print(path.read_text(), end="")
         print(f"written {path}")
 
 

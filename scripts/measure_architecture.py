@@ -85,6 +85,7 @@ def memory(large: Architecture, settings: SearchSettings, measured: "Measured") 
         ("peak_memory_bytes", "weights and the largest state as counted", counted),
         ("peak_reserved_bytes", "weights and the largest state as counted", counted),
         ("train_peak_memory_bytes", "weights, gradients and optimizer as counted", 16 * counts.parameters),
+        ("train_peak_reserved_bytes", "weights, gradients and optimizer as counted", 16 * counts.parameters),
     ]
     for name, what, known in rows:
         if name in measured.numbers:

@@ -138,9 +138,12 @@ def test_what_an_objective_needs_is_timed_beside_the_workloads() -> None:
     assert asked.quantities == ("time_to_first_token_ms", "time_per_output_token_ms", "decode_latency_ms")
     assert Deployment().asked_for(["train_peak_memory_bytes"]).quantities[-1] == "train_step_ms"
     assert Deployment().asked_for(["recall"]) == Deployment()
+    training = Deployment(quantities=("train_step_ms",))
+    assert training.asked_for(["peak_memory_bytes"]).served == Deployment().quantities
+    assert training.asked_for(["train_peak_reserved_bytes"]) == training
 
 
-@pytest.mark.parametrize("name", ["peak_reserved_bytes", "saved_for_backward_bytes"])
+@pytest.mark.parametrize("name", ["peak_reserved_bytes", "train_peak_reserved_bytes", "saved_for_backward_bytes"])
 def test_what_only_a_whole_network_shows_is_asked_of_no_table_and_of_no_description(name: str) -> None:
     Deployment().asked_for([name])
     described = {"device": "h200", "cost_model": "roofline"}

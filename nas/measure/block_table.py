@@ -27,6 +27,7 @@ from nas.architecture import (
     read_part,
 )
 from nas.devices import slug_of
+from nas.measure.composition import Whole
 from nas.measurement import Measurement
 from nas.parts import ffn_width, with_width
 from nas.workload import Phase, phase_from_dict, phase_to_dict
@@ -50,6 +51,7 @@ class Ends:
 
 
 Part = MixerOptions | FfnOptions | Ends
+WholeKey = tuple[str, Phase, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +131,9 @@ class BlockTable:
         self.device_name = device_name
         self.path = path
         self.entries: dict[str, Entry] = {}
+        self.wholes: dict[WholeKey, Whole] = {}
         self._new: dict[str, Entry] = {}
+        self._new_wholes: dict[WholeKey, Whole] = {}
 
     @classmethod
     def open(cls, device_name: str, path: Path, *, also: Iterable[Path] = ()) -> "BlockTable":
@@ -137,7 +141,9 @@ class BlockTable:
         table = cls(device_name, path)
         for file in (*also, path):
             if file.exists():
-                table.entries.update((entry.key, entry) for entry in read_entries(file, device_name))
+                entries, wholes = read_table(file, device_name)
+                table.entries.update((entry.key, entry) for entry in entries)
+                table.wholes.update((whole.key, whole) for whole in wholes)
         return table
 
     def find(
@@ -161,15 +167,25 @@ class BlockTable:
     def add(self, entry: Entry) -> None:
         self.entries[entry.key] = self._new[entry.key] = entry
 
+    def add_whole(self, whole: Whole) -> None:
+        self.wholes[whole.key] = self._new_wholes[whole.key] = whole
+
     def save(self) -> None:
-        """Write new entries into the file, beside what another process has put there meanwhile."""
-        if not self._new:
+        """Write what is new into the file, beside what another process has put there meanwhile."""
+        if not self._new and not self._new_wholes:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(self.path.with_suffix(".lock")):
-            there = {e.key: e for e in read_entries(self.path, self.device_name)} if self.path.exists() else {}
-            write_entries(self.path, self.device_name, (there | self._new).values())
+            entries, wholes = read_table(self.path, self.device_name) if self.path.exists() else ([], [])
+            there, whole_there = {e.key: e for e in entries}, {w.key: w for w in wholes}
+            write_table(
+                self.path,
+                self.device_name,
+                (there | self._new).values(),
+                (whole_there | self._new_wholes).values(),
+            )
         self._new.clear()
+        self._new_wholes.clear()
 
 
 def grid_neighbours(ffn: FfnOptions) -> tuple[FfnOptions, FfnOptions]:
@@ -208,8 +224,8 @@ def between(low: Entry, high: Entry, part: FfnOptions) -> Entry:
     )
 
 
-def read_entries(path: Path, device_name: str) -> list[Entry]:
-    """The entries of a file. Raises TableError when it is no table, or one of another device."""
+def read_table(path: Path, device_name: str) -> tuple[list[Entry], list[Whole]]:
+    """The blocks and whole networks of a file. Raises TableError when it is no table, or one of another device."""
     try:
         data = json.loads(path.read_text())
         if data["format"] != FORMAT:
@@ -220,7 +236,8 @@ def read_entries(path: Path, device_name: str) -> list[Entry]:
                 "device, or leave measure.table out."
             )
         environments = data["environments"]
-        return [entry_from_dict(item, environments[item["environment"]]) for item in data["blocks"]]
+        entries = [entry_from_dict(item, environments[item["environment"]]) for item in data["blocks"]]
+        return entries, [Whole.from_dict(item, environments[item["environment"]]) for item in data.get("wholes", [])]
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArchitectureError) as error:
         if isinstance(error, TableError):
             raise
@@ -231,19 +248,25 @@ def read_entries(path: Path, device_name: str) -> list[Entry]:
         ) from None
 
 
-def write_entries(path: Path, device_name: str, entries: Iterable[Entry]) -> None:
+def write_table(path: Path, device_name: str, entries: Iterable[Entry], wholes: Iterable[Whole]) -> None:
     """Write a table whole or not at all; blocks in the order of their keys, so that a change is a small difference."""
     environments: list[Mapping[str, str | int]] = []
-    blocks = []
-    for entry in sorted(entries, key=lambda e: e.key):
-        if entry.environment not in environments:
-            environments.append(entry.environment)
-        blocks.append(entry_to_dict(entry, environments.index(entry.environment)))
-    lines = ",\n".join("  " + json.dumps(block) for block in blocks)
+
+    def number_of(environment: Mapping[str, str | int]) -> int:
+        if environment not in environments:
+            environments.append(environment)
+        return environments.index(environment)
+
+    blocks = [entry_to_dict(e, number_of(e.environment)) for e in sorted(entries, key=lambda e: e.key)]
+    networks = [w.to_dict(number_of(w.environment)) for w in sorted(wholes, key=lambda w: str(w.key))]
     head = json.dumps({"format": FORMAT, "device": device_name, "environments": environments})[:-1]
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(f'{head}, "blocks": [\n{lines}\n]}}\n')
+    partial.write_text(f'{head}, "wholes": [\n{lines_of(networks)}\n], "blocks": [\n{lines_of(blocks)}\n]}}\n')
     partial.replace(path)
+
+
+def lines_of(items: Iterable[dict[str, Any]]) -> str:
+    return ",\n".join("  " + json.dumps(item) for item in items)
 
 
 def entry_to_dict(entry: Entry, environment: int) -> dict[str, Any]:

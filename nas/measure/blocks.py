@@ -25,7 +25,7 @@ from nas.model import Model
 from nas.workload import Decode, Phase, TrainStep
 
 SMALL_VOCAB = 16
-LEAST_REPEATS, MOST_REPEATS = 3, 16
+LEAST_REPEATS, MOST_REPEATS = 3, 64
 CPU_CACHE_BYTES = 8_000_000  # of its own; the last level is shared with whatever else runs on the machine
 CPU_NETWORK_BYTES = 256_000_000  # about the weights and the state of a network that a CPU serves
 

@@ -1,16 +1,21 @@
-"""Describes the device at hand by measuring it: peak of matrix products by type, and bandwidth of memory.
+"""Describes the device at hand by measuring it: peak of matrix products by type, bandwidth of memory, usual pace.
 
 For devices that have no description beside `nas/devices`; `scripts/describe_device.py` writes one.
 """
 
+import os
 from functools import cache
+from pathlib import Path
 
 import torch
+import yaml
 
-from nas.devices import DeviceSpec, find_spec, slug_of
+from nas.devices import DeviceSpec, find_spec, read_spec, slug_of
+from nas.measure.child import in_child
 from nas.measure.clock import time_call
 from nas.measure.device import DTYPES, device_name
 from nas.measure.memory import available_bytes
+from nas.measure.metronome import usual_beat
 
 SECONDS = 0.4  # for each number
 SIZES = {"cpu": 2048, "cuda": 8192}  # of the square matrices
@@ -18,9 +23,27 @@ BYTES = {"cpu": 128_000_000, "cuda": 2_000_000_000}  # about the weights of a de
 SHARE_OF_FREE = 8  # at most one part in so many of the free memory is taken
 
 
-def spec_of(device: torch.device) -> DeviceSpec:
-    """The shipped description of the device, or one measured now (once in a process, a second or two)."""
-    return find_spec(device_name(device)) or measured_spec(device)
+def spec_of(device: torch.device, folder: Path) -> DeviceSpec:
+    """The shipped description of the device, or one that is measured once (some seconds) and kept in `folder`.
+
+    Kept, because times are corrected for the pace of the machine, whose usual one must be the same for all of them.
+    """
+    name = device_name(device)
+    shipped = find_spec(name)
+    if shipped is not None:
+        return shipped
+    path = folder / f"{slug_of(name)}.yaml"
+    if not path.exists():
+        write_spec(measured_spec(device), path)
+    return read_spec(path)
+
+
+def write_spec(spec: DeviceSpec, path: Path) -> None:
+    """Write a description, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False), encoding="utf-8")
+    partial.replace(path)
 
 
 @cache
@@ -34,6 +57,7 @@ def measured_spec(device: torch.device, seconds: float = SECONDS) -> DeviceSpec:
         bandwidth=bandwidth(device, seconds),
         memory=round(total_bytes(device) / 1e9, 1),
         cache_mb=cache_mb(device),
+        metronome_ms={torch.get_num_threads(): in_child(usual_beat, 5 * seconds)} if device.type == "cpu" else {},
         source=f"measured with torch {torch.__version__}, {torch.get_num_threads()} threads",
         slug=slug_of(name),
     )

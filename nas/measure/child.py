@@ -25,6 +25,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from nas.measure.memory import DoesNotFit
+from nas.measure.metronome import beat
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,6 +38,9 @@ KEEPING_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_TOP_PAD_": str(1 << 26),
 }
+# Who measures has the device alone, so its threads may spin from one operator to the next, as a server's do. Not for
+# ever, which would make a machine that is busy after all many times slower (docs/benchmarks/waiting.md).
+SPINNING = {"GOMP_SPINCOUNT": "20000"}
 PRELOADED = ["torch", "torch._dynamo", "nas.measure"]  # the second is loaded late, and takes longest
 RESET_PEAK = "5"  # proc_pid_clear_refs(5): set the peak resident set to what is resident now
 
@@ -56,7 +60,7 @@ def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     ours, theirs = context.Pipe(duplex=False)
     job = pickle.dumps((function, args, kwargs))
     process = context.Process(target=serve, args=(job, torch.get_num_threads(), theirs), daemon=True)
-    with keeping_memory():
+    with servers_environment():
         process.start()
     theirs.close()
     try:
@@ -76,10 +80,14 @@ def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 @contextmanager
-def keeping_memory() -> Iterator[None]:
-    """While on, a process that starts keeps the memory that it frees; read by the fork server, which starts once."""
-    before = {name: os.environ.get(name) for name in KEEPING_MEMORY}
-    os.environ.update(KEEPING_MEMORY)
+def servers_environment() -> Iterator[None]:
+    """While on, a process that starts allocates and waits as servers do; the fork server reads it, which starts once.
+
+    A policy of waiting that the user has set stays.
+    """
+    wanted = KEEPING_MEMORY | ({} if "OMP_WAIT_POLICY" in os.environ else SPINNING)
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
@@ -144,8 +152,9 @@ def resident_peak_bytes(function: Callable[P, T], *args: P.args, **kwargs: P.kwa
 
 def with_resident_peak(function: Callable[..., T], args: tuple, kwargs: dict) -> tuple[T, int | None]:
     """As `resident_peak_bytes`, in the process that calls it."""
-    # The first operator starts the threads and reserves the libraries' space, whatever is measured.
-    torch.mm(torch.ones(256, 256), torch.ones(256, 256))
+    # The first operator starts the threads and reserves the libraries' space, whatever is measured; what the clock
+    # itself holds is no part of it either.
+    beat()()
     before = resident() if reset_peak() else None
     result = function(*args, **kwargs)
     if before is None:

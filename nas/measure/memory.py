@@ -26,8 +26,8 @@ class DoesNotFit(Exception):
 
 @dataclass(frozen=True)
 class Peak:
-    """The most bytes at once beyond what was held before. reserved: what the allocator took from the device for that,
-    gaps included; None where there is no such thing."""
+    """The most bytes at once beyond what was held before. reserved: all that the allocator then held of the device,
+    what was there before and gaps included; None on a CPU."""
 
     allocated: int
     reserved: int | None
@@ -46,11 +46,11 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> Peak:
 def cuda_peak(call: Callable[[], object], device: torch.device) -> Peak:
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
-    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    allocated = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     call()
     torch.cuda.synchronize(device)
-    return Peak(torch.cuda.max_memory_allocated(device) - allocated, torch.cuda.max_memory_reserved(device) - reserved)
+    return Peak(torch.cuda.max_memory_allocated(device) - allocated, torch.cuda.max_memory_reserved(device))
 
 
 def cpu_peak_bytes(call: Callable[[], object]) -> int:

@@ -4,6 +4,7 @@
 where it came from.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,7 +38,7 @@ from nas.measure.whole_model import (
     weighed,
 )
 from nas.measurement import Measurement, Source
-from nas.workload import TrainStep, WorkloadError
+from nas.workload import Phase, TrainStep, WorkloadError
 
 
 class Meter(Protocol):
@@ -75,14 +76,14 @@ def open_meter(deployment: Deployment, tables: Path) -> Meter:
         return TableMeter(deployment, deployment.spec, TableReader(table, deployment.spec, dtype_of(deployment), None))
     device = choose_device(deployment.device)
     with DeviceLock.of(device).exclusive():  # a device without a description is measured for one
-        spec = spec_of(device)
+        spec = spec_of(device, tables)
     whole = ModelMeter(deployment, spec)
     if deployment.method == "model":
         return whole
-    effort = effort_of(deployment, deployment.block_seconds)
+    effort = effort_of(deployment, spec, deployment.block_seconds)
     bench = Bench(device=device, dtype=dtype_of(deployment), spec=spec, effort=effort, threads=deployment.threads)
     reader = TableReader(open_table(deployment, spec, tables), spec, bench.dtype, bench)
-    return TableMeter(deployment, spec, reader, whole if deployment.method == "auto" else None)
+    return TableMeter(deployment, spec, reader, whole)
 
 
 def open_table(deployment: Deployment, spec: DeviceSpec, tables: Path) -> BlockTable:
@@ -100,7 +101,7 @@ def dtype_of(deployment: Deployment) -> str:
     return name_of(choose_dtype(deployment.dtype, choose_device(deployment.device)))
 
 
-def effort_of(deployment: Deployment, seconds: float) -> Effort:
+def effort_of(deployment: Deployment, spec: DeviceSpec, seconds: float) -> Effort:
     """The effort for one phase. The rivals are verified once in a process, here and not in its children."""
     device = choose_device(deployment.device)
     dtype = choose_dtype(deployment.dtype, device)
@@ -108,6 +109,7 @@ def effort_of(deployment: Deployment, seconds: float) -> Effort:
     return Effort(
         seconds=seconds,
         spread=deployment.spread,
+        metronome_ms=spec.metronome_ms.get(deployment.threads or torch.get_num_threads()),
         rivals=verified_rivals(device, dtype, gradients=False),
         training_rivals=verified_rivals(device, training_dtype(device), gradients=True) if training else {},
     )
@@ -132,20 +134,23 @@ class ModelMeter:
     def measure(self, architecture: Architecture) -> Measured:
         device = choose_device(self.deployment.device)
         phases = {self.deployment.workload.phase(quantity) for quantity in self.deployment.quantities}
-        effort = effort_of(self.deployment, self.deployment.seconds * SHARE_OF_TIMING / max(1, len(phases)))
+        effort = effort_of(self.deployment, self.spec, self.deployment.seconds * SHARE_OF_TIMING / max(1, len(phases)))
         with DeviceLock.of(device).exclusive():
-            if device.type == "cpu":
-                measured, resident = resident_peak_bytes(
-                    measure_model, architecture, self.deployment, self.spec, effort
-                )
-                if resident is not None:
-                    measured.numbers["peak_reserved_bytes"] = weighed(resident)
-            else:
+            if device.type != "cpu":
                 with while_it_answers(device):
-                    torch.cuda.reset_peak_memory_stats(device)
-                    measured = measure_model(architecture, self.deployment, self.spec, effort)
-                reserved = torch.cuda.max_memory_reserved(device)
-                measured.numbers["peak_reserved_bytes"] = weighed(reserved)
+                    return measure_model(architecture, self.deployment, self.spec, effort)
+            measured = Measured(numbers={}, costs={})
+            # Training and inference in a process each: the resident peak of one must not hide that of the other.
+            for name, quantities in (
+                ("train_peak_reserved_bytes", self.deployment.trained),
+                ("peak_reserved_bytes", self.deployment.served),
+            ):
+                if quantities:
+                    deployment = replace(self.deployment, quantities=quantities)
+                    found, resident = resident_peak_bytes(measure_model, architecture, deployment, self.spec, effort)
+                    if resident is not None:
+                        found.numbers[name] = weighed(resident)
+                    measured = measured | found
         return measured
 
     def confirm(self, architecture: Architecture) -> Measured | None:
@@ -157,7 +162,11 @@ class ModelMeter:
 
 @dataclass(frozen=True)
 class TableMeter:
-    """Predicts from measured blocks; with `whole`, the members of a front are measured before they are reported."""
+    """Predicts from measured blocks.
+
+    whole: measures networks as a whole where the device is at hand: the first few, from which the table learns what
+    lies between blocks, and with method `auto` the members of a front before they are reported.
+    """
 
     deployment: Deployment
     spec: DeviceSpec
@@ -169,10 +178,11 @@ class TableMeter:
         dtype = DTYPES[self.reader.dtype]
         check_fits(architecture, set(phases.values()), dtype, self.spec.memory_bytes, self.spec.name)
         self.reader.complete(architecture, set(phases.values()))
+        self._learn(architecture, phases)
         own, best, peaks = {}, {}, []
         numbers: dict[str, Measurement] = {}
         for quantity, phase in phases.items():
-            predicted = predict(architecture, phase, self.reader)
+            predicted = predict(architecture, phase, self.reader, self.reader.composition(phase))
             own[quantity], best[quantity] = predicted.own, predicted.best
             if isinstance(phase, TrainStep):
                 numbers |= training_memory(architecture, predicted.work_bytes)
@@ -189,8 +199,19 @@ class TableMeter:
         numbers |= fitting(architecture, self.deployment, self.spec, dtype, numbers)
         return Measured(numbers=numbers | costs[self.deployment.cost_model], costs=costs)
 
+    def _learn(self, architecture: Architecture, phases: Mapping[str, Phase]) -> None:
+        """Measure a whole network while the table knows too few."""
+        if self.whole is None or not any(self.reader.wants_whole(architecture, phase) for phase in phases.values()):
+            return
+        measured = self.whole.measure(architecture)
+        for quantity, phase in phases.items():
+            self.reader.learn(architecture, phase, measured.costs["own"][quantity])
+        self.reader.table.save()
+
     def confirm(self, architecture: Architecture) -> Measured | None:
-        return None if self.whole is None else self.whole.measure(architecture)
+        if self.whole is None or self.deployment.method != "auto":
+            return None
+        return self.whole.measure(architecture)
 
     def describe(self) -> dict[str, Any]:
         return {

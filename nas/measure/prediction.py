@@ -1,16 +1,19 @@
 """The time of a whole network from its measured blocks, and the measuring of those that a table lacks.
 
-A network takes what its blocks and its ends take: nothing overlaps between them, because each waits for the one before.
+A network takes what its blocks and its ends take, because each waits for the one before, times what is lost between
+unlike ones (`nas.measure.composition`).
 """
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nas.architecture import Architecture, FfnOptions, NoFfn, NoMixer
+from nas.architecture import Architecture, FfnOptions, NoFfn, NoMixer, canonical_id
 from nas.devices import DeviceSpec
 from nas.measure.block_table import VERSIONS, BlockTable, Ends, Entry, Part, describe_part, grid_neighbours
 from nas.measure.blocks import Bench, measure_block
+from nas.measure.composition import ENOUGH, NOTHING_LEARNED, Composition, Whole, composition_of
 from nas.measure.conditions import FLAG_KINDS, watch
 from nas.measure.device import describe_device, pinned_threads, while_it_answers
 from nas.measure.lock import DeviceLock
@@ -93,12 +96,38 @@ class TableReader:
             self._known[part, d_model, phase] = entry
         return entry
 
+    @property
+    def _wholes(self) -> list[Whole]:
+        return [whole for whole in self.table.wholes.values() if self.from_here(whole.environment)]
+
+    def composition(self, phase: Phase) -> Composition:
+        """What whole networks take beyond their blocks in a phase; learned on this very device with its versions."""
+        return composition_of(self._wholes, phase, self.dtype)
+
+    def wants_whole(self, architecture: Architecture, phase: Phase) -> bool:
+        """Whether too few networks were measured as a whole in this very phase, and this one was not."""
+        known = {whole.network for whole in self._wholes if (whole.phase, whole.dtype) == (phase, self.dtype)}
+        return len(known) < ENOUGH and canonical_id(architecture) not in known
+
+    def learn(self, architecture: Architecture, phase: Phase, own: Measurement) -> None:
+        """Keep a network that was measured as a whole beside the sum of its blocks; the caller saves the table."""
+        assert self._here is not None, "networks are measured where there is a bench"
+        network = canonical_id(architecture)
+        sum_ms = predict(architecture, phase, self).own.value
+        self.table.add_whole(
+            Whole(network=network, phase=phase, dtype=self.dtype, sum_ms=sum_ms, own=own, environment=self._here)
+        )
+
     def is_true(self, entry: Entry) -> bool:
         """Whether an entry was measured with the operations at hand, and on this very device with its versions."""
         environment = entry.environment
         device = "cpu" if environment.get("device") == "cpu" else str(environment.get("name"))
         if operations_of_part(entry.part, entry.d_model, device) != dict(entry.operations):
             return False
+        return self.from_here(environment)
+
+    def from_here(self, environment: Mapping[str, str | int]) -> bool:
+        """Whether a number was taken with the versions at hand; where the device is not, any versions count."""
         return self._here is None or all(environment.get(v) == self._here.get(v) for v in VERSIONS)
 
 
@@ -110,23 +139,26 @@ def parts_of(architecture: Architecture) -> list[Part]:
     return found
 
 
-def predict(architecture: Architecture, phase: Phase, reader: TableReader) -> Predicted:
-    """The sum over an architecture's blocks, which the reader must have (`TableReader.complete`)."""
+def predict(
+    architecture: Architecture, phase: Phase, reader: TableReader, composition: Composition = NOTHING_LEARNED
+) -> Predicted:
+    """The sum over an architecture's blocks, which the reader must have (`TableReader.complete`), as composed."""
     entries: list[tuple[Entry, int]] = []
     for part, count in Counter(parts_of(architecture)).items():
         entry = reader.look_up(part, architecture.d_model, phase)
         assert entry is not None, "complete() comes before predict()"
         entries.append((entry, count))
     return Predicted(
-        own=added([(entry.own, count) for entry, count in entries]),
-        best=added([(entry.best, count) for entry, count in entries]),
+        own=added([(entry.own, count) for entry, count in entries], composition),
+        best=added([(entry.best, count) for entry, count in entries], composition),
         work_bytes=sum(entry.bytes_each * count for entry, count in entries)
         + max(entry.bytes_once for entry, _ in entries),
     )
 
 
-def added(times: list[tuple[Measurement, int]]) -> Measurement:
+def added(times: list[tuple[Measurement, int]], composition: Composition = NOTHING_LEARNED) -> Measurement:
     """The sum of the times of blocks, each as often as it stands there; spreads of different ones add up in squares."""
+    factor = composition.factor
     total = math.fsum(time.value * count for time, count in times)
     below = math.sqrt(math.fsum(((time.value - time.low) * count) ** 2 for time, count in times))
     above = math.sqrt(math.fsum(((time.high - time.value) * count) ** 2 for time, count in times))
@@ -134,14 +166,15 @@ def added(times: list[tuple[Measurement, int]]) -> Measurement:
         (kind, sum(any(note.startswith(kind) for note in time.notes) for time, _ in times)) for kind in FLAG_KINDS
     ]
     return Measurement(
-        value=total,
+        value=factor * total,
         unit="ms",
-        low=total - below,
-        high=total + above,
+        low=factor * (total - below),
+        high=factor * (total + above),
         n=min(time.n for time, _ in times),
         source="table",
         notes=(
             f"predicted from {len(times)} measured blocks",
+            *([f"times {factor:.3f} as {composition.networks} whole networks"] if composition.networks else []),
             *(f"{kind}: {count} of these blocks were measured so" for kind, count in flagged if count),
         ),
     )

@@ -5,24 +5,26 @@
 * On a GPU a phase of inference is replayed as a graph, as servers do; the eager time stands in the notes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from kernels import use_substitutes
-from nas.measure.clock import time_together
+from nas.measure.clock import Call
 from nas.measure.ends import ENDS, WORDS, Content, End, content_of, depends_on_content
 from nas.measure.graph import CannotCapture, capture
+from nas.measure.metronome import time_at_usual_pace
 from nas.measure.phases import phase_call
 from nas.measure.rivals import Rival
 from nas.measurement import Measurement
 from nas.model import Model
 from nas.workload import Phase, TrainStep
 
-Key = tuple[str, End | None, str]
+Key = TypeVar("Key", bound=Hashable)
+Way = tuple[str, End | None, str]
 Rivals = Mapping[str, Sequence[Rival]]
 OWN, EAGER, GRAPH = "own", "eager", "graph"
 
@@ -41,22 +43,28 @@ class Effort:
     """How carefully: seconds for one phase in all its ways, and the share to which medians are to be known.
 
     rivals: verified implementations by the public function that they stand for (`nas.measure.rivals`), for inference in
-    the served type; training_rivals: those whose gradients were verified too, in the type of training.
+    the served type; training_rivals: those whose gradients were verified too, in the type of training. metronome_ms:
+    what the metronome usually takes (`nas.measure.metronome`); None leaves times as they are.
     """
 
     seconds: float
     spread: float
     rivals: Rivals
     training_rivals: Rivals = field(default_factory=dict)
+    metronome_ms: float | None = None
 
     def rivals_for(self, phase: Phase) -> Rivals:
         return self.training_rivals if isinstance(phase, TrainStep) else self.rivals
+
+    def time(self, calls: Mapping[Key, Call | Sequence[Call]], device: torch.device) -> dict[Key, Measurement]:
+        """The time of each call, all of them in turn."""
+        return time_at_usual_pace(calls, device, usual=self.metronome_ms, seconds=self.seconds, precision=self.spread)
 
 
 def time_phase(model: Model, phase: Phase, device: torch.device, effort: Effort) -> Timing:
     """Time one phase of a whole model."""
     with prepared(model, phase, device, effort.rivals_for(phase)) as calls:
-        times = time_together(calls.functions, device, seconds=effort.seconds, precision=effort.spread)
+        times = effort.time(calls.functions, device)
     return summary({key: times[key] for key in calls.functions}, calls.notes)
 
 
@@ -73,7 +81,7 @@ def time_difference(
     ):
         both: dict[Any, Callable[[], object]] = {(0, key): call for key, call in first.functions.items()}
         both |= {(1, key): call for key, call in second.functions.items()}
-        times = time_together(both, device, seconds=effort.seconds, precision=effort.spread)
+        times = effort.time(both, device)
         differences = {
             key: per_block(times[0, key], times[1, key], repeats)
             for key in second.functions
@@ -91,7 +99,7 @@ def time_in_rotation(models: Sequence[Model], phase: Phase, device: torch.device
             calls = [capture(call, device) for call in calls]
         except CannotCapture as error:
             notes = (f"no graph: {error}",)
-    time = time_together({OWN: calls}, device, seconds=effort.seconds, precision=effort.spread)[OWN]
+    time = effort.time({OWN: calls}, device)[OWN]
     return replace(time, notes=(*time.notes, *notes))
 
 
@@ -106,7 +114,7 @@ def per_block(few: Measurement, many: Measurement, repeats: int) -> Measurement:
 class Calls:
     """What `prepared` made ready: one function for each way, and notes about ways that are not open."""
 
-    functions: dict[Key, Callable[[], object]]
+    functions: dict[Way, Callable[[], object]]
     notes: list[str]
 
 
@@ -160,7 +168,7 @@ def rivals_of(call: Callable[[], object], rivals: Rivals) -> list[Rival]:
     return [rival for operation in sorted(used) for rival in rivals[operation]]
 
 
-def summary(times: Mapping[Key, Measurement], notes: Sequence[str]) -> Timing:
+def summary(times: Mapping[Way, Measurement], notes: Sequence[str]) -> Timing:
     """Own and best time of a phase from the times of all its ways."""
     by_way = {way: slower_end(times, way) for way in dict.fromkeys(way for way, _, _ in times)}
     best_by = min(by_way, key=lambda way: by_way[way].value)
@@ -169,7 +177,7 @@ def summary(times: Mapping[Key, Measurement], notes: Sequence[str]) -> Timing:
     return Timing(own=own, best=best, best_by=best_by)
 
 
-def slower_end(times: Mapping[Key, Measurement], way: str) -> Measurement:
+def slower_end(times: Mapping[Way, Measurement], way: str) -> Measurement:
     """The time of the slower end of one way, replayed as a graph where there is one; the rest in the notes."""
     of_way: list[tuple[End | None, str, Measurement]] = [
         (end, how, time) for (w, end, how), time in times.items() if w == way

@@ -1,6 +1,6 @@
 """Measures one architecture as it will be deployed: every wanted phase, and memory in inference and in training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,7 +16,7 @@ from nas.measure.memory import (
     DoesNotFit,
     available_bytes,
     out_of_memory_is_a_result,
-    peak_bytes,
+    peak_memory,
     saved_for_backward_bytes,
 )
 from nas.measure.phases import phase_call, random_tokens
@@ -39,6 +39,12 @@ class Measured:
 
     numbers: dict[str, Measurement]
     costs: dict[CostModel, dict[str, Measurement]] = field(default_factory=dict)
+
+    def __or__(self, other: "Measured") -> "Measured":
+        """Both together; a number that both give is the other's."""
+        models = dict.fromkeys((*self.costs, *other.costs))
+        costs = {model: self.costs.get(model, {}) | other.costs.get(model, {}) for model in models}
+        return Measured(numbers=self.numbers | other.numbers, costs=costs)
 
 
 def measure_model(architecture: Architecture, deployment: Deployment, spec: DeviceSpec, effort: Effort) -> Measured:
@@ -79,13 +85,17 @@ def _measure(
     numbers: dict[str, Measurement] = {}
     served = [phase for phase in phases if not isinstance(phase, TrainStep)]
     if served:
-        model, peaks = random_model(architecture, device, dtype), []
+        model, allocated, reserved = random_model(architecture, device, dtype), [], []
         for phase in served:
             timings[phase] = time_phase(model, phase, device, effort)
             call = phase_call(model, phase, device)
-            peaks.append(state_bytes(architecture, phase, dtype) + peak_bytes(call, device))
+            peak = peak_memory(call, device)
+            allocated.append(state_bytes(architecture, phase, dtype) + peak.allocated)
+            reserved.append(peak.reserved)
+            del call
         weights = count_parameters(architecture) * dtype.itemsize
-        numbers["peak_memory_bytes"] = weighed(weights + max(peaks))
+        numbers["peak_memory_bytes"] = weighed(weights + max(allocated))
+        numbers |= taken_from_device("peak_reserved_bytes", reserved)
         del model
     for phase in phases:
         if isinstance(phase, TrainStep):
@@ -102,12 +112,19 @@ def training_memory(model: Model, phase: TrainStep, device: torch.device) -> dic
     weights = sum(p.numel() for p in model.parameters())
     tokens = random_tokens(model, device, phase.batch, phase.tokens)
     saved = saved_for_backward_bytes(lambda: model(tokens, context=Context()))
-    peak = weights * (WEIGHT_BYTES + OPTIMIZER_BYTES) + peak_bytes(step, device)
+    peak = peak_memory(step, device)
     return {
-        "train_peak_memory_bytes": weighed(peak),
+        "train_peak_memory_bytes": weighed(weights * (WEIGHT_BYTES + OPTIMIZER_BYTES) + peak.allocated),
+        **taken_from_device("train_peak_reserved_bytes", [peak.reserved]),
         "optimizer_bytes": Measurement.exact(weights * OPTIMIZER_BYTES, "bytes"),
         "saved_for_backward_bytes": weighed(saved),
     }
+
+
+def taken_from_device(name: str, peaks: Sequence[int | None]) -> dict[str, Measurement]:
+    """The largest of what phases reserved on a device; nothing on a CPU, where whoever started the process sees it."""
+    known = [peak for peak in peaks if peak is not None]
+    return {name: weighed(max(known))} if known else {}
 
 
 def weighed(size: int) -> Measurement:

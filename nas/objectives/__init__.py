@@ -29,6 +29,7 @@ from nas.objectives.memory import (
     SEQUENCE_BYTES,
     SEQUENCES_THAT_FIT,
     TRAIN_PEAK_MEMORY,
+    TRAIN_PEAK_RESERVED,
 )
 from nas.objectives.quality import RECALL, RECALL_BITS, TEXT_LOSS
 from nas.objectives.size import ACTIVE_PARAMETERS, FLOPS_PER_TOKEN, PARAMETERS
@@ -48,6 +49,7 @@ OBJECTIVES: dict[str, Objective] = {
     "peak_memory_bytes": PEAK_MEMORY,
     "peak_reserved_bytes": PEAK_RESERVED,
     "train_peak_memory_bytes": TRAIN_PEAK_MEMORY,
+    "train_peak_reserved_bytes": TRAIN_PEAK_RESERVED,
     "optimizer_bytes": OPTIMIZER_BYTES,
     "saved_for_backward_bytes": SAVED_FOR_BACKWARD,
     "parameters": PARAMETERS,

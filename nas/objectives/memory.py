@@ -34,10 +34,15 @@ PEAK_MEMORY = measured(
 PEAK_RESERVED = measured(
     "peak_reserved_bytes",
     "bytes",
-    "what the process takes from the system at its peak: reserved on a GPU, resident on a CPU",
+    "inference: what the process takes from the system at its peak: reserved on a GPU, resident on a CPU",
 )
 TRAIN_PEAK_MEMORY = measured(
     "train_peak_memory_bytes", "bytes", "train_step: weights, gradients, optimizer and activations at the peak"
+)
+TRAIN_PEAK_RESERVED = measured(
+    "train_peak_reserved_bytes",
+    "bytes",
+    "train_step: what the process takes from the system at its peak: reserved on a GPU, resident on a CPU",
 )
 OPTIMIZER_BYTES = measured("optimizer_bytes", "bytes", "train_step: the state of the optimizer")
 SAVED_FOR_BACKWARD = measured("saved_for_backward_bytes", "bytes", "train_step: activations kept for the backward pass")

@@ -23,6 +23,7 @@ _WORDS = {
     "peak_memory_bytes": "peak memory",
     "peak_reserved_bytes": "peak reserved memory",
     "train_peak_memory_bytes": "training peak memory",
+    "train_peak_reserved_bytes": "training peak reserved memory",
     "optimizer_bytes": "optimizer state",
     "saved_for_backward_bytes": "saved for backward",
     "flops_per_token": "FLOPs per token",

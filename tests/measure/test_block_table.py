@@ -21,8 +21,8 @@ from nas.measure.block_table import (
     key_of,
     part_from_dict,
     part_to_dict,
-    read_entries,
-    write_entries,
+    read_table,
+    write_table,
 )
 from nas.parts import ffn_width
 from nas.workload import Decode, Prefill, TrainStep
@@ -287,7 +287,7 @@ def test_a_file_is_whole_or_not_there_at_all(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_entries(path, NAME, [entry(GLU, 2.0)])
+        write_table(path, NAME, [entry(GLU, 2.0)], [])
     assert path.read_text() == before
 
 
@@ -297,7 +297,8 @@ SHIPPED_TABLES = sorted(SHIPPED.glob("*.json"))
 @pytest.mark.parametrize("path", SHIPPED_TABLES, ids=lambda path: path.stem)
 def test_a_shipped_table_belongs_to_a_described_device_and_knows_its_operations(path: Path) -> None:
     spec = described_devices()[path.stem]
-    entries = read_entries(path, spec.name)
+    entries, wholes = read_table(path, spec.name)
     assert entries
     assert all(entry.operations and entry.own.value > 0 and entry.roofline_ms > 0 for entry in entries)
     assert len({entry.key for entry in entries}) == len(entries)
+    assert all(0.5 < whole.ratio < 2 for whole in wholes)

@@ -1,8 +1,10 @@
 """The device at hand, described by measuring it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from nas.devices import described_devices
 from nas.measure import calibrate
@@ -29,6 +31,7 @@ def test_this_machine_is_described_by_numbers_that_a_machine_can_have(fast) -> N
     free = available_bytes(CPU)
     assert free is not None and 0.3 * free < spec.memory_bytes < 3 * free
     assert spec.source.startswith("measured with torch")
+    assert list(spec.metronome_ms) == [torch.get_num_threads()] and min(spec.metronome_ms.values()) > 0.05
     assert spec.slug and spec.slug != "described"
 
 
@@ -36,17 +39,19 @@ def test_a_device_is_measured_once_in_a_process(fast) -> None:
     assert measured_spec(CPU, 0.05) is measured_spec(CPU, 0.05)
 
 
-def test_a_shipped_description_goes_before_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shipped_description_goes_before_measuring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def never(*_: object) -> None:
         raise AssertionError("nothing needs to be measured")
 
     monkeypatch.setattr(calibrate, "device_name", lambda device: "NVIDIA H200")
     monkeypatch.setattr(calibrate, "measured_spec", never)
-    assert spec_of(CPU) == described_devices()["h200"]
+    assert spec_of(CPU, tmp_path) == described_devices()["h200"]
 
 
-def test_an_unknown_device_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = replace(described_devices()["h200"], name="odd")
-    monkeypatch.setattr(calibrate, "device_name", lambda device: "some other processor")
-    monkeypatch.setattr(calibrate, "measured_spec", lambda device: odd)
-    assert spec_of(CPU) is odd
+def test_an_unknown_device_is_measured_once_and_for_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    odd = replace(described_devices()["h200"], name="some other processor", metronome_ms={2: 3.5})
+    answers = [odd]
+    monkeypatch.setattr(calibrate, "device_name", lambda device: odd.name)
+    monkeypatch.setattr(calibrate, "measured_spec", lambda device: answers.pop())
+    first, second = spec_of(CPU, tmp_path / "new"), spec_of(CPU, tmp_path / "new")
+    assert first == second == odd and first.slug == "some-other-processor"

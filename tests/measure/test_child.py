@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.measure.child import ChildFailed, in_child, resident_peak_bytes
+from nas.measure.child import ChildFailed, in_child, resident_peak_bytes, servers_environment
 from nas.measure.memory import DoesNotFit
 
 MIB = 1 << 20
@@ -149,3 +149,17 @@ def test_the_resident_peak_is_what_was_held_at_once() -> None:
         assert numbers == mebibytes * MIB // 4
         assert peak is not None
         assert abs(peak - 2 * mebibytes * MIB) < 2 * MIB
+
+
+@pytest.mark.parametrize("policy", [None, "PASSIVE"])
+def test_a_measuring_process_waits_as_a_server_does_unless_the_user_has_a_policy(
+    policy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    if policy is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    with servers_environment():
+        assert os.environ["MALLOC_TOP_PAD_"]
+        assert (os.environ["GOMP_SPINCOUNT"] == "7") == (policy is not None)
+    assert os.environ["GOMP_SPINCOUNT"] == "7" and "MALLOC_TOP_PAD_" not in os.environ

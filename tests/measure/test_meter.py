@@ -11,16 +11,17 @@ import torch
 from nas.architecture import Architecture, Attention, Block, Glu, Mamba2
 from nas.count import count, count_parameters, count_state_bytes
 from nas.deployment import Deployment
-from nas.measure import DoesNotFit, TableError, meter, open_meter
+from nas.measure import DoesNotFit, TableError, meter, open_meter, prediction
 from nas.measure.block_table import BlockTable
 from nas.measure.calibrate import spec_of
 from nas.measure.device import pinned_threads
 from nas.measure.meter import ModelMeter, RooflineMeter, TableMeter
-from nas.measure.prediction import NotInTable, parts_of
+from nas.measure.prediction import NotInTable, TableReader, parts_of
 from nas.measure.whole_model import Measured
+from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES
-from nas.workload import QUANTITIES, TRAINING_MEMORY, Decode, WorkloadError
-from tests.measure.examples import ATTENTION, CPU, DECODE, GLU, MAMBA2, MOE, SPEC, D, entry, network
+from nas.workload import QUANTITIES, Decode, WorkloadError
+from tests.measure.examples import ATTENTION, CPU, DECODE, GLU, MAMBA2, MOE, SPEC, D, bench, entry, network
 
 HYBRID = network(Block(mixer=ATTENTION, ffn=GLU), Block(mixer=MAMBA2, ffn=MOE))
 ALL = {"workloads": ["serve", "prefill", "decode", "train_step"], "prompt": 32, "new_tokens": 32, "batch": 2}
@@ -37,8 +38,9 @@ def one_thread():
 def described():
     """This machine is a toy device, which need not be measured, and has no rivals."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(meter, "spec_of", lambda device: SPEC)
+        patch.setattr(meter, "spec_of", lambda device, folder: SPEC)
         patch.setattr(meter, "verified_rivals", lambda device, dtype, gradients: {})
+        patch.setattr(prediction, "ENOUGH", 1)
         yield
 
 
@@ -68,8 +70,7 @@ def check_numbers(measured: Measured, source: str) -> None:
 def test_the_deployment_chooses_the_meter(described, tmp_path: Path) -> None:
     assert isinstance(open_meter(deployment(device="cpu"), tmp_path), ModelMeter)
     table, auto = (open_meter(deployment(device="cpu", method=method), tmp_path) for method in ("table", "auto"))
-    assert isinstance(table, TableMeter) and table.whole is None
-    assert isinstance(auto, TableMeter) and isinstance(auto.whole, ModelMeter)
+    assert isinstance(table, TableMeter) and isinstance(auto, TableMeter)
     assert isinstance(open_meter(deployment(**H200), tmp_path), RooflineMeter)
     assert list(tmp_path.iterdir()) == [], "opening writes nothing"
 
@@ -78,7 +79,8 @@ def test_bounds_of_a_described_device_are_estimates_all_of_them(tmp_path: Path) 
     opened = open_meter(deployment(**ALL, **H200), tmp_path)
     measured = opened.measure(HYBRID)
     check_numbers(measured, "estimate")
-    assert measured.numbers.keys() >= set(QUANTITIES) | set(TRAINING_MEMORY[:2]) | {"sequences_that_fit"}
+    others = {"train_peak_memory_bytes", "optimizer_bytes", "sequences_that_fit"}
+    assert measured.numbers.keys() >= set(QUANTITIES) | others
     assert set(measured.costs) == {"roofline"}
     for quantity, bound in measured.costs["roofline"].items():
         assert measured.numbers[quantity] == bound
@@ -174,6 +176,35 @@ def test_the_cost_model_chooses_which_times_count_and_all_are_kept(cost_model, t
     assert number.source == ("estimate" if cost_model == "roofline" else "table")
 
 
+def test_the_first_networks_are_measured_whole_and_what_they_take_beyond_their_blocks_is_learned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(prediction, "ENOUGH", 2)
+    table = BlockTable(SPEC.name, tmp_path / "toy-device.json")
+    for part in (*parts_of(HYBRID), Glu(d_ff=96)):
+        table.add(entry(part, 2.0, best=1.0, phase=DECODE))
+    table.save()
+    asked: list[Architecture] = []
+
+    class Whole:
+        def measure(self, architecture: Architecture) -> Measured:
+            asked.append(architecture)
+            return Measured(numbers={}, costs={"own": {"decode_latency_ms": Measurement.exact(15.0, "ms")}})
+
+    given = deployment(device="cpu", workloads=["decode"], batch=1, context=64, method="table")
+    given = replace(given, quantities=("decode_latency_ms",))
+    opened = TableMeter(given, SPEC, TableReader(table, SPEC, "float32", bench()), Whole())  # type: ignore[arg-type]
+    other = network(Block(mixer=ATTENTION, ffn=Glu(d_ff=96)))
+    times = [opened.measure(a).costs["own"]["decode_latency_ms"] for a in (HYBRID, HYBRID, other, HYBRID, other)]
+    assert asked == [HYBRID, other], "each once, and no more than are enough"
+    assert times[0].value == 15.0, "10 ms of blocks took 15 as a whole"
+    assert times[-1].value == pytest.approx(6.0 * (15 / 10 + 15 / 6) / 2)
+    assert "times 2.000 as 2 whole networks" in times[-1].notes
+    again = BlockTable.open(SPEC.name, tmp_path / "toy-device.json")
+    assert {whole.sum_ms for whole in again.wholes.values()} == {10.0, 6.0}
+    assert opened.confirm(HYBRID) is None, "measure=table predicts its front too"
+
+
 def test_a_measured_table_says_so_and_is_used_again(filled) -> None:
     folder, measured = filled
     check_numbers(measured, "table")
@@ -199,6 +230,7 @@ def test_predicted_memory_is_near_what_a_measurement_gives(filled) -> None:
 
 def test_a_table_agrees_with_measuring_whole_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On a real machine, a busy one too: within a factor of two, and both designs in the right order."""
+    monkeypatch.setattr(prediction, "ENOUGH", 0)  # sums of blocks alone
     monkeypatch.setattr(meter, "verified_rivals", lambda device, dtype, gradients: {})  # which takes seconds
     attention = Block(mixer=Attention(num_heads=4, head_dim=64), ffn=Glu(d_ff=512))
     mamba = Block(mixer=Mamba2(num_heads=4, head_dim=64, state_dim=16), ffn=Glu(d_ff=512))
@@ -209,7 +241,7 @@ def test_a_table_agrees_with_measuring_whole_networks(monkeypatch: pytest.Monkey
     sizes = {"workloads": ["decode"], "context": 8192, "batch": 1, "seconds": 0.8, "block_seconds": 0.25}
     given = deployment(device="cpu", **sizes)
     spec = replace(SPEC, memory=64.0)
-    monkeypatch.setattr(meter, "spec_of", lambda device: spec)
+    monkeypatch.setattr(meter, "spec_of", lambda device, folder: spec)
     table = open_meter(replace(given, method="table"), tmp_path)
     whole = open_meter(given, tmp_path)
     found = [[m.measure(d).numbers["decode_latency_ms"].value for d in designs] for m in (table, whole)]
@@ -249,8 +281,25 @@ def test_measuring_leaves_the_device_to_others_and_holds_it_meanwhile(
     assert measured.numbers["peak_reserved_bytes"].value == 5
 
 
-def test_this_machine_has_a_description_with_its_own_name() -> None:
-    spec = spec_of(CPU)
+def test_what_training_takes_from_the_system_is_told_apart_from_what_inference_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    both = deployment(device="cpu", workloads=["serve", "train_step"])
+
+    def answer(function: object, architecture: object, part: Deployment, *_: object) -> tuple[Measured, int]:
+        assert not (part.trained and part.served), "one process for each, or the larger peak hides the smaller"
+        times = {q: Measurement.exact(1.0, "ms") for q in part.quantities}
+        return Measured(numbers=dict(times), costs={"own": times}), 7 if part.trained else 5
+
+    monkeypatch.setattr(meter, "resident_peak_bytes", answer)
+    measured = open_meter(both, tmp_path).measure(HYBRID)
+    assert measured.numbers["peak_reserved_bytes"].value == 5
+    assert measured.numbers["train_peak_reserved_bytes"].value == 7
+    assert set(measured.costs["own"]) == set(both.quantities)
+
+
+def test_this_machine_has_a_description_with_its_own_name(tmp_path: Path) -> None:
+    spec = spec_of(CPU, tmp_path)
     assert spec.slug != "described" and spec.memory_bytes > 0
     assert spec.milliseconds(1e9, 0, "float32") > 0
     assert D == HYBRID.d_model
