@@ -1,4 +1,4 @@
-"""Measures the device at hand and writes its description: peak arithmetic by type, bandwidth, memory, usual pace.
+"""Measures the device at hand and writes its description: peak arithmetic by type, bandwidth, memory.
 
     python scripts/describe_device.py                        into nas/devices, under the device's name
     python scripts/describe_device.py --device cuda:1 --out my-gpu.yaml

@@ -29,9 +29,7 @@ class DeviceSpec:
     """What the roofline needs of a device.
 
     tflops: peak of matrix products in TFLOP/s by dtype, dense. bandwidth: of the memory, in GB/s (1e9). memory: in GB
-    (1e9). cache_mb: last-level cache in MB (1e6), or 0 where unknown. metronome_ms: what the metronome of
-    `nas.measure.metronome` usually takes there, by number of threads; empty for a GPU. source: where the numbers come
-    from.
+    (1e9). cache_mb: last-level cache in MB (1e6), or 0 where unknown. source: where the numbers come from.
     """
 
     name: str
@@ -39,7 +37,6 @@ class DeviceSpec:
     bandwidth: float
     memory: float
     cache_mb: float = 0.0
-    metronome_ms: Mapping[int, float] = field(default_factory=dict)
     source: str = "given by the user"
     slug: str = field(default="described", compare=False)
 
@@ -72,7 +69,6 @@ class DeviceSpec:
             "bandwidth": self.bandwidth,
             "memory": self.memory,
             "cache_mb": self.cache_mb,
-            **({"metronome_ms": dict(self.metronome_ms)} if self.metronome_ms else {}),
             "source": self.source,
         }
 
@@ -110,7 +106,7 @@ def read_spec(path: Path) -> DeviceSpec:
 
 def spec_from(given: Mapping[str, Any], *, slug: str = "described") -> DeviceSpec:
     """A description from `{tflops: 989, bandwidth: 4800, memory: 141}`; `tflops` may be given by dtype."""
-    known = {*FIELDS, "name", "cache_mb", "metronome_ms", "source"}
+    known = {*FIELDS, "name", "cache_mb", "source"}
     for key in given:
         if key not in known:
             raise DeviceError(f"There is no measure.device.{key}. {did_you_mean(key, known)}")
@@ -133,18 +129,12 @@ def spec_from(given: Mapping[str, Any], *, slug: str = "described") -> DeviceSpe
     cache = given.get("cache_mb", 0.0)
     if cache != 0:
         check_number("cache_mb", cache)
-    metronome = given.get("metronome_ms") or {}
-    if not isinstance(metronome, Mapping):
-        raise DeviceError(f"measure.device.metronome_ms must give milliseconds by threads, but got {metronome!r}.")
-    for threads, value in metronome.items():
-        check_number(f"metronome_ms.{threads}", value)
     return DeviceSpec(
         name=str(given.get("name", "a described device")),
         tflops={name: float(value) for name, value in by_dtype.items()},
         bandwidth=float(given["bandwidth"]),
         memory=float(given["memory"]),
         cache_mb=float(cache),
-        metronome_ms={int(threads): float(value) for threads, value in metronome.items()},
         source=str(given.get("source", "given by the user")),
         slug=slug,
     )

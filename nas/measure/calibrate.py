@@ -1,4 +1,4 @@
-"""Describes the device at hand by measuring it: peak of matrix products by type, bandwidth of memory, usual pace.
+"""Describes the device at hand by measuring it: peak of matrix products by type, and bandwidth of memory.
 
 For devices that have no description beside `nas/devices`; `scripts/describe_device.py` writes one.
 """
@@ -11,11 +11,9 @@ import torch
 import yaml
 
 from nas.devices import DeviceSpec, find_spec, read_spec, slug_of
-from nas.measure.child import in_child
 from nas.measure.clock import time_call
 from nas.measure.device import DTYPES, device_name
 from nas.measure.memory import available_bytes
-from nas.measure.metronome import usual_beat
 
 SECONDS = 0.4  # for each number
 SIZES = {"cpu": 2048, "cuda": 8192}  # of the square matrices
@@ -24,9 +22,9 @@ SHARE_OF_FREE = 8  # at most one part in so many of the free memory is taken
 
 
 def spec_of(device: torch.device, folder: Path) -> DeviceSpec:
-    """The shipped description of the device, or one that is measured once (some seconds) and kept in `folder`.
+    """The shipped description of the device, or one that is measured once (a second or two) and kept in `folder`.
 
-    Kept, because times are corrected for the pace of the machine, whose usual one must be the same for all of them.
+    Kept, so that the bounds of a study do not move with the machine's mood from one run to the next.
     """
     name = device_name(device)
     shipped = find_spec(name)
@@ -57,7 +55,6 @@ def measured_spec(device: torch.device, seconds: float = SECONDS) -> DeviceSpec:
         bandwidth=bandwidth(device, seconds),
         memory=round(total_bytes(device) / 1e9, 1),
         cache_mb=cache_mb(device),
-        metronome_ms={torch.get_num_threads(): in_child(usual_beat, 5 * seconds)} if device.type == "cpu" else {},
         source=f"measured with torch {torch.__version__}, {torch.get_num_threads()} threads",
         slug=slug_of(name),
     )

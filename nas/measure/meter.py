@@ -80,7 +80,7 @@ def open_meter(deployment: Deployment, tables: Path) -> Meter:
     whole = ModelMeter(deployment, spec)
     if deployment.method == "model":
         return whole
-    effort = effort_of(deployment, spec, deployment.block_seconds)
+    effort = effort_of(deployment, deployment.block_seconds)
     bench = Bench(device=device, dtype=dtype_of(deployment), spec=spec, effort=effort, threads=deployment.threads)
     reader = TableReader(open_table(deployment, spec, tables), spec, bench.dtype, bench)
     return TableMeter(deployment, spec, reader, whole)
@@ -101,7 +101,7 @@ def dtype_of(deployment: Deployment) -> str:
     return name_of(choose_dtype(deployment.dtype, choose_device(deployment.device)))
 
 
-def effort_of(deployment: Deployment, spec: DeviceSpec, seconds: float) -> Effort:
+def effort_of(deployment: Deployment, seconds: float) -> Effort:
     """The effort for one phase. The rivals are verified once in a process, here and not in its children."""
     device = choose_device(deployment.device)
     dtype = choose_dtype(deployment.dtype, device)
@@ -109,7 +109,6 @@ def effort_of(deployment: Deployment, spec: DeviceSpec, seconds: float) -> Effor
     return Effort(
         seconds=seconds,
         spread=deployment.spread,
-        metronome_ms=spec.metronome_ms.get(deployment.threads or torch.get_num_threads()),
         rivals=verified_rivals(device, dtype, gradients=False),
         training_rivals=verified_rivals(device, training_dtype(device), gradients=True) if training else {},
     )
@@ -134,7 +133,7 @@ class ModelMeter:
     def measure(self, architecture: Architecture) -> Measured:
         device = choose_device(self.deployment.device)
         phases = {self.deployment.workload.phase(quantity) for quantity in self.deployment.quantities}
-        effort = effort_of(self.deployment, self.spec, self.deployment.seconds * SHARE_OF_TIMING / max(1, len(phases)))
+        effort = effort_of(self.deployment, self.deployment.seconds * SHARE_OF_TIMING / max(1, len(phases)))
         with DeviceLock.of(device).exclusive():
             if device.type != "cpu":
                 with while_it_answers(device):

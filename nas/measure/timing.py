@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 import torch
 
 from kernels import use_substitutes
-from nas.measure.clock import Call
+from nas.measure.clock import Call, time_together
 from nas.measure.ends import ENDS, WORDS, Content, End, content_of, depends_on_content
 from nas.measure.graph import CannotCapture, capture
-from nas.measure.metronome import time_at_usual_pace
 from nas.measure.phases import phase_call
 from nas.measure.rivals import Rival
 from nas.measurement import Measurement
@@ -43,22 +42,20 @@ class Effort:
     """How carefully: seconds for one phase in all its ways, and the share to which medians are to be known.
 
     rivals: verified implementations by the public function that they stand for (`nas.measure.rivals`), for inference in
-    the served type; training_rivals: those whose gradients were verified too, in the type of training. metronome_ms:
-    what the metronome usually takes (`nas.measure.metronome`); None leaves times as they are.
+    the served type; training_rivals: those whose gradients were verified too, in the type of training.
     """
 
     seconds: float
     spread: float
     rivals: Rivals
     training_rivals: Rivals = field(default_factory=dict)
-    metronome_ms: float | None = None
 
     def rivals_for(self, phase: Phase) -> Rivals:
         return self.training_rivals if isinstance(phase, TrainStep) else self.rivals
 
     def time(self, calls: Mapping[Key, Call | Sequence[Call]], device: torch.device) -> dict[Key, Measurement]:
         """The time of each call, all of them in turn."""
-        return time_at_usual_pace(calls, device, usual=self.metronome_ms, seconds=self.seconds, precision=self.spread)
+        return time_together(calls, device, seconds=self.seconds, precision=self.spread)
 
 
 def time_phase(model: Model, phase: Phase, device: torch.device, effort: Effort) -> Timing:

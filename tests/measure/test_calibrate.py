@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from nas.devices import described_devices
 from nas.measure import calibrate
@@ -31,7 +30,6 @@ def test_this_machine_is_described_by_numbers_that_a_machine_can_have(fast) -> N
     free = available_bytes(CPU)
     assert free is not None and 0.3 * free < spec.memory_bytes < 3 * free
     assert spec.source.startswith("measured with torch")
-    assert list(spec.metronome_ms) == [torch.get_num_threads()] and min(spec.metronome_ms.values()) > 0.05
     assert spec.slug and spec.slug != "described"
 
 
@@ -49,7 +47,7 @@ def test_a_shipped_description_goes_before_measuring(monkeypatch: pytest.MonkeyP
 
 
 def test_an_unknown_device_is_measured_once_and_for_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    odd = replace(described_devices()["h200"], name="some other processor", metronome_ms={2: 3.5})
+    odd = replace(described_devices()["h200"], name="some other processor")
     answers = [odd]
     monkeypatch.setattr(calibrate, "device_name", lambda device: odd.name)
     monkeypatch.setattr(calibrate, "measured_spec", lambda device: answers.pop())

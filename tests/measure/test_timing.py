@@ -149,7 +149,7 @@ def test_two_networks_are_timed_in_turn_and_what_one_has_more_is_shared_among_it
     def known(calls: dict, device: torch.device, **_: object) -> dict:
         return {(which, key): ms(50.0 if which else 10.0) for which, key in calls}
 
-    monkeypatch.setattr(timing, "time_at_usual_pace", known)
+    monkeypatch.setattr(timing, "time_together", known)
     few, many = model_of(Block(ffn=GLU)), model_of(*[Block(ffn=GLU)] * 5)
     found = time_difference(few, many, 4, DECODE, CPU, QUICK)
     assert (found.own.value, found.best.value, found.best_by) == (10.0, 10.0, OWN)
