@@ -8,6 +8,7 @@
 
 import os
 import re
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -84,7 +85,7 @@ def write_config(directory: Path, config: Mapping[str, Any]) -> None:
 
     For a command to call once it holds the folder and nothing can be refused any more.
     """
-    partial = directory / ".config.yaml.partial"
+    partial = directory / f".config.yaml.{secrets.token_hex(4)}.partial"
     partial.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))), encoding="utf-8")
     partial.replace(directory / "config.yaml")
 

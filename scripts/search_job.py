@@ -19,35 +19,49 @@ from nas.study.crew import Crew
 from nas.study.evaluator import open_evaluator
 from nas.study.events import Observer
 from nas.study.front import hypervolume, losses
+from nas.study.gpu_claim import claimed_gpu
 from nas.study.loop import Bars, Loop
 from nas.study.noise import noise_floors, repeat_seeds
 from nas.study.robust import robust_members
 from nas.study.rows import NoiseFloor, Row, StudyResult
-from nas.study.samplers import make_sampler
-from nas.study.storage import Study, make_folder, open_study
+from nas.study.samplers import check_sampler, make_sampler, prior_from
+from nas.study.storage import Study, make_folder, open_study, tell_of_storage
+from nas.study.storage import shown as shown_url
 from nas.study.trials import enqueue_references
 from nas.tasks import cache_folder, task_configs
 from scripts.command_line import write_config
 from scripts.settings import SearchSettings
 
+APART = 10_007  # between the seeds of two workers, more than a study has trials
 
-def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
-    """Run or resume a study to its budget, write its files and print the fronts.
 
-    start: `time.perf_counter()` when the process began, so that the tool's own time counts from there.
+def run_search(settings: SearchSettings, *, start: float) -> StudyResult | None:
+    """Run or resume a study to its budget as one of its workers; the last one writes the files and prints the fronts.
+
+    start: `time.perf_counter()` when the process began, so that the tool's own time counts from there. Returns None for
+    a worker that ends while others go on.
     """
     directory = settings.directory
+    check_sampler(settings.sampler)
+    prior = prior_from(settings.priors, settings.space.mixer_options)
     with ExitStack() as stack:
         make_folder(directory)
         check_ready(directory, settings.tracker)
+        # Before anything asks torch for a device.
+        stack.enter_context(claimed_gpu(settings.device, settings.workers_per_gpu))
         # A name such as `auto` may be another device when the study is taken up again.
         definition = settings.definition | {"measured on": measured_on(settings.deployment)}
-        study = open_study(directory, settings.study, settings.objectives, definition, None)
-        crew = stack.enter_context(Crew(study))
-        write_config(directory, settings.config)
+        study = open_study(directory, settings.study, settings.objectives, definition, None, storage=settings.storage)
+        crew = stack.enter_context(Crew(study, index=settings.worker))
+        write_config(directory, without_password(settings.config))
         sampled = len(study.get_trials(deepcopy=False))
         study.sampler = make_sampler(
-            settings.sampler, seed=settings.seed, trials=settings.trials, already_sampled=sampled
+            settings.sampler,
+            space=settings.space,
+            prior=prior,
+            seed=settings.seed,
+            trials=settings.trials,
+            already_sampled=sampled + APART * crew.rank,  # workers that start together must not propose the same
         )
         for task in settings.tasks.values():
             task.prepare()
@@ -66,14 +80,19 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
                 tables=cache_folder() / "tables",
             )
         )
-        tracker = Tracker(settings.study, directory, settings.tracker, definition)
+        tracker = Tracker(settings.study, directory, settings.tracker, definition, worker=crew.label)
         loop = make_loop(settings, study, evaluator)
         progress = stack.enter_context(Progress(shown(settings), rows=loop.rows, front=loop.bars.fronts(loop.rows)[0]))
         with tracker:
-            table = TrialsTable(directory / "trials.csv", shown(settings), loop.rows)
+            table = TrialsTable(directory / "trials.csv", shown(settings), loop)
             loop.observer = Watchers([progress, tracker, table])
+            tell_of_storage(study, progress.message)
             announce(settings, [name for name, _ in references], requeued, progress)
+            announce_worker(settings, crew, progress)
             loop.run()
+            if not crew.is_last():
+                progress.message(f"worker {settings.worker} is done; {len(crew.others())} go on, the last one reports")
+                return None
             report_unjudged(loop, progress)
             noise = measure_noise(settings, loop)
             result = make_result(settings, loop, noise, evaluator.meter.describe(), start)
@@ -85,6 +104,11 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult:
         requirements = loop.bars.applicable(loop.rows)
         print_summary(result, settings.objectives, requirements, progress.console, files=files)
         return result
+
+
+def without_password(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as it may be written down."""
+    return {**config, "storage": None if config["storage"] is None else shown_url(config["storage"])}
 
 
 def measured_on(deployment: Deployment) -> str:
@@ -135,6 +159,13 @@ def announce(settings: SearchSettings, references: Sequence[str], requeued: int,
         progress.message(f"require.{requirement.name} is not applied: no task of this run scores it")
 
 
+def announce_worker(settings: SearchSettings, crew: Crew, progress: Observer) -> None:
+    """Which worker this is, where it is not the only one."""
+    others = crew.others()
+    if others or settings.worker:
+        progress.message(f"this is worker {settings.worker}; {len(others)} other(s) are at work on this study")
+
+
 def report_unjudged(loop: Loop, progress: Observer) -> None:
     """Say which requirement could not be judged, because the baseline was not trained."""
     for requirement in loop.bars.requirements:
@@ -175,7 +206,7 @@ def make_result(
         noise=noise,
         hypervolume=dominated_volume(rows, settings.objectives),
         settings={
-            "sampler": settings.sampler,
+            "sampler": settings.sampler["name"],
             "trials": settings.trials,
             "tasks": {name: task.describe() for name, task in settings.tasks.items()},
             "training": {name: settings.definition["train"][name] for name in settings.tasks},
@@ -225,10 +256,10 @@ class TrialsTable(Observer):
 
     path: Path
     quantities: Sequence[Objective]
-    rows: list[Row]
+    loop: Loop
 
     def row_finished(self, row: Row, front: tuple[int, ...], done: int, total: int) -> None:
-        write_trials(self.path, self.rows, self.quantities)
+        write_trials(self.path, self.loop.rows, self.quantities)
 
 
 @dataclass

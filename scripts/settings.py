@@ -30,7 +30,7 @@ BUDGET_FIELDS = ("trials", "noise_seeds", "patience", "train", "text", "recall",
 EFFORT = ("seconds", "block_seconds", "spread", "busy", "table")  # of measuring: does not make rows incomparable
 TOP_FIELDS = (
     *("study", "outputs", "seed", "device", "references", "baseline", "search_space", "task", "optimize", "require"),
-    *("limits", "sampler", "measure", "tracker", "budget"),
+    *("limits", "sampler", "priors", "measure", "tracker", "budget", "storage", "worker", "workers_per_gpu"),
 )
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -55,8 +55,12 @@ class SearchSettings:
     ignored_requirements: tuple[Requirement, ...]
     limits: tuple[Limit, ...]
     device: str
+    storage: str | None
+    worker: int
+    workers_per_gpu: int
     deployment: Deployment
-    sampler: str
+    sampler: dict[str, Any]
+    priors: dict[str, Any]
     trials: int
     noise_seeds: int
     patience: int
@@ -125,8 +129,12 @@ class SearchSettings:
             ignored_requirements=tuple(r for r in requirements if r not in judged),
             limits=limits,
             device=word("device", plain["device"]),
+            storage=None if plain["storage"] is None else word("storage", plain["storage"]),
+            worker=worker_number(plain["worker"]),
+            workers_per_gpu=whole("workers_per_gpu", plain["workers_per_gpu"]),
             deployment=deployment,
-            sampler=word("sampler.name", plain["sampler"].get("name")),
+            sampler=plain["sampler"],
+            priors=plain["priors"],
             trials=whole("budget.trials", budget["trials"]),
             noise_seeds=whole("budget.noise_seeds", budget["noise_seeds"]),
             patience=whole("budget.patience", budget["patience"]),
@@ -155,9 +163,9 @@ def definition_of(
 def require_fields(plain: Mapping[str, Any]) -> None:
     """Raise UserError for a field or group that was taken away (`~tracker`) or emptied (`tracker=null`)."""
     for name in TOP_FIELDS:
-        if plain.get(name) is None and name not in ("require", "limits", "references"):
+        if plain.get(name) is None and name not in ("require", "limits", "references", "storage"):
             raise UserError(f"{name} is needed, but it was taken away; leave it out of the command to get the default.")
-    for name in ("search_space", "task", "measure", "tracker", "budget", "sampler"):
+    for name in ("search_space", "task", "measure", "tracker", "budget", "sampler", "priors"):
         if not isinstance(plain[name], Mapping):
             raise UserError(f"{name} must be a group of fields, but got {plain[name]!r}.")
 
@@ -211,6 +219,13 @@ def whole(name: str, value: object, *, minimum: int = 1) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise UserError(f"{name} must be a whole number of at least {minimum}, but got {value!r}.")
     return value
+
+
+def worker_number(value: object) -> int:
+    """The number of this worker; raises UserError, also for several numbers in a run without `-m`."""
+    if isinstance(value, str | list):
+        raise UserError(f"worker is one number in a run of its own; several workers need -m, but got worker={value!r}.")
+    return whole("worker", value, minimum=0)
 
 
 def word(name: str, value: object) -> str:

@@ -1,5 +1,6 @@
 """Whether everything that a report needs is there, found out before the first trial and not after the last."""
 
+import secrets
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -38,7 +39,7 @@ def _write_samples(directory: Path) -> None:
 
     figure = Figure(figsize=(1, 1), dpi=20)
     FigureCanvasAgg(figure)
-    picture, page = directory / ".ready.png", directory / ".ready.html"
+    picture, page = (directory / f".ready-{secrets.token_hex(4)}.{kind}" for kind in ("png", "html"))
     try:
         replace_atomically(picture, lambda temporary: figure.savefig(temporary, format="png"))
         write_atomically(page, f"<script>{get_plotlyjs()[:100]}</script>")

@@ -4,6 +4,7 @@
 * Everything of W&B happens in a thread of its own, so that a slow network never holds up training. The first failure is
   reported in one line and ends the tracking, never the search.
 * The study's run has an identity that is kept in its folder: a resumed search continues the same run.
+* Each further worker of a study has a run of its own in the same group.
 """
 
 import hashlib
@@ -11,10 +12,12 @@ import json
 import netrc
 import os
 import queue
+import secrets
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -103,7 +106,8 @@ def has_api_key() -> bool:
 class Tracker:
     """Watches a study (`nas.study.events.Observer`) and tells W&B. A context manager; leaving it ends the runs.
 
-    `settings` are the fields of TrackerSettings; `definition` becomes the study run's config.
+    `settings` are the fields of TrackerSettings; `definition` becomes the study run's config. `worker` tells the runs
+    of several workers apart, and is empty for the first.
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class Tracker:
         settings: Mapping[str, Any],
         definition: Mapping[str, Any],
         *,
+        worker: str = "",
         report: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = TrackerSettings.from_config(settings)
@@ -120,6 +125,7 @@ class Tracker:
         self.study = study
         self.directory = directory
         self.definition = dict(definition)
+        self.suffix = f"-worker-{worker}" if worker else ""
         self.report = report or _print_to_stderr
         self.curves: dict[str, list[tuple[int, float]]] = {}
         self.jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -226,7 +232,10 @@ class Tracker:
 
     def _open_study(self) -> None:
         self.study_run = self._start(
-            run_id=study_run_id(self.directory, self.study), name=self.study, job_type="study", config=self.definition
+            run_id=study_run_id(self.directory, self.study) + self.suffix,
+            name=self.study + self.suffix,
+            job_type="study",
+            config=self.definition,
         )
 
     def _close_study(self, code: int) -> None:
@@ -287,13 +296,16 @@ class Tracker:
 def study_run_id(directory: Path, study: str) -> str:
     """The study run's identity from its name and the time of its first tracking, kept in its folder."""
     path = directory / "wandb" / RUN_ID_FILE
-    if path.exists():
-        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
-    created = time.time_ns()
-    run_id = hashlib.sha256(f"{study} {created}".encode()).hexdigest()[:12]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"id": run_id, "study": study, "created_ns": created}), encoding="utf-8")
-    return run_id
+    if not path.exists():
+        created = time.time_ns()
+        run_id = hashlib.sha256(f"{study} {created}".encode()).hexdigest()[:12]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = path.with_name(f".{run_id}-{secrets.token_hex(4)}.json")
+        own.write_text(json.dumps({"id": run_id, "study": study, "created_ns": created}), encoding="utf-8")
+        with suppress(FileExistsError):  # of workers that start together, the first decides
+            path.hardlink_to(own)
+        own.unlink()
+    return str(json.loads(path.read_text(encoding="utf-8"))["id"])
 
 
 def _print_to_stderr(text: str) -> None:

@@ -37,7 +37,8 @@ class Crew:
     """This worker among the others of its study. A context manager: within it the worker is present and beats.
 
     me: this worker's name, unique for ever. rank: how many workers had joined the study before, over all its runs; it
-    tells the seeds of workers apart. index: the number that the user gave it.
+    tells the seeds of workers apart. index: the number that the user gave it. label: the same for a person, empty for
+    worker 0, with the rank where two have one number.
     """
 
     def __init__(self, study: optuna.Study, *, index: int = 0, interval: float = BEAT_SECONDS) -> None:
@@ -46,6 +47,7 @@ class Crew:
         self.interval = interval
         self.me = f"{index}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(3)}"
         self.rank = 0
+        self.label = str(index or "")
         self.beats = 0
         self.state = "working"
         self.joined = False
@@ -59,7 +61,10 @@ class Crew:
         self._record()
         with self.turn():
             records = self._records()
-            self.rank = sum(r["joined"] for name, r in records.items() if name != self.me)
+            others = {name: record for name, record in records.items() if name != self.me}
+            self.rank = sum(record["joined"] for record in others.values())
+            if any(r["index"] == self.index and self._is_alive(name, r) for name, r in others.items()):
+                self.label = f"{self.index}.{self.rank}"
             self._record(joined=True)
         self.thread.start()
         return self
@@ -109,7 +114,12 @@ class Crew:
         if not self.dead_trials() and not interrupted_trials(self.study):
             return 0
         with self.turn():
-            return requeue_interrupted(self.study, self.dead_trials())
+            dead, records = self.dead_trials(), self._records()
+            # Who left a trial behind on its way out was interrupted; who vanished with it may have been killed by it.
+            owners = [records.get(str(trial.user_attrs.get(WORKER))) for trial in dead]
+            pairs = zip(dead, owners, strict=True)
+            killed = [trial for trial, owner in pairs if owner is not None and owner["state"] != "left"]
+            return requeue_interrupted(self.study, dead, killed)
 
     def is_last(self) -> bool:
         """Whether nobody else is at work any more, so that this worker has to write the report.

@@ -79,6 +79,13 @@ def open_study(
     return study
 
 
+def tell_of_storage(study: optuna.Study, say: Callable[[str], None]) -> None:
+    """From now on `say` is told when the study's storage is lost and when it is back; it may be called in a thread."""
+    storage = study._storage
+    assert isinstance(storage, RetryingStorage), "open_study makes no other"
+    storage.say = say
+
+
 def create_or_load(
     backend: BaseStorage, name: str, objectives: Sequence[Objective], definition: Mapping[str, Any], sampler: Any
 ) -> optuna.Study:

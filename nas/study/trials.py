@@ -120,15 +120,17 @@ def parameters(trial: FrozenTrial) -> dict[str, Any]:
     return trial.params or trial.system_attrs.get("fixed_params", {})
 
 
-def requeue_interrupted(study: optuna.Study, lost: Sequence[FrozenTrial]) -> int:
+def requeue_interrupted(study: optuna.Study, lost: Sequence[FrozenTrial], killed: Sequence[FrozenTrial] = ()) -> int:
     """Mark the `lost` trials, which run no more, as FAIL, and queue each interrupted trial again, once.
 
-    Returns how many were queued. One worker at a time may call this (`Crew.requeue` does).
+    killed: those of the lost during which a worker was killed. Returns how many were queued. One worker at a time may
+    call this (`Crew.requeue` does).
     """
     trials = study.get_trials(deepcopy=False)
+    numbers = {trial.number for trial in killed}
     for trial in lost:
         try:
-            end_lost(study, trials, trial)
+            end_lost(study, trials, trial, killed=trial.number in numbers)
         except UpdateFinishedTrialError:
             continue  # it ended meanwhile: its worker was slow, not gone
     interrupted = interrupted_trials(study)
@@ -139,12 +141,13 @@ def requeue_interrupted(study: optuna.Study, lost: Sequence[FrozenTrial]) -> int
     return len(interrupted)
 
 
-def end_lost(study: optuna.Study, trials: Sequence[FrozenTrial], trial: FrozenTrial) -> None:
+def end_lost(study: optuna.Study, trials: Sequence[FrozenTrial], trial: FrozenTrial, *, killed: bool) -> None:
     """End a trial whose worker is gone: as its row says, or as interrupted or deadly where it has none."""
     if ROW in trial.user_attrs:
         finish_as_row_says(study, trial)
         return
-    deadly = deaths(trials, trial) + 1 >= MOST_DEATHS
-    study._storage.set_trial_user_attr(trial._trial_id, KILLED, True)
+    deadly = killed and deaths(trials, trial) + 1 >= MOST_DEATHS
+    if killed:
+        study._storage.set_trial_user_attr(trial._trial_id, KILLED, True)
     study._storage.set_trial_user_attr(trial._trial_id, REASON, DEADLY if deadly else INTERRUPTED)
     study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
