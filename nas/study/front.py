@@ -70,3 +70,32 @@ def meets(row: Row, requirements: Sequence[Requirement], reference: Row | None) 
 def reference_value(requirement: Requirement, reference: Row | None) -> Measurement | None:
     """The reference's number that a requirement is relative to, or None."""
     return None if reference is None else reference.values.get(requirement.name)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """For each row the number of fronts that must be taken away before it is on one; 0 for the front itself."""
+    rank = np.full(len(values), -1)
+    level = 0
+    while (rank < 0).any():
+        left = np.flatnonzero(rank < 0)
+        inside = values[left]
+        dominated = [bool(np.any(np.all(inside <= row, axis=1) & np.any(inside < row, axis=1))) for row in inside]
+        rank[left[~np.array(dominated)]] = level
+        level += 1
+    return rank
+
+
+def crowding(values: np.ndarray) -> np.ndarray:
+    """Crowding distance of each row within its front (Deb et al. 2002, section III-B); infinite at the ends."""
+    distance = np.zeros(len(values))
+    rank = ranks(values)
+    for level in set(rank.tolist()):
+        rows = np.flatnonzero(rank == level)
+        for column in values[rows].T:
+            order = rows[np.argsort(column, kind="stable")]
+            ordered = np.sort(column, kind="stable")
+            span = ordered[-1] - ordered[0]
+            distance[order[[0, -1]]] = np.inf
+            if span > 0:
+                distance[order[1:-1]] += (ordered[2:] - ordered[:-2]) / span
+    return distance

@@ -14,7 +14,7 @@ from nas.objectives import parse_limits, parse_objectives, parse_requirements
 from nas.study.candidate import Candidate
 from nas.study.crew import Crew
 from nas.study.loop import Bars, Loop
-from nas.study.samplers import make_sampler
+from nas.study.samplers import Prior, make_sampler
 from nas.study.storage import open_study
 from nas.study.trials import enqueue_references
 
@@ -124,7 +124,14 @@ def run_toy(
         crew.requeue()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.sampler = make_sampler(sampler, seed=seed, trials=trials, already_sampled=len(study.trials))
+            study.sampler = make_sampler(
+                {"name": sampler},
+                seed=seed,
+                trials=trials,
+                already_sampled=len(study.trials),
+                space=space,
+                prior=Prior(),
+            )
         loop = Loop(
             study=study,
             space=space,
