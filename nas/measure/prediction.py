@@ -44,6 +44,8 @@ class TableReader:
         self.dtype = dtype
         self.bench = bench
         self._known: dict[tuple[Part, int, Phase], Entry] = {}
+        self._compositions: dict[Phase, Composition] = {}
+        self._learned_from: dict[Phase, set[str]] = {}
         self._here = None
         if bench is not None:
             with pinned_threads(bench.threads):
@@ -102,16 +104,23 @@ class TableReader:
 
     def composition(self, phase: Phase) -> Composition:
         """What whole networks take beyond their blocks in a phase; learned on this very device with its versions."""
-        return composition_of(self._wholes, phase, self.dtype)
+        if phase not in self._compositions:
+            self._compositions[phase] = composition_of(self._wholes, phase, self.dtype)
+        return self._compositions[phase]
 
     def wants_whole(self, architecture: Architecture, phase: Phase) -> bool:
         """Whether too few networks were measured as a whole in this very phase, and this one was not."""
-        known = {whole.network for whole in self._wholes if (whole.phase, whole.dtype) == (phase, self.dtype)}
+        if phase not in self._learned_from:
+            alike = [whole for whole in self._wholes if (whole.phase, whole.dtype) == (phase, self.dtype)]
+            self._learned_from[phase] = {whole.network for whole in alike}
+        known = self._learned_from[phase]
         return len(known) < ENOUGH and canonical_id(architecture) not in known
 
     def learn(self, architecture: Architecture, phase: Phase, own: Measurement) -> None:
         """Keep a network that was measured as a whole beside the sum of its blocks; the caller saves the table."""
         assert self._here is not None, "networks are measured where there is a bench"
+        self._compositions.clear()
+        self._learned_from.clear()
         network = canonical_id(architecture)
         sum_ms = predict(architecture, phase, self).own.value
         self.table.add_whole(

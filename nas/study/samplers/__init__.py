@@ -106,7 +106,7 @@ def check_sampler(config: Mapping[str, Any]) -> None:
 def evolution_options(config: Mapping[str, Any], trials: int) -> EvolutionOptions:
     """The fields of conf/sampler/evolution.yaml; a population of null follows from the budget."""
     given = {field: value for field, value in config.items() if field != "name" and value is not None}
-    population = given.pop("population", max(8, population_size(2 * trials)))
+    population = given.pop("population", max(8, min(50, trials // 5)))
     if not isinstance(population, int) or isinstance(population, bool) or population < 2:
         raise SamplerError(f"sampler.population must be a whole number of at least 2, but got {population!r}.")
     return EvolutionOptions(population=population, **given)

@@ -32,9 +32,9 @@ class EvolutionOptions:
     each further move after the first. immigrants: share of proposals that are random. moves: weight of each move."""
 
     population: int
-    crossover: float = 0.4
+    crossover: float = 0.6
     more_moves: float = 0.3
-    immigrants: float = 0.1
+    immigrants: float = 0.05
     moves: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
