@@ -17,16 +17,17 @@ from nas.objectives import (
     Limit,
     Objective,
     Requirement,
+    find_objective,
     parse_limits,
     parse_objectives,
     parse_requirements,
 )
-from nas.tasks import Task, make_tasks
+from nas.tasks import TASKS, Task, make_tasks
 from nas.training.recipe import Recipe, recipe_from
 from scripts.command_line import CONF, DESIGNS, UserError
 from search_spaces import SearchSpace, build_space
 
-BUDGET_FIELDS = ("trials", "noise_seeds", "patience", "train", "text", "recall", "deployment")
+BUDGET_FIELDS = ("trials", "noise_seeds", "patience", "train", "deployment", "no_signal", *TASKS)
 EFFORT = ("seconds", "block_seconds", "spread", "busy", "table")  # of measuring: does not make rows incomparable
 TOP_FIELDS = (
     *("study", "outputs", "seed", "device", "references", "baseline", "search_space", "task", "optimize", "require"),
@@ -40,6 +41,7 @@ class SearchSettings:
     """Everything that one search needs, built and checked.
 
     definition: what makes rows comparable; a study whose definition differs is another study.
+    no_signal: objectives and bars of this search that its budget is known not to tell designs apart by.
     """
 
     study: str
@@ -64,6 +66,7 @@ class SearchSettings:
     trials: int
     noise_seeds: int
     patience: int
+    no_signal: tuple[str, ...]
     tracker: dict[str, Any]
     definition: dict[str, Any]
     config: dict[str, Any]
@@ -138,6 +141,7 @@ class SearchSettings:
             trials=whole("budget.trials", budget["trials"]),
             noise_seeds=whole("budget.noise_seeds", budget["noise_seeds"]),
             patience=whole("budget.patience", budget["patience"]),
+            no_signal=without_signal(budget.get("no_signal"), [objective.name for objective in named]),
             tracker=plain["tracker"],
             config=plain,
             definition=definition_of(plain, space_name, [o.name for o in objectives], limits, list(tasks))
@@ -193,6 +197,17 @@ def check_scored(objectives: tuple[Objective, ...], scored: set[str], tasks: Map
                 f"{objective.name} is not scored by this run's tasks ({', '.join(tasks)} give "
                 f"{', '.join(sorted(scored))}); choose another task=... or other objectives."
             )
+
+
+def without_signal(names: object, used: Sequence[str]) -> tuple[str, ...]:
+    """Those of the used objectives and bars that `budget.no_signal` names. Raises for a name that is no score."""
+    found = []
+    for name in as_list("budget.no_signal", names):
+        if not find_objective(name).is_quality:
+            raise UserError(f"budget.no_signal names scores of tasks, but {name} is counted or measured; take it out.")
+        if name in used:
+            found.append(str(name))
+    return tuple(found)
 
 
 def recipe_for(task: str, train: Any) -> Recipe:

@@ -28,13 +28,13 @@ from nas.architecture import (
     MixerOptions,
     did_you_mean,
 )
-from nas.tasks import Task, make_tasks
+from nas.tasks import TASKS, Task, make_tasks
 from nas.training.recipe import Recipe
 from scripts.command_line import UserError, run_command, speaking_to_users
 from scripts.settings import as_list, plain_config, recipe_for, whole
 
-# The score that decides; recall's accuracy is at chance for too long to tell rates apart.
-DECIDES = {"text": "text_loss", "recall": "recall_bits", "mixed": "recall_bits"}
+# The score that decides; the accuracy of a synthetic task is at chance for too long to tell rates apart.
+DECIDES = {name: "text_loss" if name == "text" else f"{name}_bits" for name in TASKS} | {"mixed": "recall_bits"}
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tune_lr")
@@ -50,7 +50,7 @@ def main(config: DictConfig) -> None:
         seeds = range(whole("seeds", plain["seeds"]))
         for task in make_tasks(plain["task"]).values():
             recipe = recipe_for(task.name, plain["budget"]["train"])
-            recipe = replace(recipe, tokens=round(recipe.tokens * float(plain["share"][task.name])))
+            recipe = replace(recipe, tokens=round(recipe.tokens * float(plain["share"].get(task.name, 1.0))))
             task.prepare()
             for family in as_list("families", plain["families"]):
                 architecture = pure_design(family, task, plain)

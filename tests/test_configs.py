@@ -7,13 +7,17 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from nas.architecture import read_architecture
-from nas.tasks import make_tasks
+from nas.objectives import ObjectiveError
+from nas.tasks import TASKS, make_tasks
+from nas.training import learning_rates
+from scripts.command_line import UserError
 from scripts.settings import SearchSettings, plain_config, recipe_for
 from scripts.train import training_from
 from scripts.tune_lr import DECIDES, pure_design
 from search_spaces import SPACES
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+MAD = ("in_context_recall", "fuzzy_recall", "noisy_recall", "selective_copying", "compression", "memorisation")
 GROUPS = ("search_space", "task", "objectives", "sampler", "budget", "measure", "tracker")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
@@ -48,7 +52,7 @@ def test_every_command_has_a_test_here():
     assert {path.stem for path in CONF.glob("*.yaml")} == {"config", "train", "tune_lr"}
 
 
-@pytest.mark.parametrize("task", ["text", "recall", "mixed"])
+@pytest.mark.parametrize("task", TASKS)
 def test_every_task_can_be_trained_alone(task, tmp_path):
     composed = plain("train", f"task={task}", "architecture=all-attention", f"output={tmp_path}")
     job = training_from(composed, [f"task={task}"])
@@ -57,12 +61,12 @@ def test_every_task_can_be_trained_alone(task, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("task", ["text", "recall", "mixed", "text_recall"])
+@pytest.mark.parametrize("task", [*TASKS, "text_recall", "mad"])
 def test_rates_are_tuned_for_every_task_family_and_recipe(task):
     composed = plain("tune_lr", f"task={task}")
     tasks = make_tasks(composed["task"])
     for name in tasks:
-        assert recipe_for(name, composed["budget"]["train"]).tokens * composed["share"][name] > 0
+        assert recipe_for(name, composed["budget"]["train"]).tokens * composed["share"].get(name, 1.0) > 0
         assert name in DECIDES
     for family in composed["families"]:
         design = pure_design(family, next(iter(tasks.values())), composed)
@@ -79,6 +83,37 @@ def test_the_default_search_shows_all_five_reference_designs():
 @pytest.mark.parametrize("path", sorted((CONF / "designs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_design_is_an_architecture_of_its_file_name(path):
     assert read_architecture(path).name == path.stem
+
+
+def test_every_task_has_a_file():
+    assert set(TASKS) <= {path.stem for path in (CONF / "task").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", sorted(set(TASKS) - {"text", "recall", "mixed"}))
+def test_a_capability_task_runs_beside_the_default_and_may_be_a_bar(name):
+    built = settings(f"+task@task.runs.{name}={name}", f"limits.{name}_bits=2", f"require.{name}=0.9")
+    assert list(built.tasks) == ["text", "recall", name]
+    assert {requirement.name for requirement in built.requirements} == {"recall", name}
+    assert built.recipes[name].tokens > 0 and learning_rates(name)
+
+
+@pytest.mark.parametrize("budget", ["gpu_1h", "gpu_night"])
+def test_gpu_budgets_take_the_published_sizes_of_mad(budget):
+    published = {name: task().describe() for name, task in TASKS.items() if name in MAD}
+    built = settings("task=mad", f"budget={budget}", "optimize=[parameters]")
+    assert {name: task.describe() for name, task in built.tasks.items()} == published
+    assert {task.score_sequences for task in built.tasks.values()} == {1280}  # type: ignore[attr-defined]
+
+
+def test_a_score_that_carries_no_signal_at_a_budget_is_named_where_it_is_used():
+    silent = "budget.no_signal=[recall,recall_bits]"
+    assert settings(silent).no_signal == ("recall",)  # required by default
+    assert settings(silent, "require.recall=null").no_signal == ()
+    assert settings(silent, "limits.recall_bits=2", "require.recall=null").no_signal == ("recall_bits",)
+    with pytest.raises(UserError, match=r"budget\.no_signal names scores of tasks, but parameters is counted"):
+        settings("budget.no_signal=[parameters]")
+    with pytest.raises(ObjectiveError, match=r"There is no objective 'recal'. Did you mean 'recall'"):
+        settings("budget.no_signal=[recal]")
 
 
 def test_every_space_has_a_file_and_every_file_a_space():

@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
         "nas.parts",
         "nas.count",
     },
-    "nas.objectives": {"nas.architecture", "nas.measurement"},
+    "nas.objectives": {"nas.architecture", "nas.measurement", "nas.tasks"},
     "nas.study": {
         "nas.architecture",
         "nas.deployment",

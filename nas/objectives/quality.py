@@ -1,18 +1,23 @@
-"""Quality: what a trained proxy scores on its tasks. Each task trains its own copy of the architecture."""
+"""Quality: what a trained proxy scores on its tasks. Each task trains its own copy of the architecture.
+
+Every metric of every task is an objective, with the unit, direction and meaning that the task gives it.
+"""
 
 from nas.measurement import Measurement
-from nas.objectives.base import Candidate, Direction, Objective, lookup
+from nas.objectives.base import Candidate, Objective, lookup
+from nas.tasks import TASKS, Metric
 
 
-def score(name: str, unit: str, direction: Direction, help: str) -> Objective:
-    """An objective that a task's evaluation gives under `name`."""
+def score(metric: Metric) -> Objective:
+    """The objective that reads what a task's evaluation gives under the metric's name."""
 
     def read(candidate: Candidate) -> Measurement:
-        return lookup(name, candidate.scores, "the tasks")
+        return lookup(metric.name, candidate.scores, "the tasks")
 
-    return Objective(name=name, unit=unit, direction=direction, stage="train", help=help, read=read)
+    return Objective(
+        name=metric.name, unit=metric.unit, direction=metric.direction, stage="train", help=metric.help, read=read
+    )
 
 
-TEXT_LOSS = score("text_loss", "bits/byte", "minimize", "loss on held-out text; nearly flat over sane designs")
-RECALL = score("recall", "share", "maximize", "answers right on multi-query associative recall; jumps late in training")
-RECALL_BITS = score("recall_bits", "bits/answer", "minimize", "loss on those answers; moves before recall does")
+QUALITY: dict[str, Objective] = {metric.name: score(metric) for task in TASKS.values() for metric in task.metrics}
+"""By name; a metric that two tasks share stands once."""

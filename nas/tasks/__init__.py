@@ -9,15 +9,33 @@ from nas.tasks.base import Metric as Metric
 from nas.tasks.base import Score as Score
 from nas.tasks.base import Task as Task
 from nas.tasks.base import TaskError as TaskError
+from nas.tasks.compression import CompressionTask as CompressionTask
+from nas.tasks.fuzzy_recall import FuzzyRecallTask as FuzzyRecallTask
+from nas.tasks.in_context_recall import InContextRecallTask as InContextRecallTask
+from nas.tasks.memorisation import MemorisationTask as MemorisationTask
 from nas.tasks.mixed import MixedTask as MixedTask
+from nas.tasks.noisy_recall import NoisyRecallTask as NoisyRecallTask
+from nas.tasks.parity import ParityTask as ParityTask
 from nas.tasks.recall import RecallTask as RecallTask
+from nas.tasks.recall_capacity import RecallCapacityTask as RecallCapacityTask
+from nas.tasks.s3 import S3Task as S3Task
+from nas.tasks.selective_copying import SelectiveCopyingTask as SelectiveCopyingTask
 from nas.tasks.text import TextTask as TextTask
 from nas.tasks.text import cache_folder as cache_folder
 
-TASKS: dict[str, type[TextTask] | type[RecallTask] | type[MixedTask]] = {
+TASKS: dict[str, type[Task]] = {
     "text": TextTask,
     "recall": RecallTask,
     "mixed": MixedTask,
+    "recall_capacity": RecallCapacityTask,
+    "in_context_recall": InContextRecallTask,
+    "fuzzy_recall": FuzzyRecallTask,
+    "noisy_recall": NoisyRecallTask,
+    "selective_copying": SelectiveCopyingTask,
+    "compression": CompressionTask,
+    "memorisation": MemorisationTask,
+    "parity": ParityTask,
+    "s3": S3Task,
 }
 
 

@@ -46,7 +46,8 @@ class Score:
 
 class Batch(NamedTuple):
     """tokens int64 [B, T]; targets int64 [B, T], -100 where nothing is asked. T may differ between batches of a task,
-    the number of tokens in a batch does not (up to rounding)."""
+    the number of tokens in a batch does not (up to rounding). Targets [B, T, G] ask for G answers at a position, the
+    first among the first V / G outputs of the model, and so on; V is then a multiple of G."""
 
     tokens: Tensor
     targets: Tensor
@@ -86,7 +87,7 @@ class Task(Protocol):
 
 
 def make_batch(tokens: np.ndarray, targets: np.ndarray) -> Batch:
-    """Arrays of any integer type [B, T] as a Batch."""
+    """Arrays of any integer type, tokens [B, T] and targets [B, T] or [B, T, G], as a Batch."""
     import torch
 
     return Batch(torch.from_numpy(tokens.astype(np.int64)), torch.from_numpy(targets.astype(np.int64)))

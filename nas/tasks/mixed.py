@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from nas.tasks.base import Batch, Model, Score, TaskError
-from nas.tasks.recall import RECALL, RECALL_BITS, RecallTask, score_answers
-from nas.tasks.text import TEXT_LOSS, TextTask
+from nas.tasks.recall import RECALL, RECALL_BITS, RecallTask
+from nas.tasks.synthetic import score_answers
+from nas.tasks.text import TextTask
 
 
 class MixedTask:
@@ -18,7 +19,7 @@ class MixedTask:
 
     name = "mixed"
     synthetic = False
-    metrics = (TEXT_LOSS, RECALL, RECALL_BITS)
+    metrics = (*TextTask.metrics, RECALL, RECALL_BITS)
 
     def __init__(self, *, text: Mapping[str, object], recall: Mapping[str, object], recall_share: float = 0.5) -> None:
         if isinstance(recall_share, bool) or not isinstance(recall_share, int | float) or not 0 < recall_share < 1:
@@ -49,7 +50,7 @@ class MixedTask:
 
     def score(self, model: Model, batch_size: int) -> dict[str, Score]:
         recall = (self._shifted(batch) for batch in self.recall.held_out_batches(self._recall_batch(batch_size)))
-        return {**self.text.score(model, batch_size), **score_answers(model, recall)}
+        return {**self.text.score(model, batch_size), **score_answers(model, recall, RECALL.name, RECALL_BITS.name)}
 
     def describe(self) -> str:
         return f"text ({self.text.describe()}) and recall ({self.recall.describe()}), {self.recall_share:.0%} recall"

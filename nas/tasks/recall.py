@@ -18,13 +18,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nas.tasks.base import IGNORED, Batch, Metric, Model, Score, TaskError, check_counts, make_batch, ratio_score
+from nas.tasks.base import IGNORED, Batch, Metric, Model, Score, TaskError, check_counts, make_batch
+from nas.tasks.synthetic import HELD_OUT_SEED, in_batches, score_answers
 
 RECALL = Metric(name="recall", unit="share", direction="maximize", help="share of queried keys answered right")
 RECALL_BITS = Metric(name="recall_bits", unit="bits/answer", direction="minimize", help="-log2 p(value) per query")
-
-# Far from any training seed, so that no architecture is scored on what it was trained on.
-HELD_OUT_SEED = 2**62 + 11
 
 
 class RecallTask:
@@ -109,14 +107,13 @@ class RecallTask:
             seen += count * length
 
     def score(self, model: Model, batch_size: int) -> dict[str, Score]:
-        return score_answers(model, self.held_out_batches(batch_size))
+        return score_answers(model, self.held_out_batches(batch_size), RECALL.name, RECALL_BITS.name)
 
     def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
         """The fixed held-out set in batches."""
         rng = np.random.default_rng(HELD_OUT_SEED)
-        tokens, targets = self.sequences(rng, self.score_sequences, self.num_pairs, self.sequence_length)
-        for start in range(0, self.score_sequences, batch_size):
-            yield make_batch(tokens[start : start + batch_size], targets[start : start + batch_size])
+        held_out = self.sequences(rng, self.score_sequences, self.num_pairs, self.sequence_length)
+        yield from in_batches(held_out, batch_size)
 
     def pairs_per_key_dimension(self, key_dim: int) -> float:
         """What strains a recurrent state of `key_dim` keys: above 1, an outer-product memory must overwrite."""
@@ -157,16 +154,3 @@ def draw_without_replacement(rng: np.random.Generator, weights: np.ndarray, rows
     """
     priority = np.log(weights) + rng.gumbel(size=(rows, len(weights)))
     return np.argsort(-priority, axis=1)[:, :picks]
-
-
-def score_answers(model: Model, batches: Iterator[Batch]) -> dict[str, Score]:
-    """Both metrics over held-out batches; an item is a sequence."""
-    from nas.tasks.scoring import answers
-
-    held_out = list(batches)
-    bits, right = answers(model, held_out)
-    asked = np.concatenate([(b.targets != IGNORED).numpy() for b in held_out]).sum(1)
-    return {
-        RECALL.name: ratio_score(right.sum(1), asked),
-        RECALL_BITS.name: ratio_score(bits.sum(1), asked),
-    }

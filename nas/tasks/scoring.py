@@ -14,8 +14,8 @@ from nas.tasks.base import IGNORED, Batch
 def answers(model: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
     """What a model says about each target of a held-out set, one row a sequence, no gradients.
 
-    Returns (bits [N, T] float64: -log2 p(target), 0 where nothing is asked; right [N, T] bool: the target is the
-    most probable token). All batches have the same T.
+    Returns (bits [N, A] float64: -log2 p(target), 0 where nothing is asked; right [N, A] bool: the target is the
+    most probable token). A is T, or T * G where a position has G targets. All batches have the same T.
     """
     device = next(model.parameters()).device if isinstance(model, nn.Module) else torch.device("cpu")
     bits, right = [], []
@@ -23,7 +23,9 @@ def answers(model: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> tupl
         for tokens, targets in batches:
             targets = targets.to(device)
             logits = model(tokens.to(device)).float()
-            nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
-            bits.append(nats.view_as(targets).double().cpu().numpy() / math.log(2))
-            right.append((logits.argmax(-1) == targets).cpu().numpy())
+            if targets.ndim == 3:
+                logits = logits.unflatten(-1, (targets.shape[-1], -1))
+            nats = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="none")
+            bits.append(nats.view(len(targets), -1).double().cpu().numpy() / math.log(2))
+            right.append((logits.argmax(-1) == targets).flatten(1).cpu().numpy())
     return np.concatenate(bits), np.concatenate(right)

@@ -23,9 +23,12 @@ import numpy as np
 
 from nas.tasks.base import Batch, Metric, Model, Score, TaskError, check_counts, make_batch, ratio_score
 from nas.tasks.corpus import STDLIB, Source
+from nas.tasks.text_slices import SLICES, repeated, score_slices
 from nas.tasks.tokenization import BpeTokenization, ByteTokenization, Tokenization
 
-TEXT_LOSS = Metric(name="text_loss", unit="bits/byte", direction="minimize", help="held-out text, -log2 p per byte")
+TEXT_LOSS = Metric(
+    name="text_loss", unit="bits/byte", direction="minimize", help="loss on held-out text, -log2 p per byte"
+)
 
 CACHE_VARIABLE = "HYBRID_NAS_CACHE"
 
@@ -37,7 +40,8 @@ def cache_folder() -> Path:
 
 FORMAT = 1
 BPE_TRAINING_CHARACTERS = 20_000_000
-TOKENIZERS = ("bytes", "bpe")
+# By tokenizer, the tokens of the n-gram that splits the loss: about as much text either way.
+NGRAMS = {"bytes": 6, "bpe": 2}
 
 
 class TextTask:
@@ -55,12 +59,14 @@ class TextTask:
         sequence_length: tokens per sequence.
         max_bytes: training text used, in bytes; null is all of it.
         score_tokens: size of the held-out set in tokens, at most.
+        ngram: tokens of an n-gram, at least 2, by which the loss is split into repeated and new; a bigram is published
+            for tokens of several bytes, and null takes as much text: 2 with bpe, 6 with bytes.
         cache_dir: null is $HYBRID_NAS_CACHE, or ~/.cache/hybrid_nas.
     """
 
     name = "text"
     synthetic = False
-    metrics = (TEXT_LOSS,)
+    metrics = (TEXT_LOSS, *SLICES)
 
     def __init__(
         self,
@@ -76,11 +82,12 @@ class TextTask:
         max_bytes: int | None = None,
         validation_share: float = 0.1,
         score_tokens: int = 32768,
+        ngram: int | None = None,
         cache_dir: str | None = None,
     ) -> None:
         check_counts(sequence_length=sequence_length, score_tokens=score_tokens, bpe_size=bpe_size)
-        if tokenizer not in TOKENIZERS:
-            raise TaskError(f"tokenizer must be one of {', '.join(TOKENIZERS)}, but got {tokenizer!r}.")
+        if tokenizer not in NGRAMS:
+            raise TaskError(f"tokenizer must be one of {', '.join(NGRAMS)}, but got {tokenizer!r}.")
         if tokenizer == "bpe" and bpe_size < 257:
             raise TaskError(f"bpe_size must be at least 257 (an end and every byte), but got {bpe_size}.")
         if max_bytes is not None:
@@ -91,6 +98,8 @@ class TextTask:
             raise TaskError(f"validation_share must be a number, but got {validation_share!r}.")
         if not 0 < validation_share < 1:
             raise TaskError(f"validation_share must lie between 0 and 1, but got {validation_share!r}.")
+        if ngram is not None and (isinstance(ngram, bool) or not isinstance(ngram, int) or ngram < 2):
+            raise TaskError(f"ngram must be an integer of at least 2, or null, but got {ngram!r}.")
         if not isinstance(dataset, str) or not dataset:
             raise TaskError(f"dataset must be a name or a path, but got {dataset!r}.")
         self.source = Source(dataset=dataset, config=config, split=split, column=column, streaming=streaming)
@@ -100,6 +109,7 @@ class TextTask:
         self.max_bytes = max_bytes
         self.validation_share = validation_share
         self.score_tokens = score_tokens
+        self.ngram = NGRAMS[tokenizer] if ngram is None else ngram
         self.cache_dir = cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
         self._folder: Path | None = None
 
@@ -150,7 +160,7 @@ class TextTask:
             starts = starts[batch_size:]
 
     def score(self, model: Model, batch_size: int) -> dict[str, Score]:
-        return score_text(model, self.held_out_batches(batch_size), self.token_bytes())
+        return score_text(model, self.held_out_batches(batch_size), self.token_bytes(), self.ngram)
 
     def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
         """The fixed held-out set in batches."""
@@ -244,11 +254,13 @@ def windows(stream: np.ndarray, starts: np.ndarray, length: int) -> Batch:
     return make_batch(cut[:, :-1], cut[:, 1:])
 
 
-def score_text(model: Model, batches: Iterator[Batch], token_bytes: np.ndarray) -> dict[str, Score]:
-    """Bits per byte over held-out batches; an item is a sequence."""
+def score_text(model: Model, batches: Iterator[Batch], token_bytes: np.ndarray, ngram: int) -> dict[str, Score]:
+    """Bits per byte over held-out batches, in all and by slice; an item is a sequence."""
     from nas.tasks.scoring import answers
 
     held_out = list(batches)
     bits, _ = answers(model, held_out)
-    sizes = np.concatenate([token_bytes[b.targets.numpy()].sum(1) for b in held_out])
-    return {TEXT_LOSS.name: ratio_score(bits.sum(1), sizes)}
+    tokens, targets = (np.concatenate([part.numpy() for part in parts]) for parts in zip(*held_out, strict=True))
+    sizes = token_bytes[targets].astype(np.float64)
+    slices = score_slices(bits, sizes, repeated(tokens, targets, ngram))
+    return {TEXT_LOSS.name: ratio_score(bits.sum(1), sizes.sum(1)), **slices}

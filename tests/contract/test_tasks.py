@@ -17,6 +17,15 @@ CASES = {
         "text": {"sequence_length": 32, "score_tokens": 640, "cache_dir": "cache"},
         "recall": RECALL,
     },
+    "recall_capacity": {"fewest_pairs": 2, "most_pairs": 8, "vocab_size": 32, "score_sequences": 20},
+    "in_context_recall": {"sequence_length": 16, "score_sequences": 20},
+    "fuzzy_recall": {"sequence_length": 24, "key_size": 2, "value_size": 2, "score_sequences": 20},
+    "noisy_recall": {"sequence_length": 16, "score_sequences": 20},
+    "selective_copying": {"sequence_length": 24, "num_tokens": 5, "score_sequences": 20},
+    "compression": {"num_symbols": 6, "sequence_length": 8, "score_sequences": 20},
+    "memorisation": {"vocab_size": 32, "sequence_length": 8, "score_sequences": 20},
+    "parity": {"sequence_length": 10, "long_length": 20, "score_sequences": 20},
+    "s3": {"sequence_length": 10, "long_length": 20, "score_sequences": 20},
 }
 
 
@@ -56,12 +65,14 @@ def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(task):
 def test_batches_hold_the_promised_tokens_of_the_vocabulary(task):
     for batch in first(task, 8):
         assert batch.tokens.dtype == batch.targets.dtype == torch.int64
-        assert batch.tokens.shape == batch.targets.shape
+        assert batch.targets.shape[:2] == batch.tokens.shape
         assert batch.tokens.numel() == pytest.approx(4 * task.sequence_length, rel=0.1)
         assert 0 <= batch.tokens.min() and batch.tokens.max() < task.vocab_size
+        groups = batch.targets.shape[2] if batch.targets.ndim == 3 else 1
+        assert task.vocab_size % groups == 0
         asked = batch.targets[batch.targets != -100]
         assert len(asked) > 0
-        assert 0 <= asked.min() and asked.max() < task.vocab_size
+        assert 0 <= asked.min() and asked.max() < task.vocab_size // groups
 
 
 def test_every_metric_is_scored_with_its_spread_and_count(task):
