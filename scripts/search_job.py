@@ -157,6 +157,11 @@ def announce(settings: SearchSettings, references: Sequence[str], requeued: int,
         progress.message(f"{requeued} interrupted trials are taken up again")
     for requirement in settings.ignored_requirements:
         progress.message(f"require.{requirement.name} is not applied: no task of this run scores it")
+    for name in settings.no_signal:
+        progress.message(
+            f"{name} does not tell designs apart at this budget (budget.no_signal, docs/benchmarks/signal.md): what it "
+            "sorts or rejects, luck does; choose a larger budget or leave it out"
+        )
 
 
 def announce_worker(settings: SearchSettings, crew: Crew, progress: Observer) -> None:
