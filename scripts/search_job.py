@@ -25,7 +25,7 @@ from nas.study.noise import noise_floors, repeat_seeds
 from nas.study.robust import robust_members
 from nas.study.rows import NoiseFloor, Row, StudyResult
 from nas.study.samplers import check_sampler, make_sampler, prior_from
-from nas.study.storage import Study, make_folder, open_study, tell_of_storage
+from nas.study.storage import Study, close_study, make_folder, open_study, tell_of_storage
 from nas.study.storage import shown as shown_url
 from nas.study.trials import enqueue_references
 from nas.tasks import cache_folder, task_configs
@@ -52,6 +52,7 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult | None:
         # A name such as `auto` may be another device when the study is taken up again.
         definition = settings.definition | {"measured on": measured_on(settings.deployment)}
         study = open_study(directory, settings.study, settings.objectives, definition, None, storage=settings.storage)
+        stack.callback(close_study, study)
         crew = stack.enter_context(Crew(study, index=settings.worker))
         write_config(directory, without_password(settings.config))
         sampled = len(study.get_trials(deepcopy=False))
@@ -81,7 +82,7 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult | None:
             )
         )
         tracker = Tracker(settings.study, directory, settings.tracker, definition, worker=crew.label)
-        loop = make_loop(settings, study, evaluator)
+        loop = make_loop(settings, study, crew, evaluator)
         progress = stack.enter_context(Progress(shown(settings), rows=loop.rows, front=loop.bars.fronts(loop.rows)[0]))
         with tracker:
             table = TrialsTable(directory / "trials.csv", shown(settings), loop)
@@ -93,6 +94,7 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult | None:
             if not crew.is_last():
                 progress.message(f"worker {settings.worker} is done; {len(crew.others())} go on, the last one reports")
                 return None
+            loop.confirm()
             report_unjudged(loop, progress)
             noise = measure_noise(settings, loop)
             result = make_result(settings, loop, noise, evaluator.meter.describe(), start)
@@ -116,10 +118,11 @@ def measured_on(deployment: Deployment) -> str:
     return device_name(choose_device(deployment.device)) if deployment.spec is None else deployment.spec.name
 
 
-def make_loop(settings: SearchSettings, study: Study, evaluator: Evaluator) -> Loop:
+def make_loop(settings: SearchSettings, study: Study, crew: Crew, evaluator: Evaluator) -> Loop:
     """The run loop of a search; whoever runs it sets its observer."""
     return Loop(
         study=study,
+        crew=crew,
         space=settings.space,
         evaluator=evaluator,
         bars=Bars(

@@ -1,6 +1,8 @@
 """The run loop: asks for architectures until the budget is trained, and records what became of each.
 
-* `trials` is a total: the number of architectures trained to the full budget, counted over all runs of the study.
+* Any number of workers run it on one study. What they decide rests on the storage alone, and what only one may decide
+  (whether the budget allows another trial, whether an architecture is new, which files stay) is decided in turn.
+* `trials` is a total: the number of architectures trained to the full budget, over all workers and runs of the study.
 * An architecture already seen, in canonical form, is never trained again.
 * A failure is recorded with its reason and the search goes on; if the first five trials all fail, it stops.
 * A sampler that keeps proposing what is known gives way to random sampling until something new is found.
@@ -15,26 +17,26 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import BruteForceSampler, RandomSampler
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
 
 from nas.architecture import Architecture, canonical_id, write_architecture
 from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES, STAGES, Limit, Objective, Requirement
 from nas.study.candidate import Candidate, CannotMeasure, Evaluator, Rejected, describe
 from nas.study.confirmation import confirm_members, confirmed_rows
+from nas.study.crew import Crew
+from nas.study.errors import StudyError
 from nas.study.events import Observer
 from nas.study.front import front_of, meets, reference_value
 from nas.study.rows import Row, State
-from nas.study.storage import StudyError
-from nas.study.trials import INTERRUPTED, REASON, ROW, note_row, note_start, rows_of
+from nas.study.samplers import Exhaustive
+from nas.study.trials import INTERRUPTED, PROXY, REASON, ROW, TakenAway, note_row, note_start, read_row
 
 FAILURES_THAT_STOP = 5
 FRUITLESS_BEFORE_RANDOM = 8
+WAIT_SECONDS = 1.0  # between two looks at whether others have left something to do
 EXPLORER_SEED = 1_000_003  # apart from the seeds of the samplers, whose stream it must not repeat
-
-
-class TrialFailed(Exception):
-    """Tells Optuna that the trial broke; the row says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class Loop:
     """One run of a study; `run` returns when `trials` architectures are trained or nothing new can be sampled."""
 
     study: optuna.Study
+    crew: Crew
     space: Callable[[Any], Architecture]
     evaluator: Evaluator
     bars: Bars
@@ -80,8 +83,10 @@ class Loop:
     clock: Callable[[], float] = time.perf_counter
 
     def __post_init__(self) -> None:
-        self.rows = confirmed_rows(self.study, rows_of(self.study))
-        self.rows_before = len(self.rows)
+        self.rows: list[Row] = []
+        self._read: dict[int, Row] = {}
+        self.refresh()
+        self.rows_before = {row.number for row in self.rows}
         self.fruitless: Counter[str] = Counter()
         self.work_seconds = 0.0
         self.sampler = self.study.sampler
@@ -92,13 +97,33 @@ class Loop:
     def done(self) -> int:
         return sum(row.state == "complete" for row in self.rows)
 
+    def refresh(self) -> None:
+        """Read the rows that this and other workers have finished; `rows` stays the same list."""
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.number not in self._read:
+                row = read_row(trial)
+                if row is not None:
+                    self._read[trial.number] = row
+        self.rows[:] = confirmed_rows(self.study, [self._read[number] for number in sorted(self._read)])
+
     def run(self) -> None:
         """Walk the ladder with one architecture after another. Raises StudyError when the search cannot go on."""
-        if self.done < self.trials:
-            self.study.optimize(self._trial, catch=(TrialFailed,), callbacks=[self._after])
+        while self.done < self.trials and not self._is_fruitless():
+            self.crew.requeue()
+            trial = self._ask()
+            if trial is None:
+                time.sleep(WAIT_SECONDS)
+                self.refresh()
+            else:
+                self._run(trial)
+                self._check_failures()
         if self.done < self.trials:
             self._explain_exhaustion()
+
+    def confirm(self) -> None:
+        """Measure members of the front whose costs were predicted; for the last worker. Raises StudyError."""
         start = self.clock()
+        self.refresh()
         try:
             count = confirm_members(self.study, self.evaluator, self.rows, self._members, self.observer)
         except CannotMeasure as error:
@@ -111,30 +136,52 @@ class Loop:
         front, required = self.bars.fronts(rows)
         return {*front, *required}
 
-    def _after(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        failed = [row for row in self.rows[self.rows_before :] if row.state == "failed"]
+    def _is_fruitless(self) -> bool:
+        exhausted = isinstance(self.sampler, Exhaustive) and self.sampler.exhausted
+        return exhausted or self.fruitless.total() >= self.patience
+
+    def _check_failures(self) -> None:
+        """Raise StudyError when nothing but failures came out so far."""
+        failed = [row for row in self.rows if row.number not in self.rows_before and row.state == "failed"]
         if self.done == 0 and len(failed) >= FAILURES_THAT_STOP:
             raise StudyError(
                 f"The first {len(failed)} trials all failed, so the search stops; the last reason: {failed[-1].reason}"
             )
-        if self.done >= self.trials or self.fruitless.total() >= self.patience:
-            study.stop()
-        stuck = self.fruitless.total() >= FRUITLESS_BEFORE_RANDOM and not isinstance(self.sampler, BruteForceSampler)
-        study.sampler = self.explorer if stuck else self.sampler
 
-    def _trial(self, trial: optuna.Trial) -> list[float]:
+    def _ask(self) -> optuna.Trial | None:
+        """A trial of this worker, or None while the trials that run elsewhere may use up the budget."""
+        with self.crew.turn():
+            self.refresh()
+            running = len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+            if self.done + running >= self.trials:
+                return None
+            stuck = self.fruitless.total() >= FRUITLESS_BEFORE_RANDOM and not isinstance(self.sampler, Exhaustive)
+            self.study.sampler = self.explorer if stuck else self.sampler
+            trial = self.study.ask()
+            self.crew.claim(trial)
+            return trial
+
+    def _run(self, trial: optuna.Trial) -> None:
+        """One trial to its end: its row is stored, and Optuna is told."""
         try:
-            return self._walk(trial)
-        except KeyboardInterrupt:
+            row = self._walk(trial)
+        except TakenAway as lost:
+            self.observer.message(str(lost))
+        except (KeyboardInterrupt, CannotMeasure) as stop:
             if ROW not in trial.user_attrs:
                 trial.set_user_attr(REASON, INTERRUPTED)
+            self.study.tell(trial, state=TrialState.FAIL)
+            if isinstance(stop, CannotMeasure):
+                raise StudyError(str(stop)) from None
             raise
-        except CannotMeasure as error:
-            trial.set_user_attr(REASON, INTERRUPTED)
-            raise StudyError(str(error)) from None
+        else:
+            if row.state == "complete":
+                self.study.tell(trial, [row.values[o.name].value for o in self.bars.objectives])
+            else:
+                self.study.tell(trial, state=TrialState.FAIL if row.state == "failed" else TrialState.PRUNED)
 
-    def _walk(self, trial: optuna.Trial) -> list[float]:
-        """One architecture up the ladder, its row stored; values, TrialPruned or TrialFailed for Optuna."""
+    def _walk(self, trial: optuna.Trial) -> Row:
+        """One architecture up the ladder; its row is stored."""
         sampled = self.space(trial)
         origin = note_start(trial, sampled)
         self.observer.trial_started(trial.number, sampled, origin, self.done, self.trials)
@@ -144,7 +191,7 @@ class Loop:
         kind, reason = "", None
         try:
             candidate = self.evaluator.admit(sampled)
-            state, reason = self._climb(candidate, seconds)
+            state, reason = self._climb(trial, candidate, seconds)
             kind = state
         except CannotMeasure:
             raise
@@ -165,14 +212,14 @@ class Loop:
             seconds=seconds,
             seed=self.seed,
         )
-        return self._finish(trial, row, candidate, kind)
+        self._finish(trial, row, candidate, kind)
+        return row
 
-    def _climb(self, candidate: Candidate, seconds: dict[str, float]) -> tuple[State, str | None]:
+    def _climb(self, trial: optuna.Trial, candidate: Candidate, seconds: dict[str, float]) -> tuple[State, str | None]:
         """Run the stages until a limit or a duplicate stops the candidate. Returns the state and its reason."""
-        identity = canonical_id(candidate.architecture)
-        twin = next((r for r in self.rows if r.id == identity and is_final(r)), None)
+        twin = self._twin(trial, canonical_id(candidate.architecture))
         if twin is not None:
-            return "duplicate", f"same architecture as trial {twin.number}"
+            return "duplicate", f"same architecture as trial {twin}"
         for stage in STAGES:
             self.observer.stage_started(stage)
             start = self.clock()
@@ -193,26 +240,39 @@ class Loop:
                         raise Rejected(broken, limit.name)
         return "complete", None
 
-    def _finish(self, trial: optuna.Trial, row: Row, candidate: Candidate, kind: str) -> list[float]:
-        """Store files and row, then tell Optuna: values, TrialPruned or TrialFailed.
+    def _twin(self, trial: optuna.Trial, identity: str) -> int | None:
+        """The trial that has settled this architecture, or runs it now; if there is none, it is this one's."""
+        with self.crew.turn():
+            self.refresh()
+            settled = [row.number for row in self.rows if row.id == identity and is_final(row)]
+            running = [
+                other.number
+                for other in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                if other.number != trial.number and other.user_attrs.get(PROXY) == identity
+            ]
+            trial.set_user_attr(PROXY, identity)
+            return next(iter([*settled, *running]), None)
+
+    def _finish(self, trial: optuna.Trial, row: Row, candidate: Candidate, kind: str) -> None:
+        """Store files and row.
 
         The row is the last thing written: a trial that has one is over, whatever happens before Optuna hears of it.
         """
-        self.rows.append(row)
-        front, required = self.bars.fronts(self.rows)
-        if row.state == "complete":
-            self._keep_weights(row, candidate, {*front, *required})
-            self._note_constraints(trial, row)
-            self.fruitless.clear()
-        else:
-            for requirement in self.bars.applicable(self.rows):
-                trial.set_constraint(requirement.name, 1.0)
-            self.fruitless[kind] += 1
-        note_row(trial, row)
+        with self.crew.turn():
+            self.refresh()
+            self.rows.append(row)
+            front, required = self.bars.fronts(self.rows)
+            if row.state == "complete":
+                self._keep_weights(row, candidate, {*front, *required})
+                self._note_constraints(trial, row)
+                self.fruitless.clear()
+            else:
+                for requirement in self.bars.applicable(self.rows):
+                    trial.set_constraint(requirement.name, 1.0)
+                self.fruitless[kind] += 1
+            note_row(trial, row)
+            self._read[row.number] = row
         self.observer.row_finished(row, front, self.done, self.trials)
-        if row.state == "complete":
-            return [row.values[o.name].value for o in self.bars.objectives]
-        raise TrialFailed(row.reason) if row.state == "failed" else optuna.TrialPruned(row.reason)
 
     def _note_constraints(self, trial: optuna.Trial, row: Row) -> None:
         reference = self.bars.reference_row(self.rows)

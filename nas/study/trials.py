@@ -19,6 +19,7 @@ from nas.study.rows import Row
 
 ARCHITECTURE, ORIGIN, ROW, RETRY_OF, REASON = "architecture", "origin", "row", "retry_of", "reason"
 WORKER, KILLED = "worker", "killed"
+PROXY = "proxy"  # the canonical id of the architecture that is trained, with its parameters matched
 SAMPLED = "sampled"
 INTERRUPTED = "interrupted"
 DEADLY = "two workers were killed while it ran"

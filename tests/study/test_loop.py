@@ -12,6 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from nas.study.candidate import CannotMeasure, Rejected
+from nas.study.crew import Crew
 from nas.study.loop import Loop
 from nas.study.storage import StudyError
 from tests.study.toys import FreeEvaluator, Silent, run_toy
@@ -287,8 +288,10 @@ def test_the_tools_own_time_is_what_lies_around_measuring_and_training(tmp_path)
             candidate.train_seconds = 90.0
 
     first = run_toy(tmp_path / "a", trials=1, evaluator=Slow())
+    crew = Crew(first.study)
     loop = Loop(
         study=first.study,
+        crew=crew,
         space=first.space,
         evaluator=Slow(),
         bars=first.bars,
@@ -299,7 +302,8 @@ def test_the_tools_own_time_is_what_lies_around_measuring_and_training(tmp_path)
         patience=50,
         clock=lambda: now[0],
     )
-    loop.run()
+    with crew:
+        loop.run()
     assert loop.done == 4
     assert loop.work_seconds == 3 * (5.0 + 90.0)
     assert loop.rows[-1].seconds == {"count": 0.0, "measure": 5.0, "train": 100.0}

@@ -134,6 +134,7 @@ def run_toy(
             )
         loop = Loop(
             study=study,
+            crew=crew,
             space=space,
             evaluator=evaluator,
             bars=bars,
@@ -144,4 +145,5 @@ def run_toy(
             patience=patience,
         )
         loop.run()
+        loop.confirm()
     return loop

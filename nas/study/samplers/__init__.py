@@ -11,7 +11,6 @@ from typing import Any
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
     BaseSampler,
-    BruteForceSampler,
     GPSampler,
     NSGAIIISampler,
     NSGAIISampler,
@@ -22,6 +21,7 @@ from optuna.samplers import (
 from nas.architecture import Architecture, did_you_mean
 from nas.study.samplers.errors import SamplerError as SamplerError
 from nas.study.samplers.evolution import EvolutionOptions, EvolutionSampler
+from nas.study.samplers.exhaustive import Exhaustive as Exhaustive
 from nas.study.samplers.prior import Prior as Prior
 from nas.study.samplers.prior import PriorSampler
 from nas.study.samplers.prior import prior_from as prior_from
@@ -53,7 +53,7 @@ LEARNING: dict[str, Callable[[int, int], BaseSampler]] = {
 
 ENUMERATING: dict[str, Callable[[int], BaseSampler]] = {
     "qmc": lambda seed: QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False),
-    "brute_force": lambda seed: BruteForceSampler(seed=seed),
+    "brute_force": lambda seed: Exhaustive(seed=seed),
 }
 """Samplers that spread over the space whatever comes out; a prior does not move them."""
 
