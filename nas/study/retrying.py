@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution
@@ -26,7 +27,7 @@ T = TypeVar("T")
 PATIENCE = 600.0  # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 # SQLAlchemy's and gRPC's errors by name: neither library is needed where the study is a journal.
-UNREACHABLE = ("OperationalError", "InterfaceError", "TimeoutError", "DisconnectionError")
+UNREACHABLE = ("OperationalError", "InterfaceError", "TimeoutError", "DisconnectionError", "PendingRollbackError")
 UNREACHABLE_CODES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "RESOURCE_EXHAUSTED")
 
 
@@ -38,7 +39,7 @@ class RetryingStorage(BaseStorage):
     """Passes every call on to `storage`, and waits while that cannot be reached.
 
     say: told once when the storage is lost and once when it is back; may be replaced. patience: seconds until
-    StorageLost is raised.
+    StorageLost is raised. close: ends the connections of `storage`.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class RetryingStorage(BaseStorage):
         name: str,
         say: Callable[[str], None] = print_to_stderr,
         patience: float = PATIENCE,
+        close: Callable[[], None] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -55,6 +57,7 @@ class RetryingStorage(BaseStorage):
         self.name = name
         self.say = say
         self.patience = patience
+        self.close = close
         self.sleep = sleep
         self.clock = clock
         self.lost_since: float | None = None
@@ -75,6 +78,9 @@ class RetryingStorage(BaseStorage):
                         f"({reason}); the same command goes on once it can."
                     ) from None
                 self._note_loss(reason)
+                # A session whose connection broke within a transaction goes on refusing; rolling it back breaks too.
+                with suppress(Exception):
+                    self.storage.remove_session()
             else:
                 self._note_return()
                 return result

@@ -68,7 +68,8 @@ def open_study(
     place = shown(storage) if storage else str(directory / NAME)
     make_folder(directory)
     try:
-        backend = RetryingStorage(connect(directory, storage), name=place, say=say)
+        opened, close = connect(directory, storage)
+        backend = RetryingStorage(opened, name=place, say=say, close=close)
         study = create_or_load(backend, name, objectives, definition, sampler)
     except (ValueError, KeyError, AssertionError, OSError) as error:
         raise StudyError(
@@ -81,9 +82,18 @@ def open_study(
 
 def tell_of_storage(study: optuna.Study, say: Callable[[str], None]) -> None:
     """From now on `say` is told when the study's storage is lost and when it is back; it may be called in a thread."""
+    retrying(study).say = say
+
+
+def close_study(study: optuna.Study) -> None:
+    """End the connections to the study's storage."""
+    retrying(study).close()
+
+
+def retrying(study: optuna.Study) -> RetryingStorage:
     storage = study._storage
     assert isinstance(storage, RetryingStorage), "open_study makes no other"
-    storage.say = say
+    return storage
 
 
 def create_or_load(
@@ -125,16 +135,19 @@ def check_definition(study: optuna.Study, definition: Mapping[str, Any], place: 
         )
 
 
-def connect(directory: Path, storage: str | None) -> BaseStorage:
-    """The storage itself, opened. Raises StudyError when it cannot be, and what Optuna raises for a damaged journal."""
+def connect(directory: Path, storage: str | None) -> tuple[BaseStorage, Callable[[], None]]:
+    """The storage itself, opened, and what closes it.
+
+    Raises StudyError when it cannot be opened, and what Optuna raises for a damaged journal.
+    """
     if storage is None:
-        return JournalStorage(Journal(directory / NAME))
+        return JournalStorage(Journal(directory / NAME)), lambda: None
     if storage.startswith(GRPC):
         return connect_to_proxy(storage)
     return connect_to_database(storage)
 
 
-def connect_to_proxy(url: str) -> BaseStorage:
+def connect_to_proxy(url: str) -> tuple[BaseStorage, Callable[[], None]]:
     """Optuna's gRPC proxy at `grpc://host:port`."""
     host, _, port = url.removeprefix(GRPC).rpartition(":")
     if not host or not port.isdigit():
@@ -156,10 +169,10 @@ def connect_to_proxy(url: str) -> BaseStorage:
             f"No gRPC proxy answers at {url} ({first_line(error)}); start one with "
             "optuna.storages.run_grpc_proxy_server."
         ) from None
-    return proxy
+    return proxy, proxy.close
 
 
-def connect_to_database(url: str) -> BaseStorage:
+def connect_to_database(url: str) -> tuple[BaseStorage, Callable[[], None]]:
     """A database that SQLAlchemy knows, its tables made where they are missing.
 
     Workers that start together may make the same tables; who comes second tries again.
@@ -170,7 +183,8 @@ def connect_to_database(url: str) -> BaseStorage:
     for attempt in range(TRIES_TO_CONNECT):
         try:
             engine = {"pool_pre_ping": True, "connect_args": connect_arguments(url)}
-            return get_storage(RDBStorage(url, engine_kwargs=engine))
+            database = RDBStorage(url, engine_kwargs=engine)
+            return get_storage(database), database.engine.dispose
         except (ImportError, ModuleNotFoundError, NoSuchModuleError) as error:
             raise StudyError(
                 f"storage={shown(url)} needs a driver that is not installed ({first_line(error)}); for PostgreSQL "
