@@ -16,7 +16,7 @@ from nas.objectives import OBJECTIVES, Objective
 from nas.report import Progress, Tracker, check_ready, print_summary, write_front, write_page, write_plot, write_trials
 from nas.study.candidate import Evaluator
 from nas.study.crew import Crew
-from nas.study.evaluator import open_evaluator
+from nas.study.evaluator import forget, open_evaluator
 from nas.study.events import Observer
 from nas.study.front import hypervolume, losses
 from nas.study.gpu_claim import claimed_gpu
@@ -79,6 +79,8 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult | None:
                 task_configs(settings.config["task"]),
                 device=settings.device,
                 tables=cache_folder() / "tables",
+                checkpoints=directory / "checkpoints",
+                trial_seconds=None if settings.trial_minutes is None else 60 * settings.trial_minutes,
             )
         )
         tracker = Tracker(settings.study, directory, settings.tracker, definition, worker=crew.label)
@@ -97,6 +99,7 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult | None:
             loop.confirm()
             report_unjudged(loop, progress)
             noise = measure_noise(settings, loop)
+            forget(directory / "checkpoints")
             result = make_result(settings, loop, noise, evaluator.meter.describe(), start)
             files = write_files(directory, result, settings, loop)
             tracker.finish(result, files)

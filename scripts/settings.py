@@ -27,7 +27,7 @@ from nas.training.recipe import Recipe, recipe_from
 from scripts.command_line import CONF, DESIGNS, UserError
 from search_spaces import SearchSpace, build_space
 
-BUDGET_FIELDS = ("trials", "noise_seeds", "patience", "train", "deployment", "no_signal", *TASKS)
+BUDGET_FIELDS = ("trials", "trial_minutes", "noise_seeds", "patience", "train", "deployment", "no_signal", *TASKS)
 EFFORT = ("seconds", "block_seconds", "spread", "busy", "table")  # of measuring: does not make rows incomparable
 TOP_FIELDS = (
     *("study", "outputs", "seed", "device", "references", "baseline", "search_space", "task", "optimize", "require"),
@@ -66,6 +66,7 @@ class SearchSettings:
     trials: int
     noise_seeds: int
     patience: int
+    trial_minutes: float | None
     no_signal: tuple[str, ...]
     tracker: dict[str, Any]
     definition: dict[str, Any]
@@ -141,6 +142,7 @@ class SearchSettings:
             trials=whole("budget.trials", budget["trials"]),
             noise_seeds=whole("budget.noise_seeds", budget["noise_seeds"]),
             patience=whole("budget.patience", budget["patience"]),
+            trial_minutes=minutes("budget.trial_minutes", budget.get("trial_minutes")),
             no_signal=without_signal(budget.get("no_signal"), [objective.name for objective in named]),
             tracker=plain["tracker"],
             config=plain,
@@ -234,6 +236,15 @@ def whole(name: str, value: object, *, minimum: int = 1) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise UserError(f"{name} must be a whole number of at least {minimum}, but got {value!r}.")
     return value
+
+
+def minutes(name: str, value: object) -> float | None:
+    """A number above zero, or None; raises UserError otherwise."""
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise UserError(f"{name} must be a number of minutes above zero, or null for no limit, but got {value!r}.")
+    return float(value)
 
 
 def worker_number(value: object) -> int:

@@ -109,6 +109,32 @@ def test_a_run_that_was_cut_off_ends_where_an_uncut_one_does(task, tmp_path, mon
         torch.testing.assert_close(weights(model)[name], value)
 
 
+def test_a_checkpoint_that_cannot_be_read_is_put_away_and_training_starts_anew(task, tmp_path):
+    path = tmp_path / "torn.ckpt"
+    path.write_bytes(b"PK half a checkpoint")
+    recipe = Recipe(tokens=4 * 4 * 16, batch_size=4)
+    whole = fit(model_of(ATTENTION), task, recipe, seed=0, learning_rates=RATES)
+    result = fit(model_of(ATTENTION), task, recipe, seed=0, learning_rates=RATES, resume_path=path)
+    assert result.loss_curve == whole.loss_curve
+    (note,) = result.notes
+    assert "torn.ckpt cannot be read" in note and note.endswith("training starts anew")
+    assert not path.exists()
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop_module, "RESUME_SECONDS", 0.0)
+
+    def full(self, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop_module.pl.Trainer, "save_checkpoint", full)
+    recipe = Recipe(tokens=4 * 4 * 16, batch_size=4)
+    result = fit(model_of(ATTENTION), task, recipe, seed=0, learning_rates=RATES, resume_path=tmp_path / "a" / "x.ckpt")
+    assert result.steps == 4
+    (note,) = result.notes
+    assert "No space left on device" in note and note.endswith("an interruption starts anew")
+
+
 def test_a_time_limit_ends_training_early(task):
     result = fit(model_of(ATTENTION), task, Recipe(tokens=10**6, batch_size=4), seed=0, learning_rates=RATES,
                  time_limit=0.2)  # fmt: skip

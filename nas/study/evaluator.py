@@ -1,6 +1,7 @@
 """The ladder's stages on real models: match and deploy, count, measure at the deployment, train and score proxies."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nas.architecture import Architecture
+from nas.architecture import Architecture, canonical_id
 from nas.checkpoint import save_weights
 from nas.count import CannotMatch, count, deployed, match_parameters
 from nas.deployment import Deployment
@@ -40,7 +41,8 @@ class ProxyEvaluator:
     trainers: one for each task, prepared; the first one's weights are those that are kept. parameters: the number that
     proxies are matched to, or None. task_configs: the settings that each task was made from; the first one's are kept
     beside the weights, so that training goes on with the same data. workers: processes that train the tasks side by
-    side; None trains them here, one after the other.
+    side; None trains them here, one after the other. checkpoints: the folder in which interrupted trainings leave what
+    they go on from. trial_seconds: after which the training of one task is given up.
     """
 
     trainers: Mapping[str, TaskTrainer]
@@ -49,6 +51,8 @@ class ProxyEvaluator:
     parameters: int | None
     task_configs: Mapping[str, Mapping[str, Any]]
     workers: Workers | None = None
+    checkpoints: Path | None = None
+    trial_seconds: float | None = None
 
     def admit(self, architecture: Architecture) -> Candidate:
         try:
@@ -85,7 +89,16 @@ class ProxyEvaluator:
         return True
 
     def train(self, candidate: Candidate, seed: int, observer: Observer) -> None:
-        job = Job(architecture=candidate.architecture, seed=seed)
+        folder = None if self.checkpoints is None else self.checkpoints / canonical_id(candidate.architecture)
+        job = Job(architecture=candidate.architecture, seed=seed, checkpoints=folder, seconds=self.trial_seconds)
+        try:
+            self._train(candidate, job, observer)
+        except Exception:
+            forget(folder)  # it would break again; only an interruption leaves something to go on from
+            raise
+        forget(folder)
+
+    def _train(self, candidate: Candidate, job: Job, observer: Observer) -> None:
         if self.workers is not None:
             observer.stage_started(f"train {' and '.join(self.trainers)}")
             outcomes = self.workers.train(job, observer.step)
@@ -95,6 +108,8 @@ class ProxyEvaluator:
             candidate.train_seconds = sum(outcome.seconds for outcome in outcomes.values())
         for outcome in outcomes.values():
             candidate.scores.update(outcome.scores)
+            for note in outcome.notes:
+                observer.message(note)
         candidate.weights = next(iter(outcomes.values())).weights
 
     def _train_here(self, name: str, job: Job, observer: Observer) -> Outcome:
@@ -118,10 +133,13 @@ def open_evaluator(
     *,
     device: str,
     tables: Path,
+    checkpoints: Path | None = None,
+    trial_seconds: float | None = None,
 ) -> Iterator[ProxyEvaluator]:
     """An evaluator for the block. On a CPU with a core for each of several tasks, tasks train side by side.
 
     device: where proxies train, which need not be where the deployment is. tables: the user's folder of block tables.
+    checkpoints, trial_seconds: see ProxyEvaluator.
     """
     place = choose_device(device)
     trainers = make_trainers(tasks, recipes, place)
@@ -135,4 +153,12 @@ def open_evaluator(
             parameters=parameters,
             task_configs=task_configs,
             workers=workers,
+            checkpoints=checkpoints,
+            trial_seconds=trial_seconds,
         )
+
+
+def forget(folder: Path | None) -> None:
+    """Delete the checkpoints of one architecture."""
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,21 +27,40 @@ class NonFiniteScore(ArithmeticError):
     """A trained model scored infinite or not a number."""
 
 
+class TookTooLong(RuntimeError):
+    """A training was given up after the time that the user allows for it."""
+
+
+def too_long(what: str, seconds: float) -> str:
+    """The reason that is recorded."""
+    return f"training {what} took longer than budget.trial_minutes={seconds / 60:g} allows"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training: the architecture of the candidate, and the seed of its weights and data order."""
+    """One training: the architecture of the candidate, and the seed of its weights and data order.
+
+    checkpoints: the folder for what an interrupted training goes on from; None keeps nothing. seconds: after which a
+    training is given up; None for never.
+    """
 
     architecture: Architecture
     seed: int
+    checkpoints: Path | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a training gave: the task's scores, the trained weights by name, on the CPU, and the seconds of both."""
+    """What a training gave: the task's scores, the trained weights by name, on the CPU, and the seconds of both.
+
+    notes: what a user should know of, a sentence each.
+    """
 
     scores: dict[str, Measurement]
     weights: dict[str, Tensor]
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +77,12 @@ class TaskTrainer:
     lock: DeviceLock
 
     def __call__(self, job: Job, on_step: OnStep) -> Outcome:
+        started = time.perf_counter()
+
         def after_step(step: int, steps: int, loss: float) -> None:
             on_step(step, steps, loss)
+            if job.seconds is not None and time.perf_counter() - started > job.seconds:
+                raise TookTooLong(too_long(self.task.name, job.seconds))
             self.lock.give_way()
 
         architecture = resized(job.architecture, Scale(tokens=self.tokens))
@@ -66,7 +90,7 @@ class TaskTrainer:
         rates = learning_rates(self.task.name)
         with self.lock.shared():
             start = time.perf_counter()
-            fit(
+            trained = fit(
                 model,
                 self.task,
                 self.recipe,
@@ -74,6 +98,7 @@ class TaskTrainer:
                 learning_rates=rates,
                 on_step=after_step,
                 device=self.device,
+                resume_path=None if job.checkpoints is None else job.checkpoints / f"{self.task.name}-{job.seed}.ckpt",
             )
             scores = evaluate(model, self.task, self.recipe, device=self.device)
             seconds = time.perf_counter() - start
@@ -94,6 +119,7 @@ class TaskTrainer:
             },
             weights={name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
             seconds=seconds,
+            notes=trained.notes,
         )
 
 

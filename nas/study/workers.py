@@ -5,10 +5,12 @@ fast. A worker lives as long as the run, ignores Ctrl-C (its parent answers that
 """
 
 import ctypes
+import math
 import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -17,10 +19,11 @@ from types import TracebackType
 import torch
 
 from nas.study.candidate import TaskFailed
-from nas.study.task_training import Job, OnStep, Outcome, TaskTrainer
+from nas.study.task_training import Job, OnStep, Outcome, TaskTrainer, too_long
 
 MESSAGES_PER_TASK = 200
 READY = "ready"
+LENIENCE = 1.2  # of the time allowed, before a process is killed
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -73,8 +76,15 @@ class Workers:
         outcomes: dict[str, Outcome] = {}
         failures: list[str] = []
         waiting = {pipe: name for name, pipe in self.pipes.items()}
+        # A worker gives up by itself between two steps; one that hangs within a step is killed.
+        deadline = math.inf if job.seconds is None else time.monotonic() + LENIENCE * job.seconds
         while waiting:
-            for pipe in wait(list(waiting)):
+            ready = wait(list(waiting), None if deadline == math.inf else max(0.0, deadline - time.monotonic()))
+            if not ready:
+                assert job.seconds is not None
+                self.__exit__(None, None, None)
+                raise TaskFailed(f"TookTooLong: {too_long(' and '.join(sorted(waiting.values())), job.seconds)}")
+            for pipe in ready:
                 assert isinstance(pipe, Connection)
                 name = waiting[pipe]
                 try:

@@ -27,7 +27,8 @@ Device = Literal["auto", "cpu", "gpu"]
 class TrainResult:
     """What a run came to. `final_loss` is the mean over the last tenth of `loss_curve`, pairs of (step, loss in nats).
 
-    `steps` and `tokens` count the whole training, `seconds` this call.
+    `steps` and `tokens` count the whole training, `seconds` this call. `notes` say in a sentence each what went wrong
+    with the file to resume from.
     """
 
     steps: int
@@ -35,6 +36,7 @@ class TrainResult:
     seconds: float
     final_loss: float
     loss_curve: list[tuple[int, float]]
+    notes: tuple[str, ...] = ()
 
 
 def fit(
@@ -60,25 +62,29 @@ def fit(
             CPU, at every tenth on a GPU.
         time_limit: seconds after which training stops early, whatever the schedule.
         resume_path: written about once a minute, read when it exists, deleted when training is finished. The same call
-            with the same arguments goes on from it with the data that would have come next.
+            with the same arguments goes on from it with the data that would have come next; one that cannot be read is
+            put away and training starts anew. Not being able to write it ends nothing.
 
     Raises:
         NonFiniteLoss, and KeyboardInterrupt on Ctrl-C.
     """
     from nas.losses import LOSSES
-    from nas.training.loop import Stream, TrainingModule, interruptible, quiet_lightning
+    from nas.training.loop import KeepForResume, Stream, TrainingModule, interruptible, quiet_lightning
 
     started = time.perf_counter()
     total = recipe.steps(task.sequence_length)
     accelerator = accelerator_name(device)
     module = TrainingModule(model, LOSSES[loss], recipe, learning_rates, total, on_step, time_limit, accelerator)
-    resume = resume_path if resume_path is not None and resume_path.exists() else None
+    resume, notes = _readable(resume_path)
+    keeper = None if resume_path is None else KeepForResume(resume_path)
     with quiet_lightning(), interruptible():
-        trainer = _trainer(total, accelerator, _precision(recipe, accelerator), resume_path)
+        trainer = _trainer(total, accelerator, _precision(recipe, accelerator), keeper)
         trainer.fit(module, Stream(task, recipe.batch_size, seed, module), ckpt_path=resume, weights_only=True)
     model.to("cpu")
     if resume_path is not None:
         resume_path.unlink(missing_ok=True)
+    if keeper is not None and keeper.problem is not None:
+        notes.append(f"no checkpoint could be written to {resume_path} ({keeper.problem}); an interruption starts anew")
     tail = module.curve[-max(1, len(module.curve) // 10) :]
     return TrainResult(
         steps=trainer.global_step,
@@ -86,7 +92,23 @@ def fit(
         seconds=time.perf_counter() - started,
         final_loss=math.fsum(value for _, value in tail) / len(tail),
         loss_curve=module.curve,
+        notes=tuple(notes),
     )
+
+
+def _readable(path: Path | None) -> tuple[Path | None, list[str]]:
+    """The file to resume from, if there is one that can be read, and what to say of one that cannot."""
+    import torch
+
+    if path is None or not path.exists():
+        return None, []
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a torn file raises nearly anything
+        path.unlink()
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return None, [f"the checkpoint {path} cannot be read ({reason[:100]}); training starts anew"]
+    return path, []
 
 
 def evaluate(model: Model, task: Task, recipe: Recipe, *, device: Device = "auto") -> dict[str, Score]:
@@ -114,11 +136,9 @@ def accelerator_name(device: Device) -> Literal["cpu", "gpu"]:
     return device
 
 
-def _trainer(steps: int, accelerator: str, precision: Any, resume_path: Path | None) -> pl.Trainer:
+def _trainer(steps: int, accelerator: str, precision: Any, keeper: pl.Callback | None) -> pl.Trainer:
     """Lightning's loop for so many steps on one device, which writes nothing but the file to resume from."""
     import lightning.pytorch as pl
-
-    from nas.training.loop import KeepForResume
 
     return pl.Trainer(
         max_steps=steps,
@@ -126,7 +146,7 @@ def _trainer(steps: int, accelerator: str, precision: Any, resume_path: Path | N
         accelerator=accelerator,
         devices=1,
         precision=precision,
-        callbacks=[] if resume_path is None else [KeepForResume(resume_path)],
+        callbacks=[] if keeper is None else [keeper],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,18 +109,28 @@ class Stream:
 
 
 class KeepForResume(pl.Callback):
-    """Writes a checkpoint now and then, complete or not at all."""
+    """Writes a checkpoint now and then, complete or not at all.
+
+    problem: why none can be written, such as a full disk, in a few words; training goes on without.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.problem: str | None = None
         self.written = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if time.monotonic() - self.written < RESUME_SECONDS:
+        if self.problem is not None or time.monotonic() - self.written < RESUME_SECONDS:
             return
         partial = self.path.with_name(self.path.name + ".partial")
-        trainer.save_checkpoint(partial)
-        partial.replace(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(partial)
+            partial.replace(self.path)
+        except (OSError, RuntimeError) as error:  # torch raises the second for a disk that is full
+            self.problem = str(error).splitlines()[0]
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
         self.written = time.monotonic()
 
 

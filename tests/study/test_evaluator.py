@@ -1,14 +1,16 @@
 """The ladder's stages on real architectures, with a meter and trainers that answer at once."""
 
 import json
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from nas.architecture import Architecture, Attention, Block, Glu
+from nas.architecture import Architecture, Attention, Block, Glu, canonical_id
 from nas.count import count_parameters
 from nas.deployment import Deployment
 from nas.measure import DeviceBusy, DeviceGone, DoesNotFit, Measured, NotInTable
@@ -16,7 +18,7 @@ from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES
 from nas.study.candidate import Candidate, CannotMeasure, Rejected
 from nas.study.evaluator import ProxyEvaluator
-from nas.study.task_training import Outcome
+from nas.study.task_training import Job, Outcome
 from nas.workload import Workload
 from tests.study.toys import Silent
 
@@ -184,3 +186,29 @@ def test_weights_are_kept_with_their_task_and_its_settings(tmp_path) -> None:
     assert metadata["task"] == "text_loss"
     assert json.loads(metadata["task_config"]) == {"dataset": "toy"}
     assert metadata["recall"] == "0.5 bits/byte"
+
+
+@pytest.mark.parametrize(
+    ("error", "left"), [(None, False), (FloatingPointError("nan"), False), (KeyboardInterrupt(), True)], ids=str
+)
+def test_only_an_interruption_leaves_checkpoints_to_go_on_from(
+    error: BaseException | None, left: bool, tmp_path: Path
+) -> None:
+    ladder = replace(evaluator(), checkpoints=tmp_path, trial_seconds=60.0)
+    jobs: list[Job] = []
+
+    def train(job: Job, on_step: Any) -> Outcome:
+        jobs.append(job)
+        assert job.checkpoints is not None
+        job.checkpoints.mkdir()
+        if error is not None:
+            raise error
+        return Outcome(scores={}, weights={}, seconds=1.0, notes=("the disk is full",))
+
+    ladder.trainers = {"text": train}  # type: ignore[dict-item]
+    observer = Silent()
+    with nullcontext() if error is None else pytest.raises(type(error)):
+        ladder.train(ladder.admit(PROXY), 0, observer)
+    assert [path.name for path in tmp_path.iterdir()] == ([canonical_id(PROXY)] if left else [])
+    assert jobs[0].seconds == 60.0
+    assert observer.messages == (["the disk is full"] if error is None else [])

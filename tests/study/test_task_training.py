@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 
 from nas.architecture import Architecture, Attention, Block, Glu
 from nas.measure import DeviceLock
-from nas.study.task_training import Job, TaskTrainer
+from nas.study.task_training import Job, TaskTrainer, TookTooLong
 from nas.tasks import RecallTask
 from nas.training import Recipe
+from nas.training import loop as training_loop
 
 ATTENTION = Attention(num_heads=1, head_dim=16, window=8)
 
@@ -78,3 +80,38 @@ def test_a_trainer_can_be_sent_to_a_process_of_its_own() -> None:
         task=task, recipe=Recipe(tokens=64, batch_size=4), tokens=1.0, device="cpu", lock=DeviceLock("test")
     )
     assert pickle.loads(pickle.dumps(trainer)).recipe == trainer.recipe
+
+
+def quick_trainer(steps: int) -> TaskTrainer:
+    task = RecallTask(sequence_length=16, num_pairs=2, vocab_size=16, easier=0, score_sequences=32)
+    recipe = Recipe(tokens=steps * 4 * 16, batch_size=4)
+    return TaskTrainer(task=task, recipe=recipe, tokens=0.5, device="cpu", lock=Lock())  # type: ignore[arg-type]
+
+
+ARCHITECTURE = Architecture(d_model=16, vocab_size=99, blocks=(Block(mixer=ATTENTION, ffn=Glu(d_ff=16)),))
+
+
+def test_an_interrupted_training_goes_on_from_its_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_loop, "RESUME_SECONDS", 0.0)
+    trainer, steps = quick_trainer(8), []
+    whole = trainer(Job(architecture=ARCHITECTURE, seed=3), lambda *_: None)
+    job = Job(architecture=ARCHITECTURE, seed=3, checkpoints=tmp_path / "id")
+
+    def interrupt(step: int, total: int, loss: float) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(job, interrupt)
+    assert [path.name for path in (tmp_path / "id").iterdir()] == ["recall-3.ckpt"]
+    again = trainer(job, lambda step, total, loss: steps.append(step))
+    assert steps == [5, 6, 7, 8]
+    assert again.scores == whole.scores
+    assert list((tmp_path / "id").iterdir()) == [], "nothing is left of a training that ended"
+
+
+def test_a_training_that_takes_too_long_is_given_up() -> None:
+    with pytest.raises(TookTooLong, match=r"training recall took longer than budget.trial_minutes=0.0001"):
+        quick_trainer(10_000)(Job(architecture=ARCHITECTURE, seed=0, seconds=0.006), lambda *_: None)
