@@ -151,7 +151,7 @@ def capacity(pairs: Sequence[int], accuracies: Sequence[float]) -> float:
         if accuracy < HELD:
             fallen = (above - HELD) / (above - accuracy)
             if before == 0:
-                return number * fallen
-            return before * (number / before) ** fallen
+                return float(number * fallen)
+            return float(before * (number / before) ** fallen)
         before, above = number, accuracy
     return float(before)

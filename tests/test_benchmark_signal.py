@@ -1,0 +1,151 @@
+"""The benchmark of signal: exact shares and flips, a tiny real run that goes on, and the budget's line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from scripts import benchmark_signal
+from scripts.benchmark_signal import page, scores_of, silent_scores, tell_budget
+from scripts.command_line import UserError
+from scripts.exit_codes import UNFINISHED
+from scripts.variance_shares import flips, flips_between_rates, flips_between_seeds, reliability, variance_shares
+from tests.test_command_line import mistake, run
+
+EFFECT = np.array([0.0, 1.0, 3.0])
+NOTHING = np.zeros((3, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("scores", "source"),
+    [
+        (NOTHING + EFFECT[:, None, None], "design"),
+        (NOTHING + EFFECT[None, :, None], "rate"),
+        (NOTHING + EFFECT[None, None, :], "seed"),
+        (NOTHING + np.array([[1.0, -1, 0], [-1, 1, 0], [0, 0, 0]])[:, :, None], "interaction"),
+    ],
+)
+def test_variance_from_one_source_is_that_source(scores, source):
+    shares = variance_shares(scores)
+    assert getattr(shares, source) == pytest.approx(1.0)
+
+
+def test_shares_of_known_variances_are_found():
+    rng = np.random.default_rng(0)
+    design, rate = rng.normal(0, 2.0, (60, 1, 1)), rng.normal(0, 1.0, (1, 60, 1))
+    scores = design + rate + rng.normal(0, 1.0, (60, 60, 1)) + rng.normal(0, 2**0.5, (60, 60, 4))
+    shares = variance_shares(scores)
+    assert shares is not None
+    found = [shares.design, shares.rate, shares.interaction, shares.seed]
+    assert found == pytest.approx([0.5, 0.125, 0.125, 0.25], abs=0.08)
+    assert sum(found) == pytest.approx(1.0)
+
+
+def test_scores_that_are_all_the_same_have_no_shares_and_are_not_trusted():
+    assert variance_shares(NOTHING) is None
+    assert reliability(NOTHING[0]) == 0.0
+
+
+def test_reliability_is_the_intraclass_correlation():
+    # Means 1 and 5: variance 8; within a design 2, so between designs 8 - 2 / 2 = 7.
+    assert reliability(np.array([[0.0, 2.0], [4.0, 6.0]])) == pytest.approx(7 / 9)
+    assert reliability(np.array([[0.0, 2.0], [2.0, 0.0]])) == 0.0
+
+
+def test_flips_count_pairs_of_designs_that_swap_and_ties_half():
+    assert flips(np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])) == 0.0
+    assert flips(np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]])) == 1.0
+    assert flips(np.array([[1.0, 1.0], [2.0, 3.0], [3.0, 2.0]])) == pytest.approx(1 / 3)
+    assert flips(np.array([[1.0, 1.0], [1.0, 2.0]])) == 0.5
+    swapped_by_rate = np.array([[[1.0, 1.0], [2.0, 2.0]], [[2.0, 2.0], [1.0, 1.0]]])
+    assert flips_between_seeds(swapped_by_rate) == 0.0
+    assert flips_between_rates(swapped_by_rate) == 1.0
+
+
+def section(values: dict[str, list[list[float | None]]]) -> dict:
+    """A budget's record: per score its values by design and seed at the table's rate."""
+    ((metric, designs),) = values.items()
+    runs = [
+        {"design": f"d{d}", "scale": 1.0, "seed": s, "scores": None if v is None else {metric: v}, "seconds": 1.0}
+        for d, seeds in enumerate(designs)
+        for s, v in enumerate(seeds)
+    ]
+    task = {"definition": {}, "metrics": {metric: "maximize"}, "runs": runs}
+    environment = {"name": "a CPU", "cores": 2, "torch": "2.13"}
+    return {"environment": environment, "designs": {f"d{d}": "a" for d in range(len(designs))}, "tasks": {"t": task}}
+
+
+def test_scores_by_which_seeds_differ_more_than_designs_are_silent():
+    loud, quiet = section({"recall": [[0.1, 0.2], [0.8, 0.9]]}), section({"recall": [[0.1, 0.9], [0.8, 0.2]]})
+    assert silent_scores(loud) == []
+    assert silent_scores(quiet) == ["recall"]
+    assert "| recall | 2 x 1 x 2 |" in page({"budgets": {"cpu": loud}})
+    assert "Without a signal at this budget: recall." in page({"budgets": {"cpu": quiet}})
+
+
+def test_a_score_of_one_seed_is_not_judged_yet():
+    early = section({"recall": [[0.1], [0.8]]})
+    assert silent_scores(early) == []
+    assert "not judged yet" in page({"budgets": {"cpu": early}})
+
+
+def test_a_run_that_diverged_counts_as_the_worst():
+    found = scores_of(section({"recall": [[0.1, None], [0.8, 0.9]]})["tasks"]["t"], "recall", ["d0", "d1"])
+    assert found is not None
+    assert found[0][:, 0].tolist() == [[0.1, 0.1], [0.8, 0.9]]
+
+
+def test_the_budget_names_what_carries_no_signal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark_signal, "CONF", tmp_path)
+    file = tmp_path / "budget" / "tiny.yaml"
+    file.parent.mkdir()
+    file.write_text("budget:\n  trials: 4\n  no_signal: []  # a comment\n")
+    silent = section({"recall": [[0.1, 0.9], [0.8, 0.2]]})
+    tell_budget(silent, "tiny", update=False)
+    assert "no_signal: [recall]" in capsys.readouterr().out and "[]" in file.read_text()
+    tell_budget(silent, "tiny", update=True)
+    assert file.read_text() == "budget:\n  trials: 4\n  no_signal: [recall]  # a comment\n"
+    file.write_text("budget: {}\n")
+    with pytest.raises(UserError, match=r"must have one line `no_signal: \[\.\.\.\]`, but it has 0"):
+        tell_budget(silent, "tiny", update=True)
+
+
+TINY = [
+    *("--tasks", "parity,compression", "--designs", "2", "--rates", "2", "--seeds", "2", "--out", "signal.json"),
+    *("budget.train.parity.tokens=640", "budget.train.parity.batch_size=8"),
+    *("budget.train.compression.tokens=512", "budget.train.compression.batch_size=8"),
+    *("search_space.num_layers=2", "search_space.d_model=64", "search_space.params=120000"),
+    *("search_space.num_kv_heads=[1,full]",),
+]
+
+
+def test_a_tiny_run_is_judged_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    script = "scripts/benchmark_signal.py"
+    stopped = run("--limit", "0", *TINY, cwd=tmp_path, script=script)
+    assert stopped.returncode == UNFINISHED, stopped.stderr
+    assert "with 16 trainings left; the same command goes on" in stopped.stdout
+    done = run(*TINY, cwd=tmp_path, script=script)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"signal.json", "signal.md"}
+    budget = json.loads((tmp_path / "signal.json").read_text())["budgets"]["cpu"]
+    assert set(budget["tasks"]) == {"parity", "compression"} and len(budget["designs"]) == 2
+    assert all(len(task["runs"]) == 8 for task in budget["tasks"].values())
+    assert set(budget["tasks"]["parity"]["runs"][0]["scores"]) == {"parity", "parity_bits", "parity_long"}
+    text = (tmp_path / "signal.md").read_text()
+    assert "| parity_long | 2 x 2 x 2 |" in text and "not judged yet" not in text
+    again = run(*TINY, cwd=tmp_path, script=script)
+    assert again.returncode == 0 and " of 16: " not in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--tasks", "recal"], "--tasks must name tasks of text, recall,"),
+        (["--seeds", "1"], "--designs and --seeds must be at least 2"),
+        (["budget=cpux"], "There is no budget 'cpux'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path, arguments, sentence):
+    assert sentence in mistake(*arguments, cwd=tmp_path, script="scripts/benchmark_signal.py")
+    assert list(tmp_path.iterdir()) == []
