@@ -36,6 +36,7 @@ NVIDIA_DEVICE = Path("/dev/nvidia0")
 BRIEF_SPINS = "2000"  # of a waiting OpenMP thread: microseconds
 # The folder of a run is where it was started, which exists; nothing is put into it.
 WRITE_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null")
+LAUNCHERS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # and the extra that brings each
 
 
 class UserError(ValueError):
@@ -160,7 +161,7 @@ def is_user_error(error: Exception) -> bool:
         ("nas.tasks", "TaskError"),
         ("nas.training.recipe", "RecipeError"),
         ("nas.study.samplers", "SamplerError"),
-        ("nas.study.storage", "StudyError"),
+        ("nas.study.errors", "StudyError"),
         ("nas.measure", "TableError"),
         ("nas.measure", "DeviceBusy"),
         ("nas.measure", "DeviceGone"),
@@ -178,6 +179,8 @@ def explain(error: Exception, arguments: Sequence[str], config_name: str) -> str
     """Hydra's or OmegaConf's complaint as one sentence with the nearest valid names."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        if group == "hydra/launcher" and choice in LAUNCHERS:
+            return f"{group}={choice} is not installed; install the extra: pip install -e '.[{LAUNCHERS[choice]}]'."
         if error.options:
             return f"There is no {group.replace('_', ' ')} {choice!r}. {did_you_mean(choice, error.options)}"
         return f"There is no configuration {error.missing_cfg_file!r}."

@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from hydra.types import RunMode
 
-from scripts.command_line import UserError, is_user_error, speaking_to_users
+from scripts.command_line import CONF, UserError, is_user_error, speaking_to_users
 
 MULTIRUN = ("-m", "--multirun")
 
@@ -58,11 +58,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def prepare_launch(arguments: Sequence[str]) -> None:
     """Check what only the launching command can see: raises UserError where `worker` names nobody.
 
-    Ray hides all GPUs from a job that asked for none; ours find a free one by themselves.
+    Sets what workers inherit: where this project lies, which a checkout that is not installed does not tell them; and
+    that Ray does not hide all GPUs from a job that asked for none, because ours find a free one by themselves.
     """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not any(argument in MULTIRUN for argument in arguments):
         return
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     given = [argument for argument in arguments if argument.startswith("worker=")]
     try:
         overrides = OverridesParser.create().parse_overrides(given)
