@@ -14,6 +14,7 @@ SPACES: dict[str, type[SearchSpace]] = {
     "hybrid": HybridSpace,
     "pattern": PatternSpace,
     "head_mix": HeadMixSpace,
+    "oracle": PatternSpace,  # the one that docs/benchmarks/oracle.json enumerates
 }
 
 
