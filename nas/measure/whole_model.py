@@ -43,7 +43,9 @@ class Measured:
     def __or__(self, other: "Measured") -> "Measured":
         """Both together; a number that both give is the other's."""
         models = dict.fromkeys((*self.costs, *other.costs))
-        costs = {model: self.costs.get(model, {}) | other.costs.get(model, {}) for model in models}
+        costs: dict[CostModel, dict[str, Measurement]] = {
+            model: self.costs.get(model, {}) | other.costs.get(model, {}) for model in models
+        }
         return Measured(numbers=self.numbers | other.numbers, costs=costs)
 
 

@@ -36,7 +36,7 @@ class Prior:
         found = PREFIX.fullmatch(name)
         if found is None or found[3] not in (None, "mixer"):
             return None
-        given = self.mixers | self.first if found[2] in FIRST_PLACES else self.mixers
+        given = {**self.mixers, **self.first} if found[2] in FIRST_PLACES else self.mixers
         known = {choice: given[choice] for choice in choices if choice in given}
         if not known:
             return None
