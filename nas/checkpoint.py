@@ -14,12 +14,16 @@ class CheckpointError(RuntimeError):
 
 
 def save_weights(path: str | Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a `state_dict()`, with strings that say what it is; whole or not at all."""
+    """Write a `state_dict()`, with strings that say what it is; whole or not at all. Raises OSError for a full disk."""
     path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
     tensors = {name: t.detach().to("cpu").contiguous() for name, t in weights.items()}
-    save_file(tensors, partial, metadata=dict(metadata or {}))
-    partial.replace(path)
+    try:
+        save_file(tensors, partial, metadata=dict(metadata or {}))
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written ({error})") from None
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """The wiring of one search: rooms that do not know each other meet here."""
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from nas.objectives import OBJECTIVES, Objective
 from nas.report import Progress, Tracker, check_ready, print_summary, write_front, write_page, write_plot, write_trials
 from nas.study.candidate import Evaluator
 from nas.study.crew import Crew
+from nas.study.errors import StudyError
 from nas.study.evaluator import forget, open_evaluator
 from nas.study.events import Observer
 from nas.study.front import hypervolume, losses
@@ -42,28 +43,8 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult | None:
     a worker that ends while others go on.
     """
     directory = settings.directory
-    check_sampler(settings.sampler)
-    prior = prior_from(settings.priors, settings.space.mixer_options)
     with ExitStack() as stack:
-        make_folder(directory)
-        check_ready(directory, settings.tracker)
-        # Before anything asks torch for a device.
-        stack.enter_context(claimed_gpu(settings.device, settings.workers_per_gpu))
-        # A name such as `auto` may be another device when the study is taken up again.
-        definition = settings.definition | {"measured on": measured_on(settings.deployment)}
-        study = open_study(directory, settings.study, settings.objectives, definition, None, storage=settings.storage)
-        stack.callback(close_study, study)
-        crew = stack.enter_context(Crew(study, index=settings.worker))
-        write_config(directory, without_password(settings.config))
-        sampled = len(study.get_trials(deepcopy=False))
-        study.sampler = make_sampler(
-            settings.sampler,
-            space=settings.space,
-            prior=prior,
-            seed=settings.seed,
-            trials=settings.trials,
-            already_sampled=sampled + APART * crew.rank,  # workers that start together must not propose the same
-        )
+        study, crew, definition = join_study(settings, stack)
         for task in settings.tasks.values():
             task.prepare()
         references = settings.space.references(settings.designs)
@@ -109,6 +90,46 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult | None:
         requirements = loop.bars.applicable(loop.rows)
         print_summary(result, settings.objectives, requirements, progress.console, files=files)
         return result
+
+
+def join_study(settings: SearchSettings, stack: ExitStack) -> tuple[Study, Crew, dict[str, Any]]:
+    """The study with its sampler, this worker's place in its crew, and the definition; closing `stack` leaves them."""
+    directory = settings.directory
+    check_sampler(settings.sampler)
+    prior = prior_from(settings.priors, settings.space.mixer_options)
+    make_folder(directory)
+    check_ready(directory, settings.tracker)
+    # Before anything asks torch for a device.
+    stack.enter_context(claimed_gpu(settings.device, settings.workers_per_gpu))
+    # A name such as `auto` may be another device when the study is taken up again.
+    definition = settings.definition | {"measured on": measured_on(settings.deployment)}
+    study = open_study(directory, settings.study, settings.objectives, definition, None, storage=settings.storage)
+    stack.callback(close_study, study)
+    crew = stack.enter_context(Crew(study, index=settings.worker))
+    with writing(directory):
+        write_config(directory, without_password(settings.config))
+    study.sampler = make_sampler(
+        settings.sampler,
+        space=settings.space,
+        prior=prior,
+        seed=settings.seed,
+        trials=settings.trials,
+        # Workers that start together must not propose the same.
+        already_sampled=len(study.get_trials(deepcopy=False)) + APART * crew.rank,
+    )
+    return study, crew, definition
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Around what writes into the study's folder: a disk that is full or gone is one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise StudyError(
+            f"A file could not be written into {directory} ({error.strerror or error}); every finished trial is kept: "
+            "make room, and the same command goes on."
+        ) from None
 
 
 def without_password(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,24 +274,30 @@ def write_files(directory: Path, result: StudyResult, settings: SearchSettings, 
     quantities = shown(settings)
     names = ("trials.csv", "front.csv", "front.png", "front.html")
     trials, front, plot, page = (directory / name for name in names)
-    write_trials(trials, result.rows, quantities)
-    write_front(front, result, quantities)
     requirements = loop.bars.applicable(loop.rows)
-    write_plot(plot, result, settings.objectives, requirements)
-    write_page(page, result, settings.objectives, requirements)
+    with writing(directory):
+        write_trials(trials, result.rows, quantities)
+        write_front(front, result, quantities)
+        write_plot(plot, result, settings.objectives, requirements)
+        write_page(page, result, settings.objectives, requirements)
     return trials, front, plot, page
 
 
 @dataclass
 class TrialsTable(Observer):
-    """Keeps trials.csv up to date, so that a killed run leaves it behind."""
+    """Keeps trials.csv up to date, so that a killed run leaves it behind; says so where it cannot."""
 
     path: Path
     quantities: Sequence[Objective]
     loop: Loop
 
     def row_finished(self, row: Row, front: tuple[int, ...], done: int, total: int) -> None:
-        write_trials(self.path, self.loop.rows, self.quantities)
+        try:
+            write_trials(self.path, self.loop.rows, self.quantities)
+        except OSError as error:
+            self.loop.observer.message(
+                f"{self.path} could not be brought up to date ({error.strerror or error}); trial {row.number} is kept"
+            )
 
 
 @dataclass

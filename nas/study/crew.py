@@ -158,7 +158,8 @@ class Crew:
 
     def _take_turn(self) -> None:
         self._attr(TICKET, CHOOSING)
-        ticket = 1 + max(self._tickets(self.study.user_attrs).values(), default=0)
+        # Somebody who is choosing has no number yet.
+        ticket = 1 + max(NONE, max(self._tickets(self.study.user_attrs).values(), default=NONE))
         self._attr(TICKET, ticket)
         pause = SHORTEST_WAIT
         while self._waits_for(ticket):

@@ -284,8 +284,12 @@ class Loop:
         """Store file and weights of a member of a front; delete those of rows that left both."""
         folder = self.directory / "architectures"
         if row.number in members:
-            write_architecture(folder / f"{row.id}.yaml", row.architecture, comment=f"trial {row.number}, {row.origin}")
-            self.evaluator.save(candidate, str(folder / row.id))
+            path = folder / f"{row.id}.yaml"
+            try:
+                write_architecture(path, row.architecture, comment=f"trial {row.number}, {row.origin}")
+                self.evaluator.save(candidate, str(folder / row.id))
+            except OSError as error:  # a full disk costs the files, not the trial
+                self.observer.message(f"the files of trial {row.number} were not written ({error}); its row is kept")
         self._delete_others(members)
 
     def _write_members(self) -> None:

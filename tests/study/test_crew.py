@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from nas.study import crew as crew_module
-from nas.study.crew import GRACE_BEATS, RECORD, Crew, birth, machine
+from nas.study.crew import CHOOSING, GRACE_BEATS, RECORD, Crew, birth, machine
 from nas.study.storage import StudyError, open_study
 from nas.study.trials import KILLED, MOST_DEATHS, REASON, RETRY_OF, WORKER, TakenAway, note_row, rows_of
 from tests.study.crews import OBJECTIVES, check_study, open_toy, row, run_workers, space
@@ -167,6 +167,15 @@ def test_turns_exclude_each_other_and_may_be_nested(tmp_path):
     assert counts == [30]
     assert most == [1]
     assert study.user_attrs
+
+
+def test_a_number_is_taken_beside_one_who_is_choosing(tmp_path):
+    study = open_toy(tmp_path)
+    with Crew(study, interval=3600) as crew:
+        pretend(study, "far", machine=machine(), pid=2**22 + 1)
+        study.set_user_attr("ticket:far", CHOOSING)
+        with crew.turn():
+            assert study.user_attrs["ticket:" + crew.me] == 1
 
 
 def test_a_worker_that_died_in_its_turn_holds_nobody_up(tmp_path):

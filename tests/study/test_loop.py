@@ -307,3 +307,13 @@ def test_the_tools_own_time_is_what_lies_around_measuring_and_training(tmp_path)
     assert loop.done == 4
     assert loop.work_seconds == 3 * (5.0 + 90.0)
     assert loop.rows[-1].seconds == {"count": 0.0, "measure": 5.0, "train": 100.0}
+
+
+def test_a_disk_that_is_full_costs_the_weights_and_not_the_trial(tmp_path):
+    class NoRoom(FreeEvaluator):
+        def save(self, candidate, stem):
+            raise OSError(28, "No space left on device")
+
+    loop = run_toy(tmp_path, trials=3, evaluator=NoRoom())
+    assert loop.done == 3
+    assert "the files of trial 0 were not written ([Errno 28] No space left on device)" in loop.observer.messages[0]
