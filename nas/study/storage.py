@@ -11,7 +11,8 @@ import random
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +65,57 @@ def open_study(
 
     Raises StudyError when the storage cannot be used or read, or holds the study with another definition.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    place = shown(storage) if storage else str(directory / NAME)
     make_folder(directory)
+    place = place_of(directory, storage)
+    with reading(place):
+        study = create_or_load(open_storage(directory, storage, say), name, objectives, definition, sampler)
+    check_form(study, place)
+    check_definition(study, definition, place)
+    return study
+
+
+def load_study(
+    directory: Path, name: str, *, storage: str | None = None, say: Callable[[str], None] = print_to_stderr
+) -> optuna.Study:
+    """A study that exists, whatever its definition, for what reads it or adds to its findings.
+
+    Arguments and errors are those of `open_study`; a study that does not exist is a StudyError too.
+    """
+    place = place_of(directory, storage)
+    missing = StudyError(f"There is no study {name!r} in {place}; name one that a search has begun.")
+    if storage is None and not (directory / NAME).exists():
+        raise missing
+    with reading(place):
+        backend = open_storage(directory, storage, say)
+        if name not in (known.study_name for known in backend.get_all_studies()):
+            raise missing
+        study = optuna.load_study(study_name=name, storage=backend)
+    check_form(study, place)
+    return study
+
+
+def place_of(directory: Path, storage: str | None) -> str:
+    """Where the study is kept, as a user may read it."""
+    return str(directory / NAME) if storage is None else shown(storage)
+
+
+def open_storage(directory: Path, storage: str | None, say: Callable[[str], None]) -> RetryingStorage:
+    """The storage behind one that waits while it cannot be used."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    opened, close = connect(directory, storage)
+    return RetryingStorage(opened, name=place_of(directory, storage), say=say, close=close)
+
+
+@contextmanager
+def reading(place: str) -> Iterator[None]:
+    """Around the first reading of a storage: what cannot be read is one sentence."""
     try:
-        opened, close = connect(directory, storage)
-        backend = RetryingStorage(opened, name=place, say=say, close=close)
-        study = create_or_load(backend, name, objectives, definition, sampler)
+        yield
     except (ValueError, KeyError, AssertionError, OSError) as error:
         raise StudyError(
             f"The storage {place} cannot be read as a study ({first_line(error)}); it is damaged, or was written by "
             "another version: move it away, or start anew with study=NAME."
         ) from None
-    check_definition(study, definition, place)
-    return study
 
 
 def tell_of_storage(study: optuna.Study, say: Callable[[str], None]) -> None:
@@ -118,16 +156,19 @@ def create_or_load(
     return study
 
 
-def check_definition(study: optuna.Study, definition: Mapping[str, Any], place: str) -> None:
-    """Raises StudyError when the stored study is another one, or was written in another form."""
-    attrs = study.user_attrs
-    number = attrs.get(FORMAT, FORMAT_NUMBER)
+def check_form(study: optuna.Study, place: str) -> None:
+    """Raises StudyError when the study was written by a version that writes otherwise."""
+    number = study.user_attrs.get(FORMAT, FORMAT_NUMBER)
     if number != FORMAT_NUMBER:
         raise StudyError(
             f"The study {study.study_name!r} in {place} has form {number}, and this version reads form "
             f"{FORMAT_NUMBER}; go on with the version that began it, or start anew with study=NAME."
         )
-    changes = differences(attrs[DEFINITION], json.loads(json.dumps(definition)))
+
+
+def check_definition(study: optuna.Study, definition: Mapping[str, Any], place: str) -> None:
+    """Raises StudyError when the stored study is another one."""
+    changes = differences(study.user_attrs[DEFINITION], json.loads(json.dumps(definition)))
     if changes:
         raise StudyError(
             f"The study {study.study_name!r} in {place} was started with other settings: {'; '.join(changes)}. "
@@ -229,3 +270,22 @@ def differences(old: Any, new: Any, place: str = "") -> list[str]:
             found.extend(differences(old.get(key), new.get(key), inner))
         return found
     return [] if old == new else [f"{place} was {json.dumps(old)} and is now {json.dumps(new)}"]
+
+
+def read_study(directory: Path, storage: str | None = None) -> optuna.Study:
+    """A study that exists, to be read. Raises StudyError where there is none, or where it cannot be read."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    place = shown(storage) if storage else str(directory / NAME)
+    nothing = StudyError(f"There is no study in {place}; give the folder of one, such as outputs/hybrid-cpu.")
+    if storage is None and not (directory / NAME).exists():
+        raise nothing
+    try:
+        opened, close = connect(directory, storage)
+        backend = RetryingStorage(opened, name=place, say=print_to_stderr, close=close)
+        names = [study.study_name for study in backend.get_all_studies()]
+        name = directory.name if directory.name in names else names[0] if len(names) == 1 else None
+        if name is None:
+            raise nothing
+        return optuna.load_study(study_name=name, storage=backend)
+    except (ValueError, KeyError, AssertionError, OSError) as error:
+        raise StudyError(f"The storage {place} cannot be read as a study ({first_line(error)}).") from None

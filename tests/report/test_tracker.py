@@ -176,3 +176,17 @@ def test_what_was_not_measured_has_a_name_of_its_own(tmp_path, monkeypatch, sour
         assert numbers[f"time_per_output_token_ms ({label})"] == 14.0
         assert "time_per_output_token_ms" not in numbers
         assert "text_loss" in numbers
+
+
+def test_each_worker_has_a_run_of_its_own_in_the_group_of_the_study(tmp_path, monkeypatch):
+    opened = []
+    for worker in ("", "1", "2.5"):
+        tracker = Tracker("study", tmp_path, {"mode": "disabled"}, {}, worker=worker)
+        monkeypatch.setattr(tracker, "_start", lambda **given: opened.append((given["run_id"], given["name"])))
+        tracker._open_study()
+    first = opened[0][0]
+    assert opened == [
+        (first, "study"),
+        (f"{first}-worker-1", "study-worker-1"),
+        (f"{first}-worker-2.5", "study-worker-2.5"),
+    ]

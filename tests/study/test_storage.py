@@ -1,7 +1,7 @@
 import pytest
 
 from nas.study.journal import mend_journal
-from nas.study.storage import StudyError, differences, make_folder
+from nas.study.storage import StudyError, differences, load_study, make_folder
 from tests.study.toys import run_toy
 
 
@@ -48,3 +48,13 @@ def test_a_journal_that_is_no_journal_is_refused(tmp_path):
     (tmp_path / "journal.log").write_text("not json\nat all\n{}\n")
     with pytest.raises(StudyError, match="cannot be read"):
         run_toy(tmp_path, trials=1)
+
+
+def test_a_study_that_exists_is_loaded_whatever_its_definition_and_none_is_made(tmp_path):
+    done = run_toy(tmp_path, trials=2)
+    assert [trial.number for trial in load_study(tmp_path, "toy").trials] == [t.number for t in done.study.trials]
+    with pytest.raises(StudyError, match=r"There is no study 'other' in .*journal\.log"):
+        load_study(tmp_path, "other")
+    with pytest.raises(StudyError, match="There is no study 'toy'"):
+        load_study(tmp_path / "nowhere", "toy")
+    assert not (tmp_path / "nowhere").exists()
