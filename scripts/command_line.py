@@ -162,6 +162,7 @@ def is_user_error(error: Exception) -> bool:
         ("nas.training.recipe", "RecipeError"),
         ("nas.study.samplers", "SamplerError"),
         ("nas.study.errors", "StudyError"),
+        ("nas.study.recommendation", "NoRecommendation"),
         ("nas.measure", "TableError"),
         ("nas.measure", "DeviceBusy"),
         ("nas.measure", "DeviceGone"),

@@ -42,6 +42,15 @@ def repeat_seeds(
     return [own, *({n: Measurement.from_dict(m) for n, m in known[seed].items()} for seed in wanted)]
 
 
+def stored_floors(study: optuna.Study, row: Row | None, rows: Sequence[Row]) -> tuple[NoiseFloor, ...]:
+    """The noise floors from what the study holds of `row`'s architecture; trains nothing."""
+    if row is None:
+        return ()
+    stored = [r["scores"] for r in study.user_attrs.get(REPEATS, []) if r["id"] == row.id]
+    own = {name: m for name, m in row.values.items() if OBJECTIVES[name].stage == "train"}
+    return noise_floors([own, *({n: Measurement.from_dict(m) for n, m in scores.items()} for scores in stored)], rows)
+
+
 def noise_floors(repeats: Sequence[Mapping[str, Measurement]], rows: Sequence[Row]) -> tuple[NoiseFloor, ...]:
     """For each score the values over seeds, their standard deviation, and that of the reference designs' values."""
     floors = []

@@ -1,0 +1,77 @@
+"""The command that recommends one design, on a small study."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nas.architecture import read_architecture
+from scripts.recommend import main
+from scripts.settings import SearchSettings
+from tests.study.toys import run_toy
+
+MEASURE = {"workloads": ["decode"], "batch": 1, "parameters": 300_000, "vocab_size": 128, "depth": 1.0}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("outputs") / "toy"
+    run_toy(directory, trials=6, require={"recall": 0.4})
+    config = SearchSettings.from_overrides([]).config
+    config |= {"optimize": ["text_loss", "decode_latency_ms"], "require": {"recall": 0.4}}
+    config["measure"] |= MEASURE
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    return directory
+
+
+def told(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: object) -> str:
+    monkeypatch.setattr("sys.argv", ["recommend.py", *map(str, arguments)])
+    main()
+    return capsys.readouterr().out
+
+
+def test_the_studys_own_costs_count_where_nothing_else_is_asked(study, monkeypatch, capsys) -> None:
+    text = told(monkeypatch, capsys, study)
+    assert "6 trained designs" in text and "costs as the search measured it" in text
+    assert "recommended: trial 0, reference: all-attention" in text, "it has the lowest loss of the toy space"
+    assert "runner-up: trial" in text and "how sure:" in text and "when a bar moves:" in text
+
+
+def test_costs_on_a_described_device_are_taken_again_and_labelled_an_estimate(
+    study, monkeypatch, capsys, tmp_path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    exported = tmp_path / "best.yaml"
+    text = told(
+        monkeypatch, capsys, study, "gpu=h200", "context=4096", "optimize=decode_latency_ms", f"export={exported}"
+    )
+    assert "300,000 parameters at 4,096 tokens, 1 at a time, on NVIDIA H200; costs estimates: roofline" in text
+    assert "decode_latency_ms:" in text and "(estimate)" in text
+    assert read_architecture(exported).vocab_size == 128, "the deployed one"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gpu=h300"], "Did you mean 'h200'"),
+        (["context=one"], "context must be a whole number of at least 2 tokens, but got 'one'"),
+        (["contxt=9"], "There is no field 'contxt'. Did you mean 'context'"),
+        (["65536"], "must be field=value"),
+        (["require.recall=1.5"], "recall at least 1.5 of what all-attention reaches excludes 6"),
+        (["require.recal=0.5"], "There is no objective 'recal'. Did you mean 'recall'"),
+        (["optimize=train_step_ms"], "train_step_ms is not known of every design"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(study, arguments, message, monkeypatch, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        told(monkeypatch, capsys, study, *arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_folder_without_a_study_is_one_sentence(tmp_path, monkeypatch, capsys) -> None:
+    with pytest.raises(SystemExit):
+        told(monkeypatch, capsys, tmp_path)
+    assert "There is no study in" in capsys.readouterr().err
