@@ -101,10 +101,10 @@ def answer(directory: Path, asked: Asked, config: Mapping[str, Any]) -> Iterator
     from nas.study.confirmation import confirmed_rows
     from nas.study.noise import stored_floors
     from nas.study.recommendation import recommend
-    from nas.study.storage import close_study, read_study
+    from nas.study.storage import close_study, load_study
     from nas.study.trials import rows_of
 
-    study = read_study(directory, asked.fields.get("storage"))
+    study = load_study(directory, str(config["study"]), storage=asked.fields.get("storage"))
     try:
         rows = [row for row in confirmed_rows(study, rows_of(study)) if row.state == "complete"]
         if not rows:

@@ -19,7 +19,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("outputs") / "toy"
     run_toy(directory, trials=6, require={"recall": 0.4})
     config = SearchSettings.from_overrides([]).config
-    config |= {"optimize": ["text_loss", "decode_latency_ms"], "require": {"recall": 0.4}}
+    config |= {"study": "toy", "optimize": ["text_loss", "decode_latency_ms"], "require": {"recall": 0.4}}
     config["measure"] |= MEASURE
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
     return directory

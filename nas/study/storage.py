@@ -270,22 +270,3 @@ def differences(old: Any, new: Any, place: str = "") -> list[str]:
             found.extend(differences(old.get(key), new.get(key), inner))
         return found
     return [] if old == new else [f"{place} was {json.dumps(old)} and is now {json.dumps(new)}"]
-
-
-def read_study(directory: Path, storage: str | None = None) -> optuna.Study:
-    """A study that exists, to be read. Raises StudyError where there is none, or where it cannot be read."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    place = shown(storage) if storage else str(directory / NAME)
-    nothing = StudyError(f"There is no study in {place}; give the folder of one, such as outputs/hybrid-cpu.")
-    if storage is None and not (directory / NAME).exists():
-        raise nothing
-    try:
-        opened, close = connect(directory, storage)
-        backend = RetryingStorage(opened, name=place, say=print_to_stderr, close=close)
-        names = [study.study_name for study in backend.get_all_studies()]
-        name = directory.name if directory.name in names else names[0] if len(names) == 1 else None
-        if name is None:
-            raise nothing
-        return optuna.load_study(study_name=name, storage=backend)
-    except (ValueError, KeyError, AssertionError, OSError) as error:
-        raise StudyError(f"The storage {place} cannot be read as a study ({first_line(error)}).") from None

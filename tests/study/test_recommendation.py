@@ -50,7 +50,7 @@ def choose(rows=ROWS, **bars: float):
 
 def test_the_best_among_those_that_meet_the_bars_is_recommended_and_the_next_is_named() -> None:
     found = choose(recall=0.9)
-    assert (found.best.number, found.second.number) == (2, 3)
+    assert found.second is not None and (found.best.number, found.second.number) == (2, 3)
     assert choose().best.number == 1
 
 
@@ -58,7 +58,7 @@ def test_a_difference_is_told_in_its_standard_errors_and_small_ones_are_not_sure
     found = choose(recall=0.9)
     assert found.errors == pytest.approx(0.1 / (0.03 * 2**0.5)) and found.is_sure
     close = choose([*ROWS, row(4, 2.71, 0.95, 25.0)], recall=0.9)
-    assert close.second.number == 4 and not close.is_sure
+    assert close.second is not None and close.second.number == 4 and not close.is_sure
     assert choose([REFERENCE]).errors is None
 
 
@@ -92,5 +92,5 @@ def test_when_none_meets_the_bars_the_sentence_says_which_bar_excludes_how_many_
 def test_the_nearest_reference_is_the_one_with_most_layers_alike() -> None:
     hybrid = row(5, 9.0, 1.0, 9.0, "mm", "reference: ssm")
     found = choose([*ROWS, hybrid], recall=0.9)
-    assert (found.nearest.number, found.nearness) == (5, pytest.approx(7 / 8))
+    assert found.nearest is not None and (found.nearest.number, found.nearness) == (5, pytest.approx(7 / 8))
     assert likeness(network("ma"), network("mmaa")) == 1.0
