@@ -150,16 +150,22 @@ class Loop:
 
     def _ask(self) -> optuna.Trial | None:
         """A trial of this worker, or None while the trials that run elsewhere may use up the budget."""
+        if not self._has_room():  # waiting takes no turns, which are written down
+            return None
         with self.crew.turn():
-            self.refresh()
-            running = len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-            if self.done + running >= self.trials:
+            if not self._has_room():
                 return None
             stuck = self.fruitless.total() >= FRUITLESS_BEFORE_RANDOM and not isinstance(self.sampler, Exhaustive)
             self.study.sampler = self.explorer if stuck else self.sampler
             trial = self.study.ask()
             self.crew.claim(trial)
             return trial
+
+    def _has_room(self) -> bool:
+        """Whether the budget allows one trial more than those that run."""
+        self.refresh()
+        running = len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        return self.done + running < self.trials
 
     def _run(self, trial: optuna.Trial) -> None:
         """One trial to its end: its row is stored, and Optuna is told."""
