@@ -10,7 +10,7 @@ from typing import Any
 TABLE = Path(__file__).with_name("learning_rates.json")
 # Whose rates a task takes that has none of its own in the table. A mixed stream is mostly limited by its harder part;
 # the other synthetic tasks are like recall short sequences over few tokens, with answers asked for here and there.
-SAME_AS = dict.fromkeys(
+SAME_AS: dict[str, str] = dict.fromkeys(
     (
         *("mixed", "recall_capacity", "in_context_recall", "fuzzy_recall", "noisy_recall", "selective_copying"),
         *("compression", "memorisation", "parity", "s3"),
@@ -27,7 +27,7 @@ def learning_rates(task: str) -> dict[str, float]:
     tasks = read_table()["tasks"]
     if task not in tasks and task not in SAME_AS:
         raise KeyError(task)
-    rows = {**tasks.get(SAME_AS.get(task), {}), **tasks.get(task, {})}
+    rows = {**tasks.get(SAME_AS.get(task, task), {}), **tasks.get(task, {})}
     return {family: float(row["rate"]) for family, row in rows.items()}
 
 
