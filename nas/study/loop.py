@@ -170,24 +170,19 @@ class Loop:
     def _run(self, trial: optuna.Trial) -> None:
         """One trial to its end: its row is stored, and Optuna is told."""
         try:
-            row = self._walk(trial)
+            self._walk(trial)
         except TakenAway as lost:
             self.observer.message(str(lost))
         except (KeyboardInterrupt, CannotMeasure) as stop:
-            if ROW not in trial.user_attrs:
+            if ROW not in trial.user_attrs:  # what has a row is over, and is ended as that says
                 trial.set_user_attr(REASON, INTERRUPTED)
-            self.study.tell(trial, state=TrialState.FAIL)
+                self.study.tell(trial, state=TrialState.FAIL)
             if isinstance(stop, CannotMeasure):
                 raise StudyError(str(stop)) from None
             raise
-        else:
-            if row.state == "complete":
-                self.study.tell(trial, [row.values[o.name].value for o in self.bars.objectives])
-            else:
-                self.study.tell(trial, state=TrialState.FAIL if row.state == "failed" else TrialState.PRUNED)
 
-    def _walk(self, trial: optuna.Trial) -> Row:
-        """One architecture up the ladder; its row is stored."""
+    def _walk(self, trial: optuna.Trial) -> None:
+        """One architecture up the ladder; its row is stored, and Optuna is told."""
         sampled = self.space(trial)
         origin = note_start(trial, sampled)
         self.observer.trial_started(trial.number, sampled, origin, self.done, self.trials)
@@ -219,7 +214,6 @@ class Loop:
             seed=self.seed,
         )
         self._finish(trial, row, candidate, kind)
-        return row
 
     def _climb(self, trial: optuna.Trial, candidate: Candidate, seconds: dict[str, float]) -> tuple[State, str | None]:
         """Run the stages until a limit or a duplicate stops the candidate. Returns the state and its reason."""
@@ -260,9 +254,9 @@ class Loop:
             return next(iter([*settled, *running]), None)
 
     def _finish(self, trial: optuna.Trial, row: Row, candidate: Candidate, kind: str) -> None:
-        """Store files and row.
+        """Store files and row, and tell Optuna, in one turn: who has the next one must count the row among the others.
 
-        The row is the last thing written: a trial that has one is over, whatever happens before Optuna hears of it.
+        A trial that has a row is over, whatever happens before Optuna hears of it.
         """
         with self.crew.turn():
             self.refresh()
@@ -278,7 +272,14 @@ class Loop:
                 self.fruitless[kind] += 1
             note_row(trial, row)
             self._read[row.number] = row
+            self._tell(trial, row)
         self.observer.row_finished(row, front, self.done, self.trials)
+
+    def _tell(self, trial: optuna.Trial, row: Row) -> None:
+        if row.state == "complete":
+            self.study.tell(trial, [row.values[o.name].value for o in self.bars.objectives])
+        else:
+            self.study.tell(trial, state=TrialState.FAIL if row.state == "failed" else TrialState.PRUNED)
 
     def _note_constraints(self, trial: optuna.Trial, row: Row) -> None:
         reference = self.bars.reference_row(self.rows)

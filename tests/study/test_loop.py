@@ -317,3 +317,16 @@ def test_a_disk_that_is_full_costs_the_weights_and_not_the_trial(tmp_path):
     loop = run_toy(tmp_path, trials=3, evaluator=NoRoom())
     assert loop.done == 3
     assert "the files of trial 0 were not written ([Errno 28] No space left on device)" in loop.observer.messages[0]
+
+
+def test_control_c_between_the_row_and_its_end_loses_nothing(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_tell", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_toy(tmp_path, trials=2)
+    loop = run_toy(tmp_path, trials=2)
+    assert [row.state for row in loop.rows] == ["complete", "complete"]
+    assert len(loop.evaluator.trained) == 1
