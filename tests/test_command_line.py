@@ -72,7 +72,8 @@ def mistake(*arguments: str, cwd: Path, script: str = "search.py") -> str:
         ("study=../elsewhere", "study must be a name of letters, digits, dots and dashes, but got '../elsewhere'."),
         ("~tracker", "tracker is needed, but it was taken away"),
         ("tracker=null", "must name one of its files, such as tracker=none"),
-        ("sampler.name=[tpe]", "sampler.name must be a word, but got ['tpe']."),
+        ("sampler.name=[tpe]", "There is no sampler ['tpe']. Did you mean 'tpe'?"),
+        ("sampler.name=tpa", "There is no sampler 'tpa'. Did you mean 'tpe'?"),
         ("+budget.train.text.betas=0.9", "betas must be two numbers"),
         ("budget.train.text=5", "budget.train.text"),
         ("limits={", "must be field=value or group=choice"),
@@ -184,7 +185,10 @@ def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
 
 def test_a_mistake_in_a_benchmarks_override_is_one_sentence(tmp_path):
     sentence = mistake("budget=cpuu", cwd=tmp_path, script="scripts/benchmark_default.py")
-    assert sentence == "error: There is no budget 'cpuu'. Did you mean 'cpu'? Valid: cpu, gpu_1h, gpu_night, smoke."
+    assert (
+        sentence
+        == "error: There is no budget 'cpuu'. Did you mean 'cpu'? Valid: cpu, gpu_1h, gpu_night, oracle, smoke."
+    )
 
 
 def test_an_objective_that_no_task_scores_is_one_sentence(tmp_path):
@@ -216,11 +220,12 @@ def test_help_explains_the_groups_and_comes_at_once(tmp_path, script):
     done = run("--help", cwd=tmp_path, script=script)
     assert time.perf_counter() - began < 3
     assert done.returncode == 0
-    assert "task: mixed, recall, text, text_recall" in done.stdout
+    (tasks,) = [line for line in done.stdout.splitlines() if line.startswith("task: ")]
+    assert set(tasks.removeprefix("task: ").split(", ")) == {path.stem for path in (ROOT / "conf/task").glob("*.yaml")}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_help_names_every_group(tmp_path):
     text = run("--help", cwd=tmp_path).stdout
-    for group in ("search_space", "task", "objectives", "sampler", "budget", "measure", "tracker"):
+    for group in ("search_space", "task", "objectives", "sampler", "priors", "budget", "measure", "tracker"):
         assert f"\n  {group} " in text
