@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# How long a waiting thread spins (docs/benchmarks/waiting.md); must be set before torch is imported.
+# How long a waiting thread spins (scripts/benchmark_waiting.py); must be set before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

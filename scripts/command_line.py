@@ -75,7 +75,7 @@ def wait_briefly() -> None:
     """Let torch's threads spin for some microseconds before they sleep; to be called before torch is imported.
 
     Those that spin on take the cores from each other as soon as anything else runs; those that never spin lose time at
-    every wait on an idle machine (docs/benchmarks/waiting.md).
+    every wait on an idle machine (scripts/benchmark_waiting.py).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", BRIEF_SPINS)

@@ -38,7 +38,7 @@ KEEPING_MEMORY = {
     "MALLOC_TOP_PAD_": str(1 << 26),
 }
 # Who measures has the device alone, so its threads may spin from one operator to the next, as a server's do. Not for
-# ever, which would make a machine that is busy after all many times slower (docs/benchmarks/waiting.md).
+# ever, which would make a machine that is busy after all many times slower (scripts/benchmark_waiting.py).
 SPINNING = {"GOMP_SPINCOUNT": "20000"}
 PRELOADED = ["torch", "torch._dynamo", "nas.measure"]  # the second is loaded late, and takes longest
 RESET_PEAK = "5"  # proc_pid_clear_refs(5): set the peak resident set to what is resident now
