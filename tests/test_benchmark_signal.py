@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from nas.study.events import Observer
 from scripts import benchmark_signal
 from scripts.benchmark_signal import page, scores_of, silent_scores, tell_budget
 from scripts.command_line import UserError
 from scripts.exit_codes import UNFINISHED
+from scripts.search_job import announce
+from scripts.settings import SearchSettings
 from scripts.variance_shares import flips, flips_between_rates, flips_between_seeds, reliability, variance_shares
 from tests.test_command_line import mistake, run
 
@@ -108,6 +111,19 @@ def test_the_budget_names_what_carries_no_signal(tmp_path, monkeypatch, capsys):
     file.write_text("budget: {}\n")
     with pytest.raises(UserError, match=r"must have one line `no_signal: \[\.\.\.\]`, but it has 0"):
         tell_budget(silent, "tiny", update=True)
+
+
+def test_a_search_warns_in_one_sentence_of_a_score_without_signal():
+    said: list[str] = []
+
+    class Listening(Observer):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    settings = SearchSettings.from_overrides(["budget.no_signal=[text_loss]"])
+    announce(settings, [design.name for design in settings.designs], 0, Listening())
+    (warning,) = [text for text in said if "text_loss" in text]
+    assert warning.startswith("text_loss does not tell designs apart at this budget")
 
 
 TINY = [

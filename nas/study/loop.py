@@ -29,6 +29,7 @@ from nas.study.crew import Crew
 from nas.study.errors import StudyError
 from nas.study.events import Observer
 from nas.study.front import front_of, meets, reference_value
+from nas.study.guidance import guide
 from nas.study.rows import Row, State
 from nas.study.samplers import Exhaustive
 from nas.study.trials import INTERRUPTED, PROXY, REASON, ROW, TakenAway, note_row, note_start, read_row
@@ -157,6 +158,7 @@ class Loop:
                 return None
             stuck = self.fruitless.total() >= FRUITLESS_BEFORE_RANDOM and not isinstance(self.sampler, Exhaustive)
             self.study.sampler = self.explorer if stuck else self.sampler
+            guide(self.sampler, self.bars, self.evaluator, self.rows)
             trial = self.study.ask()
             self.crew.claim(trial)
             return trial

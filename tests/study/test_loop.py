@@ -15,7 +15,7 @@ from nas.study.candidate import CannotMeasure, Rejected
 from nas.study.crew import Crew
 from nas.study.loop import Loop
 from nas.study.storage import StudyError
-from tests.study.toys import FreeEvaluator, Silent, run_toy
+from tests.study.toys import ALL_ATTENTION, FreeEvaluator, Silent, run_toy
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,9 +33,16 @@ def test_no_architecture_is_trained_twice(tmp_path):
     loop = run_toy(tmp_path, trials=16, evaluator=evaluator, patience=1000)
     names = [name for name, _ in evaluator.trained]
     assert len(names) == len(set(names)) == 16
-    duplicates = [row for row in loop.rows if row.state == "duplicate"]
-    assert duplicates
-    assert all(row.reason.startswith("same architecture as trial") for row in duplicates)
+    assert len(loop.rows) == 16, "what is known is proposed otherwise before a trial takes it"
+
+
+def test_a_trial_of_a_known_architecture_ends_before_its_training(tmp_path):
+    first = run_toy(tmp_path, trials=2)
+    first.study.enqueue_trial(ALL_ATTENTION)
+    loop = run_toy(tmp_path, trials=3)
+    (duplicate,) = (row for row in loop.rows if row.state == "duplicate")
+    assert duplicate.reason == "same architecture as trial 0"
+    assert len(loop.evaluator.trained) == 1
 
 
 def test_states_of_the_journal_are_complete_pruned_and_fail(tmp_path):

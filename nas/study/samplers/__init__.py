@@ -1,6 +1,7 @@
 """Which sampler proposes, how its sizes follow the budget, and what guides its random samples.
 
 The default of every field of conf/sampler/*.yaml follows from the number of trials; a field that is given goes before.
+TPE, GP, NSGA-II, NSGA-III and evolution know requirements; none proposes what is known or breaks a limit by counting.
 """
 
 import warnings
@@ -18,17 +19,19 @@ from optuna.samplers import (
     TPESampler,
 )
 
-from nas.architecture import Architecture, did_you_mean
+from nas.architecture import did_you_mean
 from nas.study.samplers.errors import SamplerError as SamplerError
 from nas.study.samplers.evolution import EvolutionOptions, EvolutionSampler
 from nas.study.samplers.exhaustive import Exhaustive as Exhaustive
+from nas.study.samplers.known import Space
 from nas.study.samplers.prior import Prior as Prior
 from nas.study.samplers.prior import PriorSampler
 from nas.study.samplers.prior import prior_from as prior_from
+from nas.study.samplers.screened import Screened as Screened
 from nas.study.samplers.startup import AfterStartup
 
-Space = Callable[[Any], Architecture]
 EVOLUTION = "evolution"
+TRIES = 50  # proposals of a point before the last one is changed choice by choice
 
 
 def population_size(trials: int) -> int:
@@ -51,10 +54,10 @@ LEARNING: dict[str, Callable[[int, int], BaseSampler]] = {
 }
 """Samplers of Optuna that learn from results, after random ones, and that know constraints."""
 
-ENUMERATING: dict[str, Callable[[int], BaseSampler]] = {
-    "qmc": lambda seed: QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False),
-    "brute_force": lambda seed: Exhaustive(seed=seed),
-}
+SLOW = {"gp": 2}
+"""Samplers that take long for each proposal, and how many they make of a point."""
+
+ENUMERATING = ("qmc", "brute_force")
 """Samplers that spread over the space whatever comes out; a prior does not move them."""
 
 NAMES = (*LEARNING, *ENUMERATING, "random", EVOLUTION)
@@ -72,22 +75,27 @@ def make_sampler(
     """The sampler of a file in conf/sampler.
 
     The seed advances with the trials that exist, so that a resumed run goes on sampling instead of repeating its
-    points; quasi-Monte-Carlo keeps its seed, because the storage holds its place. space: what evolution needs to tell
-    whether a child is known. Raises SamplerError for an unknown sampler, field or value.
+    points; quasi-Monte-Carlo and brute force keep theirs, because the storage holds their place.
+    space: makes the architecture of a trial, by which samplers tell what is known. Raises SamplerError for an unknown
+    sampler, field or value.
     """
     check_sampler(config)
     name = config["name"]
     own_seed = seed + already_sampled
+    if name == "brute_force":
+        return Exhaustive(space, seed)
     first = PriorSampler(prior, own_seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         if name in LEARNING:
-            return AfterStartup(first, LEARNING[name](own_seed, trials), startup_trials(trials))
-        if name in ENUMERATING:
-            return ENUMERATING[name](seed if name == "qmc" else own_seed)
-    if name == EVOLUTION:
-        return EvolutionSampler(space, evolution_options(config, trials), first, own_seed)
-    return first
+            inner = AfterStartup(first, LEARNING[name](own_seed, trials), startup_trials(trials))
+        elif name == "qmc":
+            inner = QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
+        elif name == EVOLUTION:
+            inner = EvolutionSampler(evolution_options(config, trials), first, own_seed)
+        else:
+            inner = first
+    return Screened(inner, space, tries=SLOW.get(name, TRIES), seed=own_seed)
 
 
 def check_sampler(config: Mapping[str, Any]) -> None:

@@ -3,27 +3,24 @@
 Steady state (mu + 1), as in regularised evolution but with fronts: parents win tournaments by constraint violation,
 non-dominated rank and crowding (Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", 2002,
 sections III and VI) among the best trials so far. All state is the study's, so a run goes on where another stopped and
-any number of workers may propose. A child whose architecture is known is changed again.
+any number of workers may propose. A child is repaired while the space asks for its choices, so it always lies in it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.architecture import Architecture, canonical_id, did_you_mean, from_dict
-from nas.study.front import crowding, ranks
+from nas.architecture import did_you_mean
 from nas.study.samplers.errors import SamplerError
-from nas.study.samplers.genome import MOVES, Choice, Genome, cross
-from nas.study.trials import ARCHITECTURE
-
-TRIES = 30  # changes of a child whose architecture is known before it is proposed all the same
+from nas.study.samplers.genome import Choice, Choices, Genome, nearest_choice
+from nas.study.samplers.moves import MOVES, cross
+from nas.study.samplers.parents import select
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +55,14 @@ class EvolutionOptions:
 class EvolutionSampler(BaseSampler):
     """Proposes children of the best trials.
 
-    space: makes the architecture of a trial. first: proposes while there are too few parents, immigrants, and what a
-    moved block lacks in its new place.
+    first: proposes while there are too few parents, immigrants, and what a moved block lacks in its new place.
     """
 
-    def __init__(
-        self, space: Callable[[Any], Architecture], options: EvolutionOptions, first: BaseSampler, seed: int
-    ) -> None:
-        self.space = space
+    def __init__(self, options: EvolutionOptions, first: BaseSampler, seed: int) -> None:
         self.options = options
         self.first = first
         self.random = Random(seed)
         self._children: dict[int, Mapping[str, Choice]] = {}
-        self._ids: dict[int, str] = {}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
@@ -85,18 +77,22 @@ class EvolutionSampler(BaseSampler):
         self.first.reseed_rng()
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Make a child; called again for the same trial, make another one."""
         trials = study.get_trials(deepcopy=False)
-        parents = select(trials, self.options.population, [d.name for d in study.directions])
+        directions = [direction.name for direction in study.directions]
+        parents = select(trials, self.options.population, directions, study.metric_names or ())
         if len(parents) >= max(2, self.options.population // 2) and self.random.random() >= self.options.immigrants:
-            self._children[trial.number] = self._child(study, trial, trials, parents)
+            self._children[trial.number] = self._child(parents, known_choices(trials)).params()
+        else:
+            self._children.pop(trial.number, None)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         assert isinstance(param_distribution, CategoricalDistribution), "spaces ask for choices alone"
-        child = self._children.get(trial.number, {})
-        if child.get(param_name) in param_distribution.choices:
-            return child[param_name]
+        choice = nearest_choice(self._children.get(trial.number, {}), param_name, param_distribution.choices)
+        if choice is not None:
+            return choice
         return self.first.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
@@ -104,26 +100,10 @@ class EvolutionSampler(BaseSampler):
     ) -> None:
         self._children.pop(trial.number, None)
 
-    def _child(
-        self, study: optuna.Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], parents: Sequence[FrozenTrial]
-    ) -> Mapping[str, Choice]:
-        """The parameters of a child, complete, and new if a number of tries finds a new one."""
-        known = {self._id_of(one) for one in trials if ARCHITECTURE in one.user_attrs}
-        choices = known_choices(trials)
-        params: Mapping[str, Choice] = {}
-        for _ in range(TRIES):
-            genome = Genome.of(self._tournament(parents).params)
-            if self.random.random() < self.options.crossover:
-                genome = cross(genome, Genome.of(self._tournament(parents).params), self.random)
-            genome = self._moved(genome, choices)
-            completed = Completed(genome.params(), lambda n, d: self.first.sample_independent(study, trial, n, d))
-            identity = canonical_id(self.space(completed))
-            params = completed.params
-            if identity not in known:
-                break
-        return params
-
-    def _moved(self, genome: Genome, choices: Mapping[str, Sequence[Choice]]) -> Genome:
+    def _child(self, parents: Sequence[FrozenTrial], choices: Choices) -> Genome:
+        genome = Genome.of(self._tournament(parents).params)
+        if self.random.random() < self.options.crossover:
+            genome = cross(genome, Genome.of(self._tournament(parents).params), self.random)
         weights = self.options.weights
         while True:
             (name,) = self.random.choices(list(weights), list(weights.values()))
@@ -135,44 +115,6 @@ class EvolutionSampler(BaseSampler):
         """The better of two; `parents` come in order of merit."""
         first, second = (self.random.randrange(len(parents)) for _ in range(2))
         return parents[min(first, second)]
-
-    def _id_of(self, trial: FrozenTrial) -> str:
-        if trial.number not in self._ids:
-            self._ids[trial.number] = canonical_id(from_dict(trial.user_attrs[ARCHITECTURE]))
-        return self._ids[trial.number]
-
-
-@dataclass
-class Completed:
-    """A trial of which some choices are known; others are drawn. Keeps what was asked, in order."""
-
-    wanted: Mapping[str, Choice]
-    draw: Callable[[str, CategoricalDistribution], Any]
-
-    def __post_init__(self) -> None:
-        self.params: dict[str, Choice] = {}
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
-        value = self.wanted.get(name)
-        self.params[name] = value if value in choices else self.draw(name, CategoricalDistribution(tuple(choices)))
-        return self.params[name]
-
-
-def select(trials: Sequence[FrozenTrial], size: int, directions: Sequence[str]) -> list[FrozenTrial]:
-    """The best finished trials, the best first: feasible ones by rank and crowding, then by their violation."""
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.params]
-    feasible = [t for t in complete if violation(t) == 0.0]
-    signs = np.array([1.0 if name == "MINIMIZE" else -1.0 for name in directions])
-    values = np.array([t.values for t in feasible]).reshape(len(feasible), len(signs)) * signs
-    rank, distance = ranks(values), crowding(values)
-    order = sorted(range(len(feasible)), key=lambda i: (rank[i], -distance[i]))
-    rest = sorted((t for t in complete if violation(t) > 0.0), key=violation)
-    return [*(feasible[i] for i in order), *rest][:size]
-
-
-def violation(trial: FrozenTrial) -> float:
-    """By how much a trial misses its requirements, summed; 0 where it meets them."""
-    return float(sum(max(0.0, value) for value in trial.constraints.values()))
 
 
 def known_choices(trials: Sequence[FrozenTrial]) -> dict[str, Sequence[Choice]]:

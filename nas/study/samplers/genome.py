@@ -1,21 +1,23 @@
-"""The choices of a trial as a list of blocks, and the moves that change it: what structured evolution works on.
+"""The choices of a trial as a list of blocks: what structured evolution works on.
 
 A space asks for the choices of a layer under one prefix, `layers.3.window`, `pattern.1.mixer`, `stages.late.ffn` or
 `pattern.1` alone; whatever has no such prefix (depth, width, sizes that all layers share) belongs to the whole. A block
-is what stands under one prefix, so that moves take a layer with all its options. What a moved block lacks in its new
-place the space asks for again.
+is what stands under one prefix, so that moves take a layer with all its options. The number of blocks follows a choice
+of the whole: the depth for layers, the period for a pattern. What a moved block lacks in its new place the space asks
+for again.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from random import Random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import log1p
 
-Choice = str | int | float | bool | None
+Choice = str | int
 Block = Mapping[str, Choice]
 Choices = Mapping[str, Sequence[Choice]]
 PREFIX = re.compile(r"(layers|pattern|stages)\.([^.]+)(?:\.(.+))?")
-HEADS = re.compile(r"heads_of_\d+$")
+TOTAL = re.compile(r"(.+)_of_(\d+)")
+LENGTH = {"layers": "num_layers", "pattern": "period"}
 
 
 @dataclass(frozen=True)
@@ -48,87 +50,54 @@ class Genome:
     def with_blocks(self, blocks: Sequence[Block]) -> "Genome":
         """Other blocks in the same places: what is too long is cut off, what is too short ends as before."""
         kept = (*blocks, *self.blocks[len(blocks) :])[: len(self.blocks)]
-        return Genome(self.whole, self.places, kept)
+        return replace(self, blocks=tuple(kept))
+
+    @property
+    def length_name(self) -> str | None:
+        """The choice of the whole that says how many blocks there are; None where nothing does."""
+        kind = self.places[0].partition(".")[0] if self.places else ""
+        wanted = LENGTH.get(kind)
+        return next((name for name in self.whole if wanted and stem_of(name)[0] == wanted), None)
+
+    def lengths(self, choices: Choices) -> list[int]:
+        """The numbers of blocks that the space offers, in order; the present one alone where there is no choice."""
+        name = self.length_name
+        return (
+            [len(self.blocks)] if name is None else sorted(int(str(n)) for n in choices.get(name, [self.whole[name]]))
+        )
+
+    def with_length(self, length: int, blocks: Sequence[Block]) -> "Genome":
+        """A network of `length` blocks: these, repeated from the start where they are too few."""
+        name = self.length_name
+        if name is None or not blocks:
+            return self.with_blocks(blocks)
+        kind = self.places[0].partition(".")[0]
+        repeated = tuple(blocks[i % len(blocks)] for i in range(length))
+        return Genome({**self.whole, name: length}, tuple(f"{kind}.{i}" for i in range(length)), repeated)
 
 
 def name_in(place: str, key: str) -> str:
     return f"{place}.{key}" if key else place
 
 
-def swap(genome: Genome, choices: Choices, random: Random) -> Genome:
-    """Two blocks change places."""
-    blocks = list(genome.blocks)
-    if len(blocks) > 1:
-        i, j = random.sample(range(len(blocks)), 2)
-        blocks[i], blocks[j] = blocks[j], blocks[i]
-    return genome.with_blocks(blocks)
+def stem_of(name: str) -> tuple[str, int | None]:
+    """A name without the total that its choices depend on, and that total: `heads_of_4` is `heads` and 4."""
+    found = TOTAL.fullmatch(name)
+    return (name, None) if found is None else (found[1], int(found[2]))
 
 
-def insert(genome: Genome, choices: Choices, random: Random) -> Genome:
-    """A new block, or a copy of one, comes in; those behind it move on, and the last falls off."""
-    blocks = list(genome.blocks)
-    if blocks:
-        new = {} if random.random() < 0.5 else random.choice(blocks)
-        blocks.insert(random.randrange(len(blocks)), new)
-    return genome.with_blocks(blocks)
+def nearest_choice(params: Mapping[str, Choice], name: str, choices: Sequence[Choice]) -> Choice:
+    """The choice for `name` that comes nearest to what `params` hold; None where they say nothing of it.
 
-
-def delete(genome: Genome, choices: Choices, random: Random) -> Genome:
-    """A block goes; those behind it move up, and the space asks for a new last one."""
-    blocks = list(genome.blocks)
-    if len(blocks) > 1:
-        del blocks[random.randrange(len(blocks))]
-        blocks.append({})
-    return genome.with_blocks(blocks)
-
-
-def copy_motif(genome: Genome, choices: Choices, random: Random) -> Genome:
-    """Two to four neighbouring blocks are written over others."""
-    blocks = list(genome.blocks)
-    length = min(random.randint(2, 4), len(blocks) - 1)
-    if length > 0:
-        start, target = random.sample(range(len(blocks) - length + 1), 2)
-        blocks[target : target + length] = blocks[start : start + length]
-    return genome.with_blocks(blocks)
-
-
-def change_option(genome: Genome, choices: Choices, random: Random) -> Genome:
-    """One choice of a block or of the whole becomes another one."""
-    params = genome.params()
-    able = [name for name in params if len(choices.get(name, ())) > 1]
-    if not able:
-        return genome
-    name = random.choice(able)
-    changed = random.choice([choice for choice in choices[name] if choice != params[name]])
-    return Genome.of(params | {name: changed})
-
-
-def resplit_heads(genome: Genome, choices: Choices, random: Random) -> Genome:
-    """Another share of a block's heads goes to the first mixer of its pair; without such a block, another option."""
-    params = genome.params()
-    able = [name for name in params if HEADS.search(name) and len(choices.get(name, ())) > 1]
-    if not able:
-        return change_option(genome, choices, random)
-    name = random.choice(able)
-    order = sorted(choices[name], key=str) if any(isinstance(c, str) for c in choices[name]) else sorted(choices[name])  # type: ignore[type-var]
-    at = order.index(params[name])
-    near = [order[i] for i in (at - 1, at + 1) if 0 <= i < len(order)]
-    return Genome.of(params | {name: random.choice(near)})
-
-
-Move = Callable[[Genome, Choices, Random], Genome]
-MOVES: dict[str, Move] = {
-    "swap": swap,
-    "insert": insert,
-    "delete": delete,
-    "copy_motif": copy_motif,
-    "change_option": change_option,
-    "resplit_heads": resplit_heads,
-}
-
-
-def cross(first: Genome, second: Genome, random: Random) -> Genome:
-    """The front of one network and the back of the other; choices of the whole come from either."""
-    mates = {name: random.choice((value, second.whole.get(name, value))) for name, value in first.whole.items()}
-    cut = random.randint(0, len(first.blocks))
-    return Genome(mates, first.places, first.blocks).with_blocks((*first.blocks[:cut], *second.blocks[cut:]))
+    Where the space asks with another total, as for heads after the width has changed, a count of heads stands for its
+    share of them.
+    """
+    if name in params and params[name] in choices:
+        return params[name]
+    stem, total = stem_of(name)
+    for other, value in params.items():
+        other_stem, other_total = stem_of(other)
+        if other_stem == stem and isinstance(value, int) and all(isinstance(choice, int) for choice in choices):
+            scaled = value * total / other_total if total and other_total and stem.endswith("heads") else value
+            return min(choices, key=lambda choice: abs(log1p(int(str(choice))) - log1p(scaled)))
+    return None

@@ -20,17 +20,20 @@ def make_study(sampler: BaseSampler, objectives: int = 1) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.create_study(sampler=sampler, directions=["minimize"] * objectives)
+        return optuna.create_study(sampler=sampler, directions=[optuna.study.StudyDirection.MINIMIZE] * objectives)
 
 
-def sampled(sampler: BaseSampler, space: SearchSpace, number: int) -> list[Architecture]:
-    """So many architectures, each told to be as good as any other."""
-    study, found = make_study(sampler), []
+def sampled(
+    sampler: BaseSampler, space: SearchSpace, number: int, study: optuna.Study | None = None
+) -> list[Architecture]:
+    """So many architectures, each told to be as good as any other of its depth; `study` goes on."""
+    study, found = study or make_study(sampler), []
+    study.sampler = sampler
 
     def objective(trial: optuna.Trial) -> float:
         found.append(space(trial))
         trial.set_user_attr(ARCHITECTURE, to_dict(found[-1]))
-        return 1.0
+        return float(len(found[-1].blocks))
 
     study.optimize(objective, n_trials=number)
     return found

@@ -4,17 +4,8 @@ from random import Random
 
 import pytest
 
-from nas.study.samplers.genome import (
-    MOVES,
-    Genome,
-    change_option,
-    copy_motif,
-    cross,
-    delete,
-    insert,
-    resplit_heads,
-    swap,
-)
+from nas.study.samplers.genome import Genome, nearest_choice
+from nas.study.samplers.moves import MOVES, change_option, copy_motif, cross, delete, insert, resplit_heads, swap
 
 PARAMS = {
     "num_layers": 4,
@@ -27,7 +18,7 @@ PARAMS = {
     "layers.3.mixer": "gated_deltanet",
 }
 CHOICES = {
-    "num_layers": (4, 8),
+    "num_layers": (4,),
     "layers.0.mixer": ("attention", "mamba2"),
     "layers.1.state_dim": (16, 32),
     "layers.2.attention.heads_of_4": (1, 2, 3),
@@ -94,12 +85,71 @@ def test_heads_are_split_anew_by_one_step() -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_child_of_two_has_the_front_of_one_and_the_back_of_the_other(seed: int) -> None:
-    other = Genome.of({"num_layers": 8, **{f"layers.{i}.mixer": "mamba1" for i in range(8)}})
-    child = cross(GENOME, other, Random(seed))
-    kinds = mixers(child)
+    other = Genome.of({"num_layers": 4, **{f"layers.{i}.mixer": "mamba1" for i in range(4)}})
+    kinds = mixers(cross(GENOME, other, Random(seed)))
     cut = kinds.index("mamba1") if "mamba1" in kinds else 4
     assert kinds == mixers(GENOME)[:cut] + ["mamba1"] * (4 - cut)
-    assert child.whole["num_layers"] in (4, 8)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_child_of_two_depths_has_one_of_them_and_a_shorter_parent_repeats_itself(seed: int) -> None:
+    other = Genome.of({"num_layers": 8, **{f"layers.{i}.mixer": "mamba1" for i in range(8)}})
+    for child in (cross(GENOME, other, Random(seed)), cross(other, GENOME, Random(seed))):
+        depth = child.whole["num_layers"]
+        assert depth in (4, 8) and len(child.blocks) == depth
+        assert child.places == tuple(f"layers.{i}" for i in range(depth))
+        assert all(kind in ("mamba1", (mixers(GENOME) * 2)[i]) for i, kind in enumerate(mixers(child)))
+
+
+DEPTHS = {"num_layers": (3, 4, 6)}
+
+
+def test_blocks_that_come_in_may_deepen_the_network() -> None:
+    children = [insert(GENOME, DEPTHS, Random(seed)) for seed in SEEDS]
+    assert {len(child.blocks) for child in children} == {4, 6}
+    for child in children:
+        assert child.whole["num_layers"] == len(child.blocks)
+        if len(child.blocks) == 6:  # nothing fell off
+            kept = [block for block in child.blocks if block in GENOME.blocks]
+            assert all(block in kept for block in GENOME.blocks)
+
+
+def test_blocks_that_go_may_make_the_network_shallower() -> None:
+    children = [delete(GENOME, DEPTHS, Random(seed)) for seed in SEEDS]
+    assert {len(child.blocks) for child in children} == {3, 4}
+    assert all(child.whole["num_layers"] == len(child.blocks) for child in children)
+
+
+def test_a_network_whose_depth_is_changed_repeats_or_ends_itself() -> None:
+    genome = Genome.of({"num_layers": 4, **{f"layers.{i}.mixer": f"kind{i}" for i in range(4)}})
+    children = [change_option(genome, DEPTHS, Random(seed)) for seed in SEEDS]
+    assert {tuple(mixers(child)) for child in children} == {
+        ("kind0", "kind1", "kind2"),
+        ("kind0", "kind1", "kind2", "kind3", "kind0", "kind1"),
+    }
+
+
+def test_a_pattern_grows_with_its_period() -> None:
+    genome = Genome.of({"num_layers": 8, "period_of_8": 2, "pattern.0": "a", "pattern.1": "m"})
+    children = [insert(genome, {"period_of_8": (1, 2, 4)}, Random(seed)) for seed in SEEDS]
+    assert {(len(child.blocks), child.whole["period_of_8"]) for child in children} == {(2, 2), (4, 4)}
+    assert children[0].whole["num_layers"] == 8
+
+
+def test_stages_are_neither_more_nor_fewer() -> None:
+    genome = Genome.of({"num_layers": 8, "stages.early.mixer": "attention", "stages.late.mixer": "mamba2"})
+    for move in (insert, delete):
+        for seed in SEEDS:
+            assert move(genome, {"num_layers": (4, 8)}, Random(seed)).places == ("stages.early", "stages.late")
+
+
+def test_a_choice_with_another_total_goes_to_the_nearest_share() -> None:
+    params = {"layers.0.attention.heads_of_4": 1, "period_of_4": 3, "layers.0.mixer": "head_mix"}
+    assert nearest_choice(params, "layers.0.attention.heads_of_8", range(1, 8)) == 2
+    assert nearest_choice(params, "layers.0.attention.heads_of_2", [1]) == 1
+    assert nearest_choice(params, "period_of_8", [1, 2, 4, 8]) in (2, 4)
+    assert nearest_choice(params, "layers.0.mixer", ["attention"]) is None
+    assert nearest_choice(params, "layers.1.mixer", ["attention"]) is None
 
 
 @pytest.mark.parametrize("move", MOVES)
