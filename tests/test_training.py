@@ -132,7 +132,34 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(task, tmp_path, m
     result = fit(model_of(ATTENTION), task, recipe, seed=0, learning_rates=RATES, resume_path=tmp_path / "a" / "x.ckpt")
     assert result.steps == 4
     (note,) = result.notes
-    assert "No space left on device" in note and note.endswith("an interruption starts anew")
+    assert "No space left on device" in note and note.endswith("what would go on from it starts anew")
+
+
+def test_a_training_that_went_up_rungs_ends_where_an_uninterrupted_one_does(task, tmp_path):
+    recipe = Recipe(tokens=20 * 4 * task.sequence_length, batch_size=4, schedule="wsd", warmup=0.1, decay=0.3)
+    whole, rungs, branch = model_of(ATTENTION), model_of(ATTENTION), tmp_path / "branch.ckpt"
+    result = fit(whole, task, recipe, seed=3, learning_rates=RATES)
+    reached = None
+    for share, first_step in ((0.25, 1), (0.5, 5), (1.0, 8)):  # each goes on where the decay before it began
+        steps = []
+        rungs = model_of(ATTENTION)
+        reached = fit(
+            *(rungs, task, recipe),
+            seed=3,
+            learning_rates=RATES,
+            share=share,
+            branch_path=branch,
+            on_step=lambda step, *_, steps=steps: steps.append(step),
+        )
+        assert (steps[0], steps[-1], reached.steps) == (first_step, round(20 * share), round(20 * share))
+    assert all(torch.equal(weight, weights(rungs)[name]) for name, weight in weights(whole).items())
+    assert reached is not None and reached.loss_curve == result.loss_curve
+
+
+def test_only_a_schedule_with_a_stable_part_stops_at_a_share(task):
+    recipe = Recipe(tokens=4 * task.sequence_length, batch_size=4)
+    with pytest.raises(ValueError, match="Only the schedule 'wsd' can stop at a share of the tokens, but got 'linear'"):
+        fit(model_of(ATTENTION), task, recipe, seed=0, learning_rates=RATES, share=0.5)
 
 
 def test_a_time_limit_ends_training_early(task):
@@ -180,10 +207,11 @@ def test_gradients_are_clipped_to_the_recipe(task, monkeypatch):
         ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
         ("cosine", [0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447]),
         ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("wsd", [0.5, 1.0, 1.0, 1.0, 1.0, 0.5]),
     ],
 )
 def test_the_rate_rises_and_then_follows_the_schedule(schedule, shares):
-    recipe = Recipe(tokens=1, batch_size=1, warmup=1 / 3, schedule=schedule)
+    recipe = Recipe(tokens=1, batch_size=1, warmup=1 / 3, schedule=schedule, decay=1 / 3)
     assert [recipe.rate_share(step, 6) for step in range(6)] == pytest.approx(shares, abs=1e-6)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,6 +51,8 @@ def fit(
     on_step: Callable[[int, int, float], None] | None = None,
     time_limit: float | None = None,
     resume_path: Path | None = None,
+    share: float = 1.0,
+    branch_path: Path | None = None,
 ) -> TrainResult:
     """Train `model` in place on the task's stream; it lies on the CPU afterwards.
 
@@ -64,27 +66,50 @@ def fit(
         resume_path: written about once a minute, read when it exists, deleted when training is finished. The same call
             with the same arguments goes on from it with the data that would have come next; one that cannot be read is
             put away and training starts anew. Not being able to write it ends nothing.
+        share: of the recipe's tokens after which to stop; below 1 only with the schedule "wsd", whose decay then ends
+            there.
+        branch_path: read, unless there is something to resume, when it exists, and written where the decay begins:
+            a later call with a larger share goes on from there, as if it had never stopped. The caller deletes it.
 
     Raises:
-        NonFiniteLoss, and KeyboardInterrupt on Ctrl-C.
+        ValueError for a share below 1 with a schedule that has no stable part, NonFiniteLoss, and KeyboardInterrupt on Ctrl-C.
     """
     from nas.losses import LOSSES
-    from nas.training.loop import KeepForResume, Stream, TrainingModule, interruptible, quiet_lightning
+    from nas.training.loop import (
+        Keep,
+        KeepBranch,
+        KeepForResume,
+        Stream,
+        TrainingModule,
+        interruptible,
+        quiet_lightning,
+    )
 
     started = time.perf_counter()
+    if share != 1 and recipe.schedule != "wsd":
+        raise ValueError(f"Only the schedule 'wsd' can stop at a share of the tokens, but got {recipe.schedule!r}.")
     total = recipe.steps(task.sequence_length)
+    stop = recipe.steps_until(share, task.sequence_length)
     accelerator = accelerator_name(device)
-    module = TrainingModule(model, LOSSES[loss], recipe, learning_rates, total, on_step, time_limit, accelerator)
+    module = TrainingModule(model, LOSSES[loss], recipe, learning_rates, total, stop, on_step, time_limit, accelerator)
     resume, notes = _readable(resume_path)
-    keeper = None if resume_path is None else KeepForResume(resume_path)
+    if resume is None:
+        resume, more = _readable(branch_path)
+        notes += more
+    keepers: list[Keep] = [] if resume_path is None else [KeepForResume(resume_path)]
+    if branch_path is not None:
+        keepers.append(KeepBranch(branch_path, recipe.stable_steps(stop)))
     with quiet_lightning(), interruptible():
-        trainer = _trainer(total, accelerator, _precision(recipe, accelerator), keeper)
+        trainer = _trainer(stop, accelerator, _precision(recipe, accelerator), keepers)
         trainer.fit(module, Stream(task, recipe.batch_size, seed, module), ckpt_path=resume, weights_only=True)
     model.to("cpu")
     if resume_path is not None:
         resume_path.unlink(missing_ok=True)
-    if keeper is not None and keeper.problem is not None:
-        notes.append(f"no checkpoint could be written to {resume_path} ({keeper.problem}); an interruption starts anew")
+    notes += [
+        f"no checkpoint could be written to {keeper.path} ({keeper.problem}); what would go on from it starts anew"
+        for keeper in keepers
+        if keeper.problem is not None
+    ]
     tail = module.curve[-max(1, len(module.curve) // 10) :]
     return TrainResult(
         steps=trainer.global_step,
@@ -136,7 +161,7 @@ def accelerator_name(device: Device) -> Literal["cpu", "gpu"]:
     return device
 
 
-def _trainer(steps: int, accelerator: str, precision: Any, keeper: pl.Callback | None) -> pl.Trainer:
+def _trainer(steps: int, accelerator: str, precision: Any, keepers: Sequence[pl.Callback]) -> pl.Trainer:
     """Lightning's loop for so many steps on one device, which writes nothing but the file to resume from."""
     import lightning.pytorch as pl
 
@@ -146,7 +171,7 @@ def _trainer(steps: int, accelerator: str, precision: Any, keeper: pl.Callback |
         accelerator=accelerator,
         devices=1,
         precision=precision,
-        callbacks=[] if keeper is None else [keeper],
+        callbacks=list(keepers),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

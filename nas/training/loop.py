@@ -43,6 +43,7 @@ class TrainingModule(pl.LightningModule):
         recipe: Recipe,
         rates: Mapping[str, float],
         total: int,
+        stop: int,
         on_step: OnStep | None,
         time_limit: float | None,
         accelerator: str,
@@ -53,6 +54,7 @@ class TrainingModule(pl.LightningModule):
         self.recipe = recipe
         self.rates = rates
         self.total = total
+        self.stop = stop
         self.on_step = on_step
         self.deadline = math.inf if time_limit is None else time.perf_counter() + time_limit
         self.started = time.perf_counter()
@@ -63,7 +65,7 @@ class TrainingModule(pl.LightningModule):
         context = Context()
         value, _ = self.loss(self.model(batch.tokens, context=context), batch.targets)
         step = self.global_step + 1
-        if step % self.read_every == 0 or step in (1, self.total):
+        if step % self.read_every == 0 or step in (1, self.stop):
             self._read(step, value.item())
         return value + sum(context.losses, torch.zeros((), device=value.device))
 
@@ -72,14 +74,16 @@ class TrainingModule(pl.LightningModule):
             raise NonFiniteLoss(step, value)
         self.curve.append((step, value))
         if self.on_step is not None:
-            self.on_step(step, self.total, value)
+            self.on_step(step, self.stop, value)
         if time.perf_counter() > self.deadline:
             self.trainer.should_stop = True
 
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(self.model, self.recipe, self.rates)
         optimizer = torch.optim.AdamW(groups, betas=self.recipe.betas, fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.recipe.rate_share(step, self.total))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.recipe.rate_share(step, self.total, self.stop)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
@@ -108,8 +112,8 @@ class Stream:
         return itertools.islice(batches, self.module.global_step, None)
 
 
-class KeepForResume(pl.Callback):
-    """Writes a checkpoint now and then, complete or not at all.
+class Keep(pl.Callback):
+    """Writes a checkpoint, complete or not at all.
 
     problem: why none can be written, such as a full disk, in a few words; training goes on without.
     """
@@ -117,10 +121,13 @@ class KeepForResume(pl.Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problem: str | None = None
-        self.written = time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """Whether to write after that step."""
+        raise NotImplementedError
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.problem is not None or time.monotonic() - self.written < RESUME_SECONDS:
+        if self.problem is not None or not self.is_due(trainer.global_step):
             return
         partial = self.path.with_name(self.path.name + ".partial")
         try:
@@ -131,7 +138,31 @@ class KeepForResume(pl.Callback):
             self.problem = str(error).splitlines()[0]
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+class KeepForResume(Keep):
+    """About once a minute, for an interrupted training to go on from."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.written = time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        if time.monotonic() - self.written < RESUME_SECONDS:
+            return False
+        self.written = time.monotonic()
+        return True
+
+
+class KeepBranch(Keep):
+    """Once, where the decay begins: a longer training goes on from there at the peak rate."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        super().__init__(path)
+        self.step = step
+
+    def is_due(self, step: int) -> bool:
+        return step == self.step
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Literal, get_args
 
-Schedule = Literal["linear", "cosine", "constant"]
+Schedule = Literal["linear", "cosine", "constant", "wsd"]
 Precision = Literal["auto", "32", "bf16-mixed"]
 
 
@@ -21,7 +21,10 @@ class Recipe:
         tokens: training tokens; rounded down to whole steps of `batch_size` sequences of the task.
         batch_size: sequences per step, of the task's sequence length.
         warmup: share of the steps over which the rate rises from zero.
-        schedule: what the rate does afterwards, down to zero at the end.
+        schedule: what the rate does afterwards, down to zero at the end. "wsd" (warm-up, stable, decay: Hu et al.,
+            MiniCPM, arXiv 2404.06395, section 4) stays at the peak until the last `decay` share of the steps, so that a
+            shorter training can branch off it.
+        decay: share of the steps over which "wsd" falls to zero.
         learning_rate_scale: multiplies every rate of the table.
         weight_decay: decoupled, on matrices only (not on norms, biases, decay and gate parameters).
         betas: of AdamW.
@@ -33,6 +36,7 @@ class Recipe:
     batch_size: int
     warmup: float = 0.1
     schedule: Schedule = "linear"
+    decay: float = 0.2
     learning_rate_scale: float = 1.0
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
@@ -49,6 +53,7 @@ class Recipe:
                 raise RecipeError(f"{name} must be a positive integer, but got {value!r}.")
         for name, low, high in (
             ("warmup", 0, 1),
+            ("decay", 0, 1),
             ("learning_rate_scale", 0, float("inf")),
             ("weight_decay", 0, float("inf")),
             ("grad_clip", 0, float("inf")),
@@ -68,11 +73,27 @@ class Recipe:
         """Whole optimizer steps that `tokens` pay for; at least one."""
         return max(1, self.tokens // (self.batch_size * sequence_length))
 
-    def rate_share(self, step: int, total: int) -> float:
-        """The rate of step `step` (from 0) as a share of its peak."""
+    def steps_until(self, share: float, sequence_length: int) -> int:
+        """Steps of a training that stops at that share of the tokens; at least one."""
+        return max(1, round(share * self.steps(sequence_length)))
+
+    def stable_steps(self, steps: int) -> int:
+        """Of a "wsd" training of so many steps, those before its decay."""
+        return steps - round(self.decay * steps)
+
+    def rate_share(self, step: int, total: int, stop: int | None = None) -> float:
+        """The rate of step `step` (from 0) as a share of its peak.
+
+        stop: the step before which a "wsd" training ends that branches off the one of `total` steps; its warm-up is that
+        of the longer one.
+        """
         rising = max(1, round(self.warmup * total))
         if step < rising:
             return (step + 1) / rising
+        if self.schedule == "wsd":
+            end = total if stop is None else stop
+            stable = self.stable_steps(end)
+            return 1.0 if step < stable else max(0.0, 1 - (step - stable) / max(1, end - stable))
         done = min(1.0, (step - rising) / max(1, total - rising))
         if self.schedule == "linear":
             return 1 - done

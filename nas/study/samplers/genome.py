@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log1p
 
-Choice = str | int
+Choice = str | int | float | bool | None
 Block = Mapping[str, Choice]
 Choices = Mapping[str, Sequence[Choice]]
 PREFIX = re.compile(r"(layers|pattern|stages)\.([^.]+)(?:\.(.+))?")

@@ -24,9 +24,8 @@ class Completed:
         self.choices: dict[str, tuple[Choice, ...]] = {}
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
-        value = self.wanted.get(name)
-        if name not in self.wanted or value not in choices:
-            value = self.draw(name, CategoricalDistribution(tuple(choices)))
+        kept = name in self.wanted and self.wanted[name] in choices
+        value = self.wanted[name] if kept else self.draw(name, CategoricalDistribution(tuple(choices)))
         self.params[name], self.choices[name] = value, tuple(choices)
         return value
 

@@ -117,7 +117,7 @@ def test_requirements_may_change_between_two_runs() -> None:
 
 def test_brute_force_enumerates_every_architecture_of_a_conditional_space_and_says_when_it_ends() -> None:
     space = space_of("hybrid", *SMALL)
-    names = {canonical_id(space.at(params)) for _, params in leaves(space, 0)}
+    names = {identity for identity, _ in leaves(space, 0)}
     # A layer is attention, Mamba-2 with one of two states, or both with one of two states; its FFN one of two.
     assert len(names) == 10 + 10**2
     every = sampler("brute_force", space)
