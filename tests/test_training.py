@@ -140,7 +140,7 @@ def test_a_training_that_went_up_rungs_ends_where_an_uninterrupted_one_does(task
     whole, rungs, branch = model_of(ATTENTION), model_of(ATTENTION), tmp_path / "branch.ckpt"
     result = fit(whole, task, recipe, seed=3, learning_rates=RATES)
     reached = None
-    for share, first_step in ((0.25, 1), (0.5, 5), (1.0, 8)):  # each goes on where the decay before it began
+    for share, first_step in ((0.25, 1), (0.5, 4), (1.0, 8)):  # each goes on where the decay before it began
         steps = []
         rungs = model_of(ATTENTION)
         reached = fit(

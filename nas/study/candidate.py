@@ -65,7 +65,9 @@ class Evaluator(Protocol):
         """Measure what `measure` predicted; False where predictions are all that is wanted."""
         ...
 
-    def train(self, candidate: Candidate, seed: int, observer: Observer) -> None: ...
+    def train(self, candidate: Candidate, seed: int, observer: Observer, share: float = 1.0) -> None:
+        """Train on that share of the tokens, going on from a smaller share where one was trained before, and score."""
+        ...
 
     def save(self, candidate: Candidate, stem: str) -> None:
         """Write the trained weights beside `stem`, a path without its ending."""

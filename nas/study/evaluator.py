@@ -88,15 +88,22 @@ class ProxyEvaluator:
         }
         return True
 
-    def train(self, candidate: Candidate, seed: int, observer: Observer) -> None:
+    def train(self, candidate: Candidate, seed: int, observer: Observer, share: float = 1.0) -> None:
         folder = None if self.checkpoints is None else self.checkpoints / canonical_id(candidate.architecture)
-        job = Job(architecture=candidate.architecture, seed=seed, checkpoints=folder, seconds=self.trial_seconds)
+        job = Job(
+            architecture=candidate.architecture,
+            seed=seed,
+            checkpoints=folder,
+            seconds=self.trial_seconds,
+            share=share,
+        )
         try:
             self._train(candidate, job, observer)
         except Exception:
             forget(folder)  # it would break again; only an interruption leaves something to go on from
             raise
-        forget(folder)
+        if share == 1:
+            forget(folder)
 
     def _train(self, candidate: Candidate, job: Job, observer: Observer) -> None:
         if self.workers is not None:

@@ -46,9 +46,9 @@ class OracleEvaluator:
         """What the table says of costs is all there is."""
         return False
 
-    def train(self, candidate: Candidate, seed: int, observer: Observer) -> None:
+    def train(self, candidate: Candidate, seed: int, observer: Observer, share: float = 1.0) -> None:
         entry = self._entry(candidate)
-        candidate.scores = dict(entry.scores[seed_for(entry, seed)][-1])
+        candidate.scores = dict(entry.scores[seed_for(entry, seed)][self.oracle.shares.index(share)])
 
     def save(self, candidate: Candidate, stem: str) -> None:
         """There are no weights to keep."""

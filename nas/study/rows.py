@@ -3,13 +3,30 @@
 A row is plain data. It lives in the study's journal, in `trials.csv`, and is all that front and report ever see.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nas.architecture import Architecture, from_dict, to_dict
 from nas.measurement import Measurement
 
-State = Literal["complete", "rejected", "duplicate", "failed"]
+State = Literal["complete", "rejected", "duplicate", "failed", "stopped"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """What was scored when a training had seen that share of its tokens."""
+
+    share: float
+    scores: dict[str, Measurement]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"share": self.share, "scores": {name: m.to_dict() for name, m in self.scores.items()}}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Rung":
+        scores = {name: Measurement.from_dict(m) for name, m in data["scores"].items()}
+        return cls(share=data["share"], scores=scores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +36,10 @@ class Row:
     `origin` is `sampled` or `reference: <design>`; `values` maps the name of an objective to its measurement (the
     stages that were reached); `costs` maps a cost model to its milliseconds by the name of the objective; `seconds`
     maps a stage (`count`, `measure`, `train`) to its wall time.
+
+    `stopped` is a training that was left on a rung. `rungs` are those that the architecture has passed, also in earlier
+    trials; `trained` is what this trial trained, in full trainings; `promoted_from` the trial that it goes on from, whose
+    row it replaces.
     """
 
     number: int
@@ -32,6 +53,9 @@ class Row:
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     seed: int = 0
+    rungs: tuple[Rung, ...] = ()
+    trained: float = 0.0
+    promoted_from: int | None = None
 
     @property
     def is_reference(self) -> bool:
@@ -51,6 +75,10 @@ class Row:
             "costs": self.costs,
             "seconds": self.seconds,
             "seed": self.seed,
+            "rungs": [rung.to_dict() for rung in self.rungs],
+            "rung": len(self.rungs) - 1,
+            "trained": self.trained,
+            "promoted_from": self.promoted_from,
         }
 
     @classmethod
@@ -68,7 +96,20 @@ class Row:
             costs=data.get("costs", {}),
             seconds=data["seconds"],
             seed=data["seed"],
+            rungs=tuple(Rung.from_dict(rung) for rung in data.get("rungs", ())),
+            trained=data.get("trained", float(data["state"] == "complete")),  # rows of before there were rungs
+            promoted_from=data.get("promoted_from"),
         )
+
+
+def standing_rows(rows: Iterable[Row], interrupted: str) -> list[Row]:
+    """The rows in order of trial numbers, without those that a later trial has gone on from and replaced.
+
+    interrupted: the reason of a row whose trial runs again, which replaces nothing.
+    """
+    known = list(rows)
+    replaced = {row.promoted_from for row in known if row.state != "duplicate" and row.reason != interrupted}
+    return sorted((row for row in known if row.number not in replaced), key=lambda row: row.number)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,13 +41,30 @@ class Job:
     """One training: the architecture of the candidate, and the seed of its weights and data order.
 
     checkpoints: the folder for what an interrupted training goes on from; None keeps nothing. seconds: after which a
-    training is given up; None for never.
+    training is given up; None for never. rate: multiplies the learning rates of the recipe. share: of the tokens, after
+    which training ends; a checkpoint then stays for a training that goes on.
     """
 
     architecture: Architecture
     seed: int
     checkpoints: Path | None = None
     seconds: float | None = None
+    rate: float = 1.0
+    share: float = 1.0
+
+    def checkpoint(self, task: str) -> Path | None:
+        """The file that an interrupted training of one task goes on from."""
+        at_share = "" if self.share == 1 else f"-{self.share:g}"
+        return self._file(task, f"{at_share}.ckpt")
+
+    def branch(self, task: str) -> Path | None:
+        """The file that a training of more tokens goes on from; None where there is none and none is wanted."""
+        path = self._file(task, "-stable.ckpt")
+        return path if path is not None and (self.share < 1 or path.exists()) else None
+
+    def _file(self, task: str, ending: str) -> Path | None:
+        at_rate = "" if self.rate == 1 else f"-{self.rate:g}"
+        return None if self.checkpoints is None else self.checkpoints / f"{task}-{self.seed}{at_rate}{ending}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +110,14 @@ class TaskTrainer:
             trained = fit(
                 model,
                 self.task,
-                self.recipe,
+                replace(self.recipe, learning_rate_scale=self.recipe.learning_rate_scale * job.rate),
                 seed=job.seed,
                 learning_rates=rates,
                 on_step=after_step,
                 device=self.device,
-                resume_path=None if job.checkpoints is None else job.checkpoints / f"{self.task.name}-{job.seed}.ckpt",
+                resume_path=job.checkpoint(self.task.name),
+                share=job.share,
+                branch_path=job.branch(self.task.name),
             )
             scores = evaluate(model, self.task, self.recipe, device=self.device)
             seconds = time.perf_counter() - start

@@ -1,7 +1,8 @@
 """Between Optuna's trials and our rows: what is written on a trial, and how it is read back.
 
 A trial carries its architecture from the moment it was sampled and its row from the moment it ended. Optuna's states:
-COMPLETE was trained to the full budget, PRUNED was rejected or is a duplicate, FAIL broke or was interrupted.
+COMPLETE was trained to the full budget, PRUNED was rejected, is a duplicate or was left on a rung, FAIL broke or was
+interrupted. A trial that goes on from a rung names the one that was left there (`promoted_from`).
 
 An interrupted trial is queued again as a new one that names the old (`retry_of`). Ctrl-C may interrupt it as often as a
 user likes; a trial during which two workers were killed may be what kills them, and is not tried a third time.
@@ -15,7 +16,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture import Architecture, canonical_id, from_dict, to_dict
-from nas.study.rows import Row
+from nas.study.rows import Row, standing_rows
 
 ARCHITECTURE, ORIGIN, ROW, RETRY_OF, REASON = "architecture", "origin", "row", "retry_of", "reason"
 WORKER, KILLED = "worker", "killed"
@@ -65,13 +66,14 @@ def read_row(trial: FrozenTrial) -> Row | None:
         architecture=architecture,
         deployed=None,
         values={},
+        promoted_from=trial.user_attrs.get(PROMOTED_FROM),
     )
 
 
 def rows_of(study: optuna.Study) -> tuple[Row, ...]:
-    """Every row of the study in order of trial numbers."""
+    """Every row of the study that stands, in order of trial numbers."""
     rows = (read_row(trial) for trial in study.get_trials(deepcopy=False))
-    return tuple(row for row in rows if row is not None)
+    return tuple(standing_rows((row for row in rows if row is not None), INTERRUPTED))
 
 
 def deaths(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:

@@ -72,7 +72,8 @@ def fit(
             a later call with a larger share goes on from there, as if it had never stopped. The caller deletes it.
 
     Raises:
-        ValueError for a share below 1 with a schedule that has no stable part, NonFiniteLoss, and KeyboardInterrupt on Ctrl-C.
+        NonFiniteLoss, ValueError for a share below 1 with a schedule that has no stable part, and KeyboardInterrupt on
+        Ctrl-C.
     """
     from nas.losses import LOSSES
     from nas.training.loop import (

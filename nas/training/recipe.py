@@ -84,8 +84,8 @@ class Recipe:
     def rate_share(self, step: int, total: int, stop: int | None = None) -> float:
         """The rate of step `step` (from 0) as a share of its peak.
 
-        stop: the step before which a "wsd" training ends that branches off the one of `total` steps; its warm-up is that
-        of the longer one.
+        stop: the step before which a "wsd" training ends that branches off the one of `total` steps, whose warm-up it
+        has.
         """
         rising = max(1, round(self.warmup * total))
         if step < rising:

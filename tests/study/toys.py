@@ -65,7 +65,7 @@ class FreeEvaluator:
         """Nothing was predicted."""
         return False
 
-    def train(self, candidate: Candidate, seed: int, observer: Any) -> None:
+    def train(self, candidate: Candidate, seed: int, observer: Any, share: float = 1.0) -> None:
         name = candidate.architecture.name
         if name in self.fails:
             raise FloatingPointError(f"the loss of {name} is not finite")
