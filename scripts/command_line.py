@@ -160,6 +160,7 @@ def is_user_error(error: Exception) -> bool:
         ("nas.workload", "WorkloadError"),
         ("nas.tasks", "TaskError"),
         ("nas.training.recipe", "RecipeError"),
+        ("nas.study.rungs", "RungsError"),
         ("nas.study.samplers", "SamplerError"),
         ("nas.study.errors", "StudyError"),
         ("nas.study.recommendation", "NoRecommendation"),

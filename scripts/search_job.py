@@ -160,6 +160,7 @@ def make_loop(settings: SearchSettings, study: Study, crew: Crew, evaluator: Eva
         trials=settings.trials,
         seed=settings.seed,
         patience=settings.patience,
+        fidelity=settings.fidelity,
     )
 
 
@@ -240,6 +241,7 @@ def make_result(
         settings={
             "sampler": settings.sampler["name"],
             "trials": settings.trials,
+            "rungs": list(settings.fidelity.shares) if settings.fidelity.top else "none, full trainings",
             "tasks": {name: task.describe() for name, task in settings.tasks.items()},
             "training": {name: settings.definition["train"][name] for name in settings.tasks},
             "proxy parameters": settings.parameters or "not matched",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from nas.objectives import (
     parse_objectives,
     parse_requirements,
 )
+from nas.study.rungs import Fidelity
 from nas.tasks import TASKS, Task, make_tasks
 from nas.training.recipe import Recipe, recipe_from
 from scripts.command_line import CONF, DESIGNS, UserError
@@ -31,7 +32,8 @@ BUDGET_FIELDS = ("trials", "trial_minutes", "noise_seeds", "patience", "train", 
 EFFORT = ("seconds", "block_seconds", "spread", "busy", "table")  # of measuring: does not make rows incomparable
 TOP_FIELDS = (
     *("study", "outputs", "seed", "device", "references", "baseline", "search_space", "task", "optimize", "require"),
-    *("limits", "sampler", "priors", "measure", "tracker", "budget", "storage", "worker", "workers_per_gpu"),
+    *("limits", "sampler", "priors", "fidelity", "measure", "tracker", "budget", "storage", "worker"),
+    "workers_per_gpu",
 )
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -63,6 +65,7 @@ class SearchSettings:
     deployment: Deployment
     sampler: dict[str, Any]
     priors: dict[str, Any]
+    fidelity: Fidelity
     trials: int
     noise_seeds: int
     patience: int
@@ -113,6 +116,7 @@ class SearchSettings:
         deployment = Deployment.from_config(plain["measure"]).asked_for(objective.name for objective in named)
         refuse_unknown("", plain, TOP_FIELDS)
         train = budget["train"]
+        fidelity = fidelity_from(plain["fidelity"])
         designs = tuple(read_design(name) for name in as_list("references", plain["references"]))
         baseline = str(plain["baseline"])
         if baseline not in (names := [design.name for design in designs]):
@@ -127,7 +131,7 @@ class SearchSettings:
             designs=designs,
             baseline=baseline,
             tasks=tasks,
-            recipes={name: recipe_for(name, train) for name in tasks},
+            recipes={name: recipe_on_rungs(recipe_for(name, train), plain["fidelity"], fidelity) for name in tasks},
             objectives=objectives,
             requirements=judged,
             ignored_requirements=tuple(r for r in requirements if r not in judged),
@@ -139,6 +143,7 @@ class SearchSettings:
             deployment=deployment,
             sampler=plain["sampler"],
             priors=plain["priors"],
+            fidelity=fidelity,
             trials=whole("budget.trials", budget["trials"]),
             noise_seeds=whole("budget.noise_seeds", budget["noise_seeds"]),
             patience=whole("budget.patience", budget["patience"]),
@@ -147,7 +152,8 @@ class SearchSettings:
             tracker=plain["tracker"],
             config=plain,
             definition=definition_of(plain, space_name, [o.name for o in objectives], limits, list(tasks))
-            | {"timed": list(deployment.quantities)},
+            | {"timed": list(deployment.quantities)}
+            | ({"fidelity": plain["fidelity"]} if fidelity.top else {}),
         )
 
 
@@ -171,7 +177,7 @@ def require_fields(plain: Mapping[str, Any]) -> None:
     for name in TOP_FIELDS:
         if plain.get(name) is None and name not in ("require", "limits", "references", "storage"):
             raise UserError(f"{name} is needed, but it was taken away; leave it out of the command to get the default.")
-    for name in ("search_space", "task", "measure", "tracker", "budget", "sampler", "priors"):
+    for name in ("search_space", "task", "measure", "tracker", "budget", "sampler", "priors", "fidelity"):
         if not isinstance(plain[name], Mapping):
             raise UserError(f"{name} must be a group of fields, but got {plain[name]!r}.")
 
@@ -219,6 +225,31 @@ def recipe_for(task: str, train: Any) -> Recipe:
     if not isinstance(train[task], Mapping):
         raise UserError(f"budget.train.{task} must be a recipe such as {{tokens: 100000}}, but got {train[task]!r}.")
     return recipe_from(dict(train[task]))
+
+
+def fidelity_from(given: Mapping[str, Any]) -> Fidelity:
+    """The rungs of a file in conf/fidelity. Raises RungsError or UserError for what does not hold."""
+    refuse_unknown("fidelity", given, ("shares", "warmup", "decay"))
+    shares = tuple(as_list("fidelity.shares", given.get("shares")))
+    decay = given.get("decay", 0.0)
+    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
+        raise UserError(f"fidelity.decay must be a share from 0 to below 1, but got {decay!r}.")
+    return Fidelity(shares=shares, decay=float(decay) if len(shares) > 1 else 0.0)
+
+
+def recipe_on_rungs(recipe: Recipe, given: Mapping[str, Any], fidelity: Fidelity) -> Recipe:
+    """The recipe with the schedule that rungs need; as it is where there is only one. The warm-up is over before the
+    first rung decays."""
+    if not fidelity.top:
+        return recipe
+    recipe = replace(recipe, schedule="wsd", warmup=given.get("warmup", recipe.warmup), decay=fidelity.decay)
+    first = fidelity.shares[0] * (1 - fidelity.decay)
+    if recipe.warmup > first:
+        raise UserError(
+            f"fidelity.warmup must be over when the first rung decays, at {first:g} of the tokens, but got "
+            f"{recipe.warmup:g}; make it shorter or the first of fidelity.shares larger."
+        )
+    return recipe
 
 
 def read_design(name: object) -> Architecture:

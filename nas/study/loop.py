@@ -2,16 +2,18 @@
 
 * Any number of workers run it on one study. What they decide rests on the storage alone, and what only one may decide
   (whether the budget allows another trial, whether an architecture is new, which files stay) is decided in turn.
-* `trials` is a total: the number of architectures trained to the full budget, over all workers and runs of the study.
+* `trials` is a total of training, over all workers and runs of the study: the number of architectures trained to the
+  full budget, or what equals them in shares of it where training stops on rungs (nas/study/rungs.py).
 * An architecture already seen, in canonical form, is never trained again.
 * A failure is recorded with its reason and the search goes on; if the first five trials all fail, it stops.
 * A sampler that keeps proposing what is known gives way to random sampling until something new is found.
 * Ctrl-C leaves the current trial as interrupted; the next run takes it up again.
 """
 
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,24 @@ from nas.study.errors import StudyError
 from nas.study.events import Observer
 from nas.study.front import front_of, meets, reference_value
 from nas.study.guidance import guide
-from nas.study.rows import Row, State
+from nas.study.rows import Row, Rung, State, standing_rows
+from nas.study.rungs import ROUNDING, Fidelity, Ladder, Step
 from nas.study.samplers import Exhaustive
-from nas.study.trials import INTERRUPTED, PROXY, REASON, ROW, TakenAway, note_row, note_start, read_row
+from nas.study.trials import (
+    INTERRUPTED,
+    ORIGIN,
+    PROMOTED_FROM,
+    PROXY,
+    REASON,
+    ROW,
+    SAMPLED,
+    TakenAway,
+    go_on,
+    note_row,
+    note_start,
+    read_row,
+    taken,
+)
 
 FAILURES_THAT_STOP = 5
 FRUITLESS_BEFORE_RANDOM = 8
@@ -81,6 +98,7 @@ class Loop:
     trials: int
     seed: int
     patience: int
+    fidelity: Fidelity = Fidelity()
     clock: Callable[[], float] = time.perf_counter
 
     def __post_init__(self) -> None:
@@ -96,7 +114,12 @@ class Loop:
 
     @property
     def done(self) -> int:
-        return sum(row.state == "complete" for row in self.rows)
+        """Full trainings that are over, or what equals them."""
+        return math.floor(self.spent + ROUNDING)
+
+    @property
+    def spent(self) -> float:
+        return sum(row.trained for row in self._read.values())
 
     def refresh(self) -> None:
         """Read the rows that this and other workers have finished; `rows` stays the same list."""
@@ -105,11 +128,11 @@ class Loop:
                 row = read_row(trial)
                 if row is not None:
                     self._read[trial.number] = row
-        self.rows[:] = confirmed_rows(self.study, [self._read[number] for number in sorted(self._read)])
+        self.rows[:] = confirmed_rows(self.study, standing_rows(self._read.values(), INTERRUPTED))
 
     def run(self) -> None:
         """Walk the ladder with one architecture after another. Raises StudyError when the search cannot go on."""
-        while self.done < self.trials and not self._is_fruitless():
+        while self._next(self.trials - self.spent) is not None:
             self.crew.requeue()
             trial = self._ask()
             if trial is None:
@@ -118,7 +141,7 @@ class Loop:
             else:
                 self._run(trial)
                 self._check_failures()
-        if self.done < self.trials:
+        if self._is_fruitless() and self.done < self.trials:
             self._explain_exhaustion()
 
     def confirm(self) -> None:
@@ -144,18 +167,21 @@ class Loop:
     def _check_failures(self) -> None:
         """Raise StudyError when nothing but failures came out so far."""
         failed = [row for row in self.rows if row.number not in self.rows_before and row.state == "failed"]
-        if self.done == 0 and len(failed) >= FAILURES_THAT_STOP:
+        if self.spent == 0 and len(failed) >= FAILURES_THAT_STOP:
             raise StudyError(
                 f"The first {len(failed)} trials all failed, so the search stops; the last reason: {failed[-1].reason}"
             )
 
     def _ask(self) -> optuna.Trial | None:
         """A trial of this worker, or None while the trials that run elsewhere may use up the budget."""
-        if not self._has_room():  # waiting takes no turns, which are written down
+        if self._room() is None:  # waiting takes no turns, which are written down
             return None
         with self.crew.turn():
-            if not self._has_room():
+            step = self._room()
+            if step is None:
                 return None
+            if step.row is not None:
+                go_on(self.study, step.row)
             stuck = self.fruitless.total() >= FRUITLESS_BEFORE_RANDOM and not isinstance(self.sampler, Exhaustive)
             self.study.sampler = self.explorer if stuck else self.sampler
             guide(self.sampler, self.bars, self.evaluator, self.rows)
@@ -163,11 +189,48 @@ class Loop:
             self.crew.claim(trial)
             return trial
 
-    def _has_room(self) -> bool:
-        """Whether the budget allows one trial more than those that run."""
+    def _room(self) -> Step | None:
+        """What to train next with the budget that the trials that run leave over."""
         self.refresh()
-        running = len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-        return self.done + running < self.trials
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return self._next(self.trials - self.spent - sum(self._cost(trial.user_attrs) for trial in running))
+
+    def _next(self, left: float) -> Step | None:
+        """What to train next with so much of the budget left; None when it pays for nothing, or nothing new is found.
+
+        What is queued comes first.
+        """
+        queued = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        new = not self._is_fruitless()
+        if queued and new:
+            cost = self._cost(queued[0].user_attrs)
+            return Step(cost=cost) if cost <= left + ROUNDING else None
+        judged = [*self.bars.objectives, *(r.objective for r in self.bars.requirements)]
+        ladder = Ladder(
+            fidelity=self.fidelity,
+            qualities=tuple(dict.fromkeys(o for o in judged if o.is_quality)),
+            costs=[o for o in self.bars.objectives if not o.is_quality],
+            taken=taken(self.study),
+        )
+        return ladder.next_step(self.rows, self._able(), left, new=new)
+
+    def _able(self) -> list[Row]:
+        """The rows that meet what is required of counted and measured numbers."""
+        reference = self.bars.reference_row(self.rows)
+        requirements = [r for r in self.bars.applicable(self.rows) if r.objective.stage != "train"]
+        return [row for row in self.rows if row.state == "stopped" and meets(row, requirements, reference)]
+
+    def _stay(self, attrs: Mapping[str, Any]) -> range:
+        """The rungs that a trial trains: reference designs go to the top, others to the next rung."""
+        before = self._read.get(attrs.get(PROMOTED_FROM, -1))
+        first = 0 if before is None else len(before.rungs)
+        is_reference = attrs.get(ORIGIN, SAMPLED).startswith("reference: ")
+        return range(first, (self.fidelity.top if is_reference else first) + 1)
+
+    def _cost(self, attrs: Mapping[str, Any]) -> float:
+        """What a trial trains, in full trainings."""
+        stay = self._stay(attrs)
+        return self.fidelity.cost(stay[0], stay[-1])
 
     def _run(self, trial: optuna.Trial) -> None:
         """One trial to its end: its row is stored, and Optuna is told."""
@@ -192,9 +255,11 @@ class Loop:
         candidate = Candidate(architecture=sampled, deployed=sampled)
         state: State = "complete"
         kind, reason = "", None
+        before = self._read.get(trial.user_attrs.get(PROMOTED_FROM, -1))
+        passed: list[Rung] = []
         try:
             candidate = self.evaluator.admit(sampled)
-            state, reason = self._climb(trial, candidate, seconds)
+            state, reason = self._climb(trial, candidate, before, passed, seconds)
             kind = state
         except CannotMeasure:
             raise
@@ -214,12 +279,29 @@ class Loop:
             costs=candidate.costs,
             seconds=seconds,
             seed=self.seed,
+            rungs=(*(() if before is None else before.rungs), *passed),
+            trained=self._trained(trial.user_attrs, len(passed)) if state in ("complete", "stopped") else 0.0,
+            promoted_from=None if before is None else before.number,
         )
         self._finish(trial, row, candidate, kind)
 
-    def _climb(self, trial: optuna.Trial, candidate: Candidate, seconds: dict[str, float]) -> tuple[State, str | None]:
-        """Run the stages until a limit or a duplicate stops the candidate. Returns the state and its reason."""
-        twin = self._twin(trial, canonical_id(candidate.architecture))
+    def _trained(self, attrs: Mapping[str, Any], rungs: int) -> float:
+        first = self._stay(attrs)[0]
+        return self.fidelity.cost(first, first + rungs - 1)
+
+    def _climb(
+        self,
+        trial: optuna.Trial,
+        candidate: Candidate,
+        before: Row | None,
+        passed: list[Rung],
+        seconds: dict[str, float],
+    ) -> tuple[State, str | None]:
+        """Run the stages until a limit or a duplicate stops the candidate. Returns the state and its reason.
+
+        before: the row from which the trial goes on, measured already. passed: takes the rungs of this trial.
+        """
+        twin = self._twin(trial, canonical_id(candidate.architecture), before)
         if twin is not None:
             return "duplicate", f"same architecture as trial {twin}"
         for stage in STAGES:
@@ -228,13 +310,18 @@ class Loop:
             try:
                 if stage == "count":
                     self.evaluator.count(candidate)
-                elif stage == "measure":
+                elif stage == "train":
+                    self._train(trial, candidate, passed)
+                elif before is None:
                     self.evaluator.measure(candidate)
                 else:
-                    self.evaluator.train(candidate, self.seed, self.observer)
+                    candidate.costs = before.costs
+                    candidate.measurements = {n: m for n, m in before.values.items() if OBJECTIVES[n].stage == stage}
             finally:
                 seconds[stage] = self.clock() - start
                 self.work_seconds += {"measure": seconds[stage], "train": candidate.train_seconds}.get(stage, 0.0)
+            if stage == "train" and passed[-1].share < 1:
+                return "stopped", f"left after {passed[-1].share:g} of the tokens"
             for limit in self.bars.limits:
                 if limit.objective.stage == stage:
                     broken = limit.broken_by(limit.objective(candidate))
@@ -242,11 +329,25 @@ class Loop:
                         raise Rejected(broken, limit.name)
         return "complete", None
 
-    def _twin(self, trial: optuna.Trial, identity: str) -> int | None:
-        """The trial that has settled this architecture, or runs it now; if there is none, it is this one's."""
+    def _train(self, trial: optuna.Trial, candidate: Candidate, passed: list[Rung]) -> None:
+        """Train and score the candidate on every rung of the trial's stay."""
+        seconds = 0.0
+        for rung in self._stay(trial.user_attrs):
+            share = self.fidelity.shares[rung]
+            self.evaluator.train(candidate, self.seed, self.observer, share)
+            passed.append(Rung(share=share, scores=dict(candidate.scores)))
+            seconds += candidate.train_seconds
+            candidate.train_seconds = seconds
+
+    def _twin(self, trial: optuna.Trial, identity: str, before: Row | None) -> int | None:
+        """The trial that has settled this architecture, or runs it now; if there is none, it is this one's.
+
+        before: the row that this trial goes on from, which is no twin.
+        """
         with self.crew.turn():
             self.refresh()
-            settled = [row.number for row in self.rows if row.id == identity and is_final(row)]
+            own = None if before is None else before.number
+            settled = [row.number for row in self.rows if row.id == identity and is_final(row) and row.number != own]
             running = [
                 other.number
                 for other in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -262,7 +363,8 @@ class Loop:
         """
         with self.crew.turn():
             self.refresh()
-            self.rows.append(row)
+            self._read[row.number] = row
+            self.rows[:] = confirmed_rows(self.study, standing_rows(self._read.values(), INTERRUPTED))
             front, required = self.bars.fronts(self.rows)
             if row.state == "complete":
                 self._keep_weights(row, candidate, {*front, *required})
@@ -271,9 +373,15 @@ class Loop:
             else:
                 for requirement in self.bars.applicable(self.rows):
                     trial.set_constraint(requirement.name, 1.0)
-                self.fruitless[kind] += 1
-            note_row(trial, row)
-            self._read[row.number] = row
+                if row.state == "stopped":
+                    self.fruitless.clear()
+                else:
+                    self.fruitless[kind] += 1
+            try:
+                note_row(trial, row)
+            except TakenAway:
+                del self._read[row.number]
+                raise
             self._tell(trial, row)
         self.observer.row_finished(row, front, self.done, self.trials)
 
@@ -345,4 +453,4 @@ def known_values(candidate: Candidate) -> dict[str, Measurement]:
 
 def is_final(row: Row) -> bool:
     """Whether a row settles its architecture: trained, rejected, or broken for a reason of its own."""
-    return row.state in ("complete", "rejected") or (row.state == "failed" and row.reason != INTERRUPTED)
+    return row.state in ("complete", "rejected", "stopped") or (row.state == "failed" and row.reason != INTERRUPTED)

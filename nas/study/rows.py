@@ -38,8 +38,8 @@ class Row:
     maps a stage (`count`, `measure`, `train`) to its wall time.
 
     `stopped` is a training that was left on a rung. `rungs` are those that the architecture has passed, also in earlier
-    trials; `trained` is what this trial trained, in full trainings; `promoted_from` the trial that it goes on from, whose
-    row it replaces.
+    trials; `trained` is what this trial trained, in full trainings; `promoted_from` the trial that it goes on from,
+    whose row it replaces.
     """
 
     number: int

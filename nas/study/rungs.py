@@ -2,8 +2,8 @@
 
 Successive halving decided asynchronously (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020,
 arXiv 1810.05934, algorithm 2), with two changes. Costs are exact before anything is trained, so that ranks over all
-objectives would keep every cheap bad model: an architecture is compared by quality alone, and with those that cost about
-as much. And who is beaten by no more than the noise is not beaten. A tenth goes on by lot, so that families which learn
+objectives would keep every cheap bad model: an architecture is compared by quality alone, with those that cost about as
+much. And who is beaten by no more than the noise is not beaten. A tenth goes on by lot, so that families which learn
 late are seen.
 
 Pure functions of rows: every worker that reads the same study decides the same.
@@ -13,6 +13,7 @@ import hashlib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -32,8 +33,8 @@ class RungsError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """shares: of the token budget at which a training is judged, increasing; the last one is 1. decay: the share of each
-    that is spent on the decay branch, which is thrown away when the training goes on."""
+    """shares: of the token budget at which a training is judged, increasing; the last one is 1. decay: the share of
+    each that is spent on the decay branch, which is thrown away when the training goes on."""
 
     shares: tuple[float, ...] = (1.0,)
     decay: float = 0.0
@@ -41,7 +42,7 @@ class Fidelity:
     def __post_init__(self) -> None:
         shares = self.shares
         numbers = all(isinstance(s, int | float) and not isinstance(s, bool) and 0 < s <= 1 for s in shares)
-        if not shares or not numbers or shares[-1] != 1 or any(a >= b for a, b in zip(shares, shares[1:], strict=False)):
+        if not shares or not numbers or shares[-1] != 1 or any(a >= b for a, b in pairwise(shares)):
             raise RungsError(
                 f"fidelity.shares must rise from above 0 to 1 at the end, such as [0.0625, 0.25, 1], but got "
                 f"{list(shares)}."

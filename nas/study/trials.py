@@ -92,6 +92,18 @@ def enqueue_references(study: optuna.Study, references: Sequence[tuple[str, dict
             study.enqueue_trial(params, user_attrs={ORIGIN: origin})
 
 
+def go_on(study: optuna.Study, row: Row) -> None:
+    """Queue the trial that trains a row's architecture further. One worker at a time may call this."""
+    (trial,) = (trial for trial in study.get_trials(deepcopy=False) if trial.number == row.number)
+    study.enqueue_trial(parameters(trial), user_attrs={ORIGIN: row.origin, PROMOTED_FROM: row.number})
+
+
+def taken(study: optuna.Study) -> set[int]:
+    """The trials that others go on from, or have gone on from."""
+    found = (trial.user_attrs.get(PROMOTED_FROM) for trial in study.get_trials(deepcopy=False))
+    return {number for number in found if number is not None}
+
+
 def finish_as_row_says(study: optuna.Study, trial: FrozenTrial) -> None:
     """Tell Optuna what it did not hear any more: the state, and the values, of a trial whose row was written."""
     row = Row.from_dict(trial.user_attrs[ROW])

@@ -289,9 +289,9 @@ def test_the_tools_own_time_is_what_lies_around_measuring_and_training(tmp_path)
             now[0] += 5.0
             super().measure(candidate)
 
-        def train(self, candidate, seed, observer):
+        def train(self, candidate, seed, observer, share=1.0):
             now[0] += 100.0
-            super().train(candidate, seed, observer)
+            super().train(candidate, seed, observer, share)
             candidate.train_seconds = 90.0
 
     first = run_toy(tmp_path / "a", trials=1, evaluator=Slow())

@@ -14,6 +14,7 @@ from nas.objectives import parse_limits, parse_objectives, parse_requirements
 from nas.study.candidate import Candidate
 from nas.study.crew import Crew
 from nas.study.loop import Bars, Loop
+from nas.study.rungs import Fidelity
 from nas.study.samplers import Prior, make_sampler
 from nas.study.storage import open_study
 from nas.study.trials import enqueue_references
@@ -107,6 +108,7 @@ def run_toy(
     seed: int = 0,
     patience: int = 50,
     definition: dict[str, Any] | None = None,
+    fidelity: Fidelity | None = None,
 ) -> Loop:
     """One run of the toy study in `directory`, as search.py would make it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -143,6 +145,7 @@ def run_toy(
             trials=trials,
             seed=seed,
             patience=patience,
+            fidelity=fidelity or Fidelity(),
         )
         loop.run()
         loop.confirm()
