@@ -34,6 +34,7 @@ from nas.report.numbers import (
     words,
 )
 from nas.report.panels import axis_title, error, label_of, pairs
+from nas.report.rungs import rung_section
 from nas.report.sources import flags
 from nas.report.strips import ffn_legend, mixer_legend, strip_svg
 from nas.report.tables import fronts, noise_sentence, remarks
@@ -71,6 +72,7 @@ def page(result: StudyResult, objectives: Sequence[Objective], requirements: Seq
             *front_sections(result, objectives, requirements),
             *(f"<p>{escape(sentence)}</p>" for sentence in remarks(result)),
             noise_section(result),
+            *rung_section(result, shown_objectives(objectives, requirements)),
             facts_section(result),
             f"<script>{get_plotlyjs()}</script>",
             f"<script>const DATA = {data};\n{script}</script>",

@@ -26,7 +26,7 @@ from nas.study.rows import Row
 REDRAWS_PER_SECOND = 1  # a drawing takes 10 ms of a CPU core
 RECENT_ROWS = 5
 WIDTH_OF_A_FILE = 160  # columns of the tables where no terminal sets them
-STATE_STYLES = {"complete": "green", "rejected": "yellow", "duplicate": "dim", "failed": "red"}
+STATE_STYLES = {"complete": "green", "rejected": "yellow", "duplicate": "dim", "failed": "red", "stopped": "dim"}
 
 
 class Progress:

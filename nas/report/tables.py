@@ -36,6 +36,7 @@ from nas.report.numbers import (
     value_names,
     with_spread,
 )
+from nas.report.rungs import rung_table
 from nas.report.sources import flag_sentences
 from nas.report.strips import strip_text
 from nas.study.rows import NoiseFloor, Row, StudyResult
@@ -146,6 +147,8 @@ def print_summary(
         for floor in result.noise:
             console.print(escape(noise_sentence(floor)))
         console.print()
+    if (rungs := rung_table(result, shown)) is not None:
+        console.print(rungs)
     console.print(facts_table(result))
     for path in files:
         console.print(f"[dim]written[/] {escape(str(path))}", soft_wrap=True)
