@@ -1,0 +1,45 @@
+"""scripts/build_oracle.py: every architecture, every seed, every rung, and on where it was."""
+
+import json
+
+from nas.study.oracle import Oracle
+from scripts.exit_codes import UNFINISHED
+from tests.test_command_line import run
+
+TINY = (
+    *(
+        "search_space.num_layers=[2]",
+        "search_space.period=[1]",
+        "search_space.alphabet=am",
+        "search_space.params=40000",
+    ),
+    *("search_space.d_model=[32]", "task=recall", "budget.train.recall.tokens=4096", "fidelity.shares=[0.25,1]"),
+    *("--stages", "train", "optimize=[recall_bits,decode_latency_ms]"),
+)
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    """Exit code, and what was said."""
+    done = run(*arguments, script="scripts/build_oracle.py")
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_every_architecture_is_trained_on_every_seed_at_every_rung_and_once(tmp_path):
+    out = ["--out", str(tmp_path / "oracle.json")]
+    code, text = call(*TINY, *out, "--seeds", "1", "--limit", "0")
+    assert code == UNFINISHED, text
+    code, text = call(*TINY, *out, "--seeds", "1")
+    assert code == 0 and "2 architectures; seeds of each: 1 to 1, 2 trainings in all" in text
+    code, text = call(*TINY, *out, "--seeds", "2")
+    assert code == 0 and "2 of 2: " in text and "3 of" not in text
+    oracle = Oracle.read(tmp_path / "oracle.json")
+    assert oracle.shares == (0.25, 1.0)
+    for entry in oracle.entries.values():
+        assert sorted(entry.scores) == [0, 1]
+        assert all(len(rungs) == 2 for rungs in entry.scores.values())
+        assert entry.scores[0] != entry.scores[1]
+    place = json.loads((tmp_path / "oracle.json").read_text())["provenance"]["training"][0]
+    assert {"torch", "commit", "processes"} <= place.keys()
+    sentence = call(*TINY, *out, "seed=7")[1]
+    assert "was built with other settings" in sentence
