@@ -14,7 +14,7 @@ TINY = (
         "search_space.params=40000",
     ),
     *("search_space.d_model=[32]", "task=recall", "budget.train.recall.tokens=4096", "fidelity.shares=[0.25,1]"),
-    *("--stages", "train", "optimize=[recall_bits,decode_latency_ms]"),
+    *("optimize=[recall_bits,decode_latency_ms]", "--stages", "train"),
 )
 
 
@@ -41,5 +41,5 @@ def test_every_architecture_is_trained_on_every_seed_at_every_rung_and_once(tmp_
         assert entry.scores[0] != entry.scores[1]
     place = json.loads((tmp_path / "oracle.json").read_text())["provenance"]["training"][0]
     assert {"torch", "commit", "processes"} <= place.keys()
-    sentence = call(*TINY, *out, "seed=7")[1]
+    sentence = call("seed=7", *TINY, *out)[1]
     assert "was built with other settings" in sentence
