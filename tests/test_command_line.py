@@ -227,5 +227,15 @@ def test_help_explains_the_groups_and_comes_at_once(tmp_path, script):
 
 def test_help_names_every_group(tmp_path):
     text = run("--help", cwd=tmp_path).stdout
-    for group in ("search_space", "task", "objectives", "sampler", "priors", "fidelity", "budget", "measure", "tracker"):
+    for group in (
+        "search_space",
+        "task",
+        "objectives",
+        "sampler",
+        "priors",
+        "fidelity",
+        "budget",
+        "measure",
+        "tracker",
+    ):
         assert f"\n  {group} " in text
