@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Source = Literal["measured", "table", "estimate", "counted", "scored"]
+Source = Literal["measured", "table", "estimate", "counted", "scored", "confirmed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,8 +12,9 @@ class Measurement:
     error), `n` the number of samples. A counted number has low == high == value and n == 1.
 
     source: `measured` on the whole network, `table` (predicted from measured blocks), `estimate` (a bound from a
-    described device), `counted`, or `scored` by a task. notes: what a reader must know, such as why sampling stopped,
-    that the device was busy, or how far the number depends on what random weights cannot show.
+    described device), `counted`, `scored` by a task, or `confirmed` (the mean of the scores of `n` fresh seeds, plus
+    and minus one standard error). notes: what a reader must know, such as why sampling stopped, that the device was
+    busy, or how far the number depends on what random weights cannot show.
     """
 
     value: float

@@ -56,34 +56,46 @@ class Workers:
         self.processes.clear()
 
     def train(self, job: Job, on_step: Callable[[str, int, int, float], None]) -> dict[str, Outcome]:
-        """Outcomes by task. Raises TaskFailed for the first task that breaks, after all have ended."""
+        """Outcomes by task. Raises TaskFailed for a task that breaks, after all have ended."""
+        outcomes: dict[str, Outcome] = {}
+        for name, ended in self.attempt(dict.fromkeys(self.trainers, job), on_step).items():
+            if isinstance(ended, str):
+                raise TaskFailed(ended)
+            outcomes[name] = ended
+        return outcomes
+
+    def attempt(
+        self, jobs: Mapping[str, Job], on_step: Callable[[str, int, int, float], None]
+    ) -> dict[str, Outcome | str]:
+        """Train the tasks that have a job: the outcome of each, or the reason why it broke."""
         try:
-            return self._train(job, on_step)
-        except TaskFailed:
-            raise
+            return self._attempt(jobs, on_step)
         except BaseException:
             # An answer that nobody waited for must not be taken for that of the next job.
             self.__exit__(None, None, None)
             raise
 
-    def _train(self, job: Job, on_step: Callable[[str, int, int, float], None]) -> dict[str, Outcome]:
+    def _attempt(
+        self, jobs: Mapping[str, Job], on_step: Callable[[str, int, int, float], None]
+    ) -> dict[str, Outcome | str]:
         for name in self.trainers:
             if name not in self.processes or not self.processes[name].is_alive():
                 self._start(name)
                 self.pipes[name].recv()
-        for pipe in self.pipes.values():
-            pipe.send(job)
-        outcomes: dict[str, Outcome] = {}
-        failures: list[str] = []
-        waiting = {pipe: name for name, pipe in self.pipes.items()}
+        for name, job in jobs.items():
+            self.pipes[name].send(job)
+        ended: dict[str, Outcome | str] = {}
+        waiting = {self.pipes[name]: name for name in jobs}
         # A worker gives up by itself between two steps; one that hangs within a step is killed.
-        deadline = math.inf if job.seconds is None else time.monotonic() + LENIENCE * job.seconds
+        allowed = [math.inf if job.seconds is None else LENIENCE * job.seconds for job in jobs.values()]
+        deadline = time.monotonic() + max(allowed)
         while waiting:
             ready = wait(list(waiting), None if deadline == math.inf else max(0.0, deadline - time.monotonic()))
             if not ready:
-                assert job.seconds is not None
                 self.__exit__(None, None, None)
-                raise TaskFailed(f"TookTooLong: {too_long(' and '.join(sorted(waiting.values())), job.seconds)}")
+                reason = too_long(" and ".join(sorted(waiting.values())), max(allowed) / LENIENCE)
+                ended |= dict.fromkeys(waiting.values(), f"TookTooLong: {reason}")
+                break
             for pipe in ready:
                 assert isinstance(pipe, Connection)
                 name = waiting[pipe]
@@ -97,13 +109,8 @@ class Workers:
                     on_step(name, *message)
                     continue
                 del waiting[pipe]
-                if isinstance(message, Outcome):
-                    outcomes[name] = message
-                else:
-                    failures.append(message)
-        if failures:
-            raise TaskFailed(failures[0])
-        return {name: outcomes[name] for name in self.trainers}
+                ended[name] = message
+        return {name: ended[name] for name in jobs}
 
     def _start(self, name: str) -> None:
         context = multiprocessing.get_context("spawn")

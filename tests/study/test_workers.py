@@ -52,3 +52,13 @@ def test_a_training_that_hangs_or_dies_fails_its_trial_and_the_next_one_trains(d
         assert time.monotonic() - began < 30
         outcomes = workers.train(Job(architecture=architecture(), seed=1, seconds=60.0), lambda *_: None)
         assert set(outcomes) == {"broken", "sound"}
+
+
+def test_of_several_jobs_each_tells_its_own_end_and_a_task_without_one_rests() -> None:
+    trainers: Any = {"broken": Trainer("die"), "sound": Trainer("train"), "idle": Trainer("die")}
+    with Workers(trainers) as workers:
+        job = Job(architecture=architecture(), seed=0)
+        ended = workers.attempt({"broken": job, "sound": job}, lambda *_: None)
+    assert set(ended) == {"broken", "sound"}
+    assert str(ended["broken"]).startswith("the process that trained broken ended with code 9")
+    assert isinstance(ended["sound"], Outcome)
