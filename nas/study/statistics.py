@@ -106,7 +106,7 @@ def rank_agreement(first: Sequence[float], second: Sequence[float]) -> float | N
     """Kendall's tau-b of two orders of the same designs, from -1 to 1; None where either does not order them at all."""
     if len(first) < 2 or len(set(first)) < 2 or len(set(second)) < 2:
         return None
-    return float(stats.kendalltau(first, second).statistic)
+    return float(stats.kendalltau(first, second)[0])  # type: ignore[arg-type]
 
 
 def ranks(losses: Sequence[float]) -> tuple[int, ...]:

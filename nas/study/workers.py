@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -57,19 +57,21 @@ class Workers:
 
     def train(self, job: Job, on_step: Callable[[str, int, int, float], None]) -> dict[str, Outcome]:
         """Outcomes by task. Raises TaskFailed for a task that breaks, after all have ended."""
+        ended = dict(self.attempt(dict.fromkeys(self.trainers, job), on_step))
         outcomes: dict[str, Outcome] = {}
-        for name, ended in self.attempt(dict.fromkeys(self.trainers, job), on_step).items():
-            if isinstance(ended, str):
-                raise TaskFailed(ended)
-            outcomes[name] = ended
+        for name in self.trainers:
+            end = ended[name]
+            if isinstance(end, str):
+                raise TaskFailed(end)
+            outcomes[name] = end
         return outcomes
 
     def attempt(
         self, jobs: Mapping[str, Job], on_step: Callable[[str, int, int, float], None]
-    ) -> dict[str, Outcome | str]:
-        """Train the tasks that have a job: the outcome of each, or the reason why it broke."""
+    ) -> Iterator[tuple[str, Outcome | str]]:
+        """Train the tasks that have a job; as each ends, its outcome, or the reason why it broke."""
         try:
-            return self._attempt(jobs, on_step)
+            yield from self._attempt(jobs, on_step)
         except BaseException:
             # An answer that nobody waited for must not be taken for that of the next job.
             self.__exit__(None, None, None)
@@ -77,25 +79,24 @@ class Workers:
 
     def _attempt(
         self, jobs: Mapping[str, Job], on_step: Callable[[str, int, int, float], None]
-    ) -> dict[str, Outcome | str]:
+    ) -> Iterator[tuple[str, Outcome | str]]:
         for name in self.trainers:
             if name not in self.processes or not self.processes[name].is_alive():
                 self._start(name)
                 self.pipes[name].recv()
         for name, job in jobs.items():
             self.pipes[name].send(job)
-        ended: dict[str, Outcome | str] = {}
         waiting = {self.pipes[name]: name for name in jobs}
         # A worker gives up by itself between two steps; one that hangs within a step is killed.
-        allowed = [math.inf if job.seconds is None else LENIENCE * job.seconds for job in jobs.values()]
-        deadline = time.monotonic() + max(allowed)
+        allowed = max(math.inf if job.seconds is None else job.seconds for job in jobs.values())
+        deadline = time.monotonic() + LENIENCE * allowed
         while waiting:
             ready = wait(list(waiting), None if deadline == math.inf else max(0.0, deadline - time.monotonic()))
             if not ready:
                 self.__exit__(None, None, None)
-                reason = too_long(" and ".join(sorted(waiting.values())), max(allowed) / LENIENCE)
-                ended |= dict.fromkeys(waiting.values(), f"TookTooLong: {reason}")
-                break
+                names = sorted(waiting.values())
+                yield from dict.fromkeys(names, f"TookTooLong: {too_long(' and '.join(names), allowed)}").items()
+                return
             for pipe in ready:
                 assert isinstance(pipe, Connection)
                 name = waiting[pipe]
@@ -109,8 +110,7 @@ class Workers:
                     on_step(name, *message)
                     continue
                 del waiting[pipe]
-                ended[name] = message
-        return {name: ended[name] for name in jobs}
+                yield name, message
 
     def _start(self, name: str) -> None:
         context = multiprocessing.get_context("spawn")
