@@ -58,7 +58,7 @@ def test_of_several_jobs_each_tells_its_own_end_and_a_task_without_one_rests() -
     trainers: Any = {"broken": Trainer("die"), "sound": Trainer("train"), "idle": Trainer("die")}
     with Workers(trainers) as workers:
         job = Job(architecture=architecture(), seed=0)
-        ended = workers.attempt({"broken": job, "sound": job}, lambda *_: None)
+        ended = dict(workers.attempt({"broken": job, "sound": job}, lambda *_: None))
     assert set(ended) == {"broken", "sound"}
     assert str(ended["broken"]).startswith("the process that trained broken ended with code 9")
     assert isinstance(ended["sound"], Outcome)
