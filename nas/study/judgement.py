@@ -8,12 +8,12 @@ import numpy as np
 
 from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES, Objective, Requirement
+from nas.study.front import front_of, meets
 from nas.study.precision import known
 from nas.study.retrained import Plan, Retrained
-from nas.study.rows import NoiseFloor, Row
+from nas.study.rows import Row
 from nas.study.statistics import (
     Estimate,
-    Known,
     detectable_difference,
     estimate,
     pooled_sd,
@@ -22,6 +22,8 @@ from nas.study.statistics import (
     sampled,
     shares_on_front,
 )
+
+ROUNDING = 1e-12  # by which a design misses a bar that its own number sets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +49,18 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """All designs, most probable members of the front first.
+    """What held, most probable members of the front first, and `broken`, the rows of designs that did not hold.
 
+    front, front_required: the numbers of those on the front by confirmed numbers, without and with the requirements.
     sd: by score, within designs. detectable: the smallest difference between two designs that this number of seeds
-    finds in 80 % of cases. agreement: Kendall's tau of the ranks at fixed and at tuned rates; None where there are none.
+    finds in 80 % of cases. agreement: Kendall's tau of the ranks at fixed and at tuned rates; None without any.
     """
 
     plan: Plan
     designs: tuple[Judged, ...]
+    broken: tuple[Row, ...]
+    front: tuple[int, ...]
+    front_required: tuple[int, ...]
     sd: Mapping[str, float]
     detectable: Mapping[str, float]
     agreement: Mapping[str, float | None]
@@ -71,18 +77,18 @@ def judge(
     results: Mapping[int, Retrained],
     objectives: Sequence[Objective],
     requirements: Sequence[Requirement],
-    reference: int | None,
+    reference: Row | None,
 ) -> Judgement:
-    """rows: with the new scores; searched: the same with the search's. results, reference: by the number of the trial.
+    """rows: with the new scores, and reference among them; searched: the same with the search's. results: by number.
 
-    At least one of the rows is a trained one with a result. requirements: those that can be judged.
+    requirements: those that can be judged, so that relative ones have a reference that held.
     """
     held = [row for row in rows if row.state == "complete" and row.number in results]
     before = {row.number: row.values for row in searched}
     names = list(dict.fromkeys(name for row in held for name in results[row.number].tuned))
     tuned = {n: [estimates(results[row.number].tuned).get(n) for row in held] for n in names}
     fixed = {n: [estimates(results[row.number].fixed).get(n) for row in held] for n in names}
-    on_front, meets, on_required = probabilities(held, objectives, requirements, reference, {})
+    on_front, meets_bars, on_required = probabilities(held, objectives, requirements, reference)
     rank_tuned = {n: ranks([as_loss(n, one) for one in tuned[n]]) for n in names}
     rank_fixed = {n: ranks([as_loss(n, one) for one in fixed[n]]) for n in names}
     designs = [
@@ -95,7 +101,7 @@ def judge(
             rank_tuned={n: rank_tuned[n][i] for n in names},
             rank_fixed={n: rank_fixed[n][i] for n in names},
             on_front=float(on_front[i]),
-            meets=None if meets is None else float(meets[i]),
+            meets=None if meets_bars is None else float(meets_bars[i]),
             on_required_front=None if on_required is None else float(on_required[i]),
         )
         for i, row in enumerate(held)
@@ -104,6 +110,9 @@ def judge(
     return Judgement(
         plan=plan,
         designs=tuple(sorted(designs, key=lambda one: (-(one.on_required_front or 0), -one.on_front, one.row.number))),
+        broken=tuple(row for row in rows if row.state == "failed" and row.number in results),
+        front=front_of(held, objectives),
+        front_required=front_of([row for row in held if meets(row, requirements, reference)], objectives),
         sd=sd,
         detectable={n: detectable_difference(sd[n], len(plan.seeds)) for n in names},
         agreement={
@@ -126,33 +135,27 @@ def as_loss(name: str, one: Estimate | None) -> float:
 
 
 def probabilities(
-    rows: Sequence[Row],
-    objectives: Sequence[Objective],
-    requirements: Sequence[Requirement],
-    reference: int | None,
-    floors: Mapping[str, NoiseFloor],
+    rows: Sequence[Row], objectives: Sequence[Objective], requirements: Sequence[Requirement], reference: Row | None
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """[rows] each: on the front; meets the requirements; on the front among those that do. The latter None without any.
 
     From draws of what the true numbers may be: scores by their seeds, costs by the spread of their samples. A bar that
-    is relative moves with the drawn number of the row `reference`.
+    is relative moves with the drawn number of the reference.
     """
     names = list(dict.fromkeys([*(o.name for o in objectives), *(r.name for r in requirements)]))
-    numbers: list[list[Known]] = [[known(name, row.values[name], floors) for name in names] for row in rows]
-    draws = sampled(numbers)
+    draws = sampled([[known(name, row.values[name], {}) for name in names] for row in rows])
     signs = np.array([1.0 if OBJECTIVES[name].direction == "minimize" else -1.0 for name in names])
-    axes = [names.index(o.name) for o in objectives]
-    drawn = (draws * signs)[:, :, axes]
+    drawn = (draws * signs)[:, :, [names.index(o.name) for o in objectives]]
     on_front = shares_on_front(drawn)
     if not requirements:
         return on_front, None, None
     able = np.ones(draws.shape[:2], dtype=bool)
-    base = next((i for i, row in enumerate(rows) if row.number == reference), None)
     for requirement in requirements:
         column = names.index(requirement.name)
         level: np.ndarray | float = requirement.bound
         if requirement.relative_to_reference:
-            assert base is not None, "a relative bar is judged beside its baseline"
+            assert reference is not None, "a relative bar is judged beside its baseline"
+            base = [row.number for row in rows].index(reference.number)
             level = requirement.bound * draws[:, base : base + 1, column]
-        able &= signs[column] * (draws[:, :, column] - level) <= 1e-12
+        able &= signs[column] * (draws[:, :, column] - level) <= ROUNDING
     return on_front, able.mean(axis=0), shares_on_front(drawn, able)
