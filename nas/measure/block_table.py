@@ -10,6 +10,7 @@ at a grid of widths, and between two of them the cost is a straight line.
 
 import fcntl
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -260,7 +261,7 @@ def write_table(path: Path, device_name: str, entries: Iterable[Entry], wholes: 
     blocks = [entry_to_dict(e, number_of(e.environment)) for e in sorted(entries, key=lambda e: e.key)]
     networks = [w.to_dict(number_of(w.environment)) for w in sorted(wholes, key=lambda w: str(w.key))]
     head = json.dumps({"format": FORMAT, "device": device_name, "environments": environments})[:-1]
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # another worker may write at the same time
     partial.write_text(f'{head}, "wholes": [\n{lines_of(networks)}\n], "blocks": [\n{lines_of(blocks)}\n]}}\n')
     partial.replace(path)
 
