@@ -1,5 +1,7 @@
 """What a person sees of a study: live progress, tables, plots, the page, and the W&B runs."""
 
+from nas.report.confirmed import confirmation_text as confirmation_text
+from nas.report.confirmed import write_confirmation as write_confirmation
 from nas.report.errors import ReportError as ReportError
 from nas.report.page import write_page as write_page
 from nas.report.plot import write_plot as write_plot

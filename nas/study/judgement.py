@@ -49,14 +49,18 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What held, most probable members of the front first, and `broken`, the rows of designs that did not hold.
+    """What was judged, and by what.
 
-    front, front_required: the numbers of those on the front by confirmed numbers, without and with the requirements.
-    sd: by score, within designs. detectable: the smallest difference between two designs that this number of seeds
-    finds in 80 % of cases. agreement: Kendall's tau of the ranks at fixed and at tuned rates; None without any.
+    requirements: those that could be judged. designs: those that held, most probable members of the front first.
+    broken: the rows of those that did not. front, front_required: trials on the front by confirmed numbers, without and
+    with the requirements. sd: by score, within designs. detectable: the smallest difference between two designs that
+    this number of seeds finds in 80 % of cases. agreement: Kendall's tau of the ranks at fixed and at tuned rates; None
+    where either does not order the designs.
     """
 
     plan: Plan
+    objectives: tuple[Objective, ...]
+    requirements: tuple[Requirement, ...]
     designs: tuple[Judged, ...]
     broken: tuple[Row, ...]
     front: tuple[int, ...]
@@ -109,6 +113,8 @@ def judge(
     sd = {n: pooled_sd([one for one in tuned[n] if one is not None]) for n in names}
     return Judgement(
         plan=plan,
+        objectives=tuple(objectives),
+        requirements=tuple(requirements),
         designs=tuple(sorted(designs, key=lambda one: (-(one.on_required_front or 0), -one.on_front, one.row.number))),
         broken=tuple(row for row in rows if row.state == "failed" and row.number in results),
         front=front_of(held, objectives),
