@@ -14,6 +14,7 @@ from nas.deployment import Deployment
 from nas.measure import choose_device, describe_device, device_name
 from nas.objectives import OBJECTIVES, Objective
 from nas.report import Progress, Tracker, check_ready, print_summary, write_front, write_page, write_plot, write_trials
+from nas.study.bring_over import bring_version_over
 from nas.study.candidate import Evaluator
 from nas.study.crew import Crew
 from nas.study.errors import StudyError
@@ -26,11 +27,13 @@ from nas.study.noise import noise_floors, repeat_seeds
 from nas.study.robust import robust_members
 from nas.study.rows import NoiseFloor, Row, StudyResult
 from nas.study.samplers import check_sampler, make_sampler, prior_from
-from nas.study.storage import Study, close_study, make_folder, open_study, tell_of_storage
+from nas.study.storage import Study, close_study, earlier_version, make_folder, open_study, tell_of_storage
 from nas.study.storage import shown as shown_url
 from nas.study.trials import enqueue_references
+from nas.study.warm_start import warm_start
 from nas.tasks import cache_folder, task_configs
 from scripts.command_line import write_config
+from scripts.confirm import confirm_at_end
 from scripts.settings import SearchSettings
 
 APART = 10_007  # between the seeds of two workers, more than a study has trials
@@ -49,6 +52,7 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult | None:
             task.prepare()
         references = settings.space.references(settings.designs)
         with crew.turn():
+            began_with = begin(study, settings)
             enqueue_references(study, references)
         requeued = crew.requeue()
         evaluator = stack.enter_context(
@@ -72,6 +76,8 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult | None:
             loop.observer = Watchers([progress, tracker, table])
             tell_of_storage(study, progress.message)
             announce(settings, [name for name, _ in references], requeued, progress)
+            for sentence in began_with:
+                progress.message(sentence)
             announce_worker(settings, crew, progress)
             loop.run()
             if not crew.is_last():
@@ -89,6 +95,8 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult | None:
         result = replace(result, seconds=seconds, tool_seconds=seconds - loop.work_seconds)
         requirements = loop.bars.applicable(loop.rows)
         print_summary(result, settings.objectives, requirements, progress.console, files=files)
+        if settings.confirm_seeds:
+            confirm_at_end(settings, loop, evaluator, progress)
         return result
 
 
@@ -118,6 +126,15 @@ def join_study(settings: SearchSettings, stack: ExitStack) -> tuple[Study, Crew,
         already_sampled=len(study.get_trials(deepcopy=False)) + APART * crew.rank,
     )
     return study, crew, definition
+
+
+def begin(study: Study, settings: SearchSettings) -> list[str]:
+    """Bring over what an earlier version and the studies to learn from know; sentences on it for the user."""
+    said = []
+    earlier = earlier_version(study, settings.study)
+    if earlier is not None and (count := bring_version_over(study, earlier, settings.space)):
+        said.append(f"the space has grown: {study.study_name} goes on with {count} trials of {earlier.study_name}")
+    return said + warm_start(study, settings.space, settings.objectives, settings.earlier, settings.warm_designs)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,18 +23,22 @@ from nas.objectives import (
     parse_objectives,
     parse_requirements,
 )
+from nas.study.earlier import Earlier
 from nas.study.rungs import Fidelity
 from nas.tasks import TASKS, Task, make_tasks
 from nas.training.recipe import Recipe, recipe_from
 from scripts.command_line import CONF, DESIGNS, UserError
 from search_spaces import SearchSpace, build_space
 
-BUDGET_FIELDS = ("trials", "trial_minutes", "noise_seeds", "patience", "train", "deployment", "no_signal", *TASKS)
+BUDGET_FIELDS = (
+    *("trials", "trial_minutes", "noise_seeds", "confirm_seeds", "patience", "train", "deployment", "no_signal"),
+    *TASKS,
+)
 EFFORT = ("seconds", "block_seconds", "spread", "busy", "table")  # of measuring: does not make rows incomparable
 TOP_FIELDS = (
     *("study", "outputs", "seed", "device", "references", "baseline", "search_space", "task", "optimize", "require"),
     *("limits", "sampler", "priors", "fidelity", "measure", "tracker", "budget", "storage", "worker"),
-    "workers_per_gpu",
+    *("workers_per_gpu", "warm_start"),
 )
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -66,8 +71,11 @@ class SearchSettings:
     sampler: dict[str, Any]
     priors: dict[str, Any]
     fidelity: Fidelity
+    earlier: tuple[Earlier, ...]
+    warm_designs: tuple[Architecture, ...]
     trials: int
     noise_seeds: int
+    confirm_seeds: int
     patience: int
     trial_minutes: float | None
     no_signal: tuple[str, ...]
@@ -117,6 +125,7 @@ class SearchSettings:
         refuse_unknown("", plain, TOP_FIELDS)
         train = budget["train"]
         fidelity = fidelity_from(plain["fidelity"])
+        begun = [Path(str(path)) for path in as_list("warm_start", plain["warm_start"])]
         designs = tuple(read_design(name) for name in as_list("references", plain["references"]))
         baseline = str(plain["baseline"])
         if baseline not in (names := [design.name for design in designs]):
@@ -144,8 +153,11 @@ class SearchSettings:
             sampler=plain["sampler"],
             priors=plain["priors"],
             fidelity=fidelity,
+            earlier=tuple(earlier_study(path) for path in begun if path.is_dir()),
+            warm_designs=tuple(read_design(str(path)) for path in begun if not path.is_dir()),
             trials=whole("budget.trials", budget["trials"]),
             noise_seeds=whole("budget.noise_seeds", budget["noise_seeds"]),
+            confirm_seeds=fresh_seeds("budget.confirm_seeds", budget.get("confirm_seeds", 0)),
             patience=whole("budget.patience", budget["patience"]),
             trial_minutes=minutes("budget.trial_minutes", budget.get("trial_minutes")),
             no_signal=without_signal(budget.get("no_signal"), [objective.name for objective in named]),
@@ -175,7 +187,7 @@ def definition_of(
 def require_fields(plain: Mapping[str, Any]) -> None:
     """Raise UserError for a field or group that was taken away (`~tracker`) or emptied (`tracker=null`)."""
     for name in TOP_FIELDS:
-        if plain.get(name) is None and name not in ("require", "limits", "references", "storage"):
+        if plain.get(name) is None and name not in ("require", "limits", "references", "storage", "warm_start"):
             raise UserError(f"{name} is needed, but it was taken away; leave it out of the command to get the default.")
     for name in ("search_space", "task", "measure", "tracker", "budget", "sampler", "priors", "fidelity"):
         if not isinstance(plain[name], Mapping):
@@ -227,6 +239,15 @@ def recipe_for(task: str, train: Any) -> Recipe:
     return recipe_from(dict(train[task]))
 
 
+def earlier_study(directory: Path) -> Earlier:
+    """A study to learn from, by its folder. Raises UserError for a folder that holds none."""
+    path = directory / "config.yaml"
+    if not path.exists():
+        raise UserError(f"warm_start names {directory}, but there is no study: {path} is missing.")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return Earlier(directory=directory, name=str(config["study"]), storage=config.get("storage"))
+
+
 def fidelity_from(given: Mapping[str, Any]) -> Fidelity:
     """The rungs of a file in conf/fidelity. Raises RungsError or UserError for what does not hold."""
     refuse_unknown("fidelity", given, ("shares", "warmup", "decay"))
@@ -267,6 +288,13 @@ def whole(name: str, value: object, *, minimum: int = 1) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise UserError(f"{name} must be a whole number of at least {minimum}, but got {value!r}.")
     return value
+
+
+def fresh_seeds(name: str, value: object) -> int:
+    """0 for none, or at least 2; raises UserError otherwise."""
+    if value == 1:
+        raise UserError(f"{name} must be 0 for no confirmation or at least 2, because one seed tells no spread; got 1.")
+    return whole(name, value, minimum=0)
 
 
 def minutes(name: str, value: object) -> float | None:

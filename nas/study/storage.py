@@ -26,6 +26,7 @@ from nas.study.errors import StorageLost as StorageLost
 from nas.study.errors import StudyError as StudyError
 from nas.study.journal import NAME, Journal
 from nas.study.retrying import RetryingStorage, first_line, print_to_stderr
+from nas.study.versions import is_widened, latest_version, version_name
 
 DEFINITION, FORMAT = "definition", "format"
 FORMAT_NUMBER = 1  # of what this project writes into a storage; a change that older code cannot read makes it larger
@@ -60,6 +61,9 @@ def open_study(
 ) -> optuna.Study:
     """Create the study, or open it to go on, beside any number of others that do the same.
 
+    A definition that differs from the study's in more choices of the search space alone opens its next version, which
+    begins empty (nas.study.versions; `earlier_version` gives the one before).
+
     storage: None keeps a journal in `directory`; else the URL of a database, or `grpc://host:port`. say: is told when
     the storage is lost and when it is back.
 
@@ -68,10 +72,26 @@ def open_study(
     make_folder(directory)
     place = place_of(directory, storage)
     with reading(place):
-        study = create_or_load(open_storage(directory, storage, say), name, objectives, definition, sampler)
-    check_form(study, place)
+        backend = open_storage(directory, storage, say)
+        version = max(1, latest_version(name, names_in(backend)))
+        study = create_or_load(backend, version_name(name, version), objectives, definition, sampler)
+        check_form(study, place)
+        if is_widened(study.user_attrs[DEFINITION], definition):
+            study = create_or_load(backend, version_name(name, version + 1), objectives, definition, sampler)
     check_definition(study, definition, place)
     return study
+
+
+def earlier_version(study: optuna.Study, name: str) -> optuna.Study | None:
+    """The version of a study before the latest, in the same storage; None for a study that has one version alone."""
+    version = latest_version(name, [study.study_name])
+    if version < 2:
+        return None
+    return optuna.load_study(study_name=version_name(name, version - 1), storage=study._storage)
+
+
+def names_in(backend: BaseStorage) -> set[str]:
+    return {known.study_name for known in backend.get_all_studies()}
 
 
 def load_study(
@@ -87,9 +107,10 @@ def load_study(
         raise missing
     with reading(place):
         backend = open_storage(directory, storage, say)
-        if name not in (known.study_name for known in backend.get_all_studies()):
+        version = latest_version(name, names_in(backend))
+        if version == 0:
             raise missing
-        study = optuna.load_study(study_name=name, storage=backend)
+        study = optuna.load_study(study_name=version_name(name, version), storage=backend)
     check_form(study, place)
     return study
 

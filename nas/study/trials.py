@@ -9,6 +9,7 @@ user likes; a trial during which two workers were killed may be what kills them,
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -53,7 +54,7 @@ def note_row(trial: optuna.Trial, row: Row) -> None:
 def read_row(trial: FrozenTrial) -> Row | None:
     """The row of a trial that ended; None for one that never got an architecture or is not over."""
     if ROW in trial.user_attrs and trial.state != TrialState.RUNNING:
-        return Row.from_dict(trial.user_attrs[ROW])
+        return replace(Row.from_dict(trial.user_attrs[ROW]), number=trial.number)  # one brought over has another
     if trial.state != TrialState.FAIL or ARCHITECTURE not in trial.user_attrs:
         return None
     architecture = from_dict(trial.user_attrs[ARCHITECTURE])
