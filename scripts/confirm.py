@@ -14,7 +14,7 @@ ends; the same command goes on. Writes confirmation.md and confirmation.json int
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,11 @@ from scripts.recommend import read_config
 from scripts.settings import fidelity_from, minutes, recipe_for, recipe_on_rungs, whole
 
 if TYPE_CHECKING:
+    from nas.report import Progress
+    from nas.study.evaluator import ProxyEvaluator
     from nas.study.judgement import Judgement
-    from nas.study.loop import Bars
+    from nas.study.loop import Bars, Loop
+    from scripts.settings import SearchSettings
 
 DEFAULTS: dict[str, Any] = {"seeds": 3, "tune": True, "anew": False, "device": None, "storage": None}
 FULL = {"shares": [1]}  # of studies from before there were rungs
@@ -46,7 +49,7 @@ def main() -> None:
     with speaking_to_users(interrupted="Every finished training is kept; the same command goes on from here."):
         asked = read_fields(arguments.fields)
         config = read_config(arguments.study)
-        report(arguments.study, str(config["study"]), confirm(arguments.study, asked, config))
+        report(arguments.study, str(config["study"]), confirm(arguments.study, asked, config), print)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,45 @@ def confirm(directory: Path, asked: Asked, config: Mapping[str, Any]) -> "Judgem
         close_study(study)
 
 
+def confirm_at_end(settings: "SearchSettings", loop: "Loop", evaluator: "ProxyEvaluator", progress: "Progress") -> None:
+    """Confirm what a search has found, with what it has open; a confirmation that was begun before goes on as it began.
+
+    The search is over and reported: what keeps it from being confirmed is told and breaks nothing.
+    """
+    from nas.study.confirming import confirm_study, deciding_scores
+    from nas.study.errors import StorageLost, StudyError
+    from nas.study.evaluator import forget
+    from nas.study.retrained import current_plan
+    from nas.study.retraining import Retrainer, alone
+
+    begun = current_plan(loop.study)
+    try:
+        with alone(settings.directory):
+            judgement = confirm_study(
+                loop.study,
+                Retrainer.of(evaluator),
+                loop.bars,
+                seeds=settings.confirm_seeds if begun is None else len(begun.seeds),
+                tune=begun is None or begun.tuning_seed is not None,
+                deciding=deciding_scores(
+                    settings.tasks, settings.objectives, [r.objective for r in settings.requirements]
+                ),
+                anew=False,
+                observer=progress,
+            )
+    except StorageLost:
+        raise
+    except StudyError as error:
+        progress.message(f"not confirmed: {error}")
+        return
+    forget(evaluator.checkpoints)
+
+    def say(text: str) -> None:
+        progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    report(settings.directory, settings.study, judgement, say)
+
+
 def bars_of(config: Mapping[str, Any], tasks: Mapping[str, Task]) -> "Bars":
     """What the study optimises and requires; a required score that no task of it gives is left out."""
     from nas.study.loop import Bars
@@ -145,13 +187,13 @@ class Printing(Observer):
         print(text, flush=True)
 
 
-def report(directory: Path, study: str, judgement: "Judgement") -> None:
-    """Write the confirmation into the study's folder and print it."""
+def report(directory: Path, study: str, judgement: "Judgement", say: Callable[[str], None]) -> None:
+    """Write the confirmation into the study's folder and tell it."""
     from nas.report import confirmation_text, write_confirmation
 
-    print(confirmation_text(study, judgement))
+    say(confirmation_text(study, judgement))
     for path in write_confirmation(directory, study, judgement):
-        print(f"written {path}")
+        say(f"written {path}")
 
 
 if __name__ == "__main__":

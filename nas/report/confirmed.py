@@ -9,7 +9,7 @@ from typing import Any
 from nas.architecture import diagram
 from nas.objectives import OBJECTIVES, Objective, with_unit
 from nas.report.files import write_atomically
-from nas.report.numbers import arrow, short, words
+from nas.report.numbers import arrow, short, unit_beside, words
 from nas.study.judgement import Judged, Judgement
 from nas.study.statistics import LEVEL, POWER, Estimate
 
@@ -77,17 +77,23 @@ def trials(numbers: Sequence[int]) -> str:
     return ", ".join(f"trial {number}" for number in numbers) or "no design"
 
 
+def shown_scores(judgement: Judgement) -> tuple[str, ...]:
+    """The scores that are optimised, then those that are only required; the others stand in the JSON."""
+    named = [*(o.name for o in judgement.objectives), *(r.name for r in judgement.requirements)]
+    return tuple(name for name in dict.fromkeys(named) if name in judgement.scores)
+
+
 def designs_table(judgement: Judgement) -> Table:
     """Means with intervals, costs, and how probable it is that no other design is better."""
     costs = [objective for objective in judgement.objectives if not objective.is_quality]
     with_bars = bool(judgement.requirements)
-    heads = ["trial", "layers", *(f"{heading(OBJECTIVES[n])}, {LEVEL:.0%} interval" for n in judgement.scores)]
-    heads += [*map(heading, costs), "front", "P(non-dominated)"]
-    heads += ["P(meets)", "P(non-dominated among those)"] if with_bars else []
+    heads = ["trial", "layers", *(f"{heading(OBJECTIVES[n])}, {LEVEL:.0%} interval" for n in shown_scores(judgement))]
+    heads += [*map(heading, costs), "on the front", "P(non-dominated)"]
+    heads += ["P(meets)", "P(meets and non-dominated)"] if with_bars else []
     lines = []
     for one in judgement.designs:
         cells = [f"{one.row.number}{reference_mark(one)}", diagram(one.row.architecture)]
-        cells += [interval(one.tuned.get(name)) for name in judgement.scores]
+        cells += [interval(one.tuned.get(name)) for name in shown_scores(judgement)]
         cells += [
             with_unit(one.row.values[cost.name].value, one.row.values[cost.name].unit, cost.name) for cost in costs
         ]
@@ -103,7 +109,7 @@ def ranks_table(judgement: Judgement) -> Table:
     heads = ["score", "trial", "searched", "mean at the table's rates", "rank"]
     heads += ["mean at tuned rates", "rank", "factors on the rates"] if tuned else []
     lines = []
-    for name in judgement.scores:
+    for name in shown_scores(judgement):
         for one in sorted(judgement.designs, key=lambda one: one.rank_tuned[name]):
             searched = one.searched.get(name)
             cells = [words(name), str(one.row.number), "" if searched is None else short(searched.value)]
@@ -120,7 +126,7 @@ def seen_table(judgement: Judgement) -> Table:
     heads = ("score", "sd over seeds", f"smallest difference seen in {POWER:.0%} of cases")
     heads += ("Kendall's tau of ranks at fixed and tuned rates",) if judgement.plan.tuning_seed is not None else ()
     lines = []
-    for name in judgement.scores:
+    for name in shown_scores(judgement):
         agreement = judgement.agreement[name]
         cells = (words(name), f"{judgement.sd[name]:.2g}", f"{judgement.detectable[name]:.2g}")
         cells += ("" if agreement is None else f"{agreement:.2f}",) if len(heads) > 3 else ()
@@ -129,7 +135,8 @@ def seen_table(judgement: Judgement) -> Table:
 
 
 def heading(objective: Objective) -> str:
-    return f"{words(objective.name)} {arrow(objective)}"
+    unit = unit_beside(objective.name, objective.unit) if objective.is_quality else ""
+    return " ".join(filter(None, (words(objective.name), unit and f"[{unit}]", arrow(objective))))
 
 
 def reference_mark(one: Judged) -> str:
