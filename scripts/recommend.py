@@ -17,6 +17,7 @@ Prints the design, the runner-up, how sure the choice is, the nearest reference 
 
 Without gpu, context, concurrency or parameters the study's own costs count. Else costs are taken again: from measured
 blocks where the device is at hand or its table ships, else as a bound from FLOPs and bytes, labelled an estimate.
+The scores of designs that scripts/confirm.py has trained anew are those of their fresh seeds.
 """
 
 import argparse
@@ -101,24 +102,32 @@ def answer(directory: Path, asked: Asked, config: Mapping[str, Any]) -> Iterator
     from nas.study.confirmation import confirmed_rows
     from nas.study.noise import stored_floors
     from nas.study.recommendation import recommend
+    from nas.study.retrained import retrained_rows
     from nas.study.storage import close_study, load_study
     from nas.study.trials import rows_of
 
     study = load_study(directory, str(config["study"]), storage=asked.fields.get("storage"))
     try:
-        rows = [row for row in confirmed_rows(study, rows_of(study)) if row.state == "complete"]
-        if not rows:
+        searched = [row for row in confirmed_rows(study, rows_of(study)) if row.state == "complete"]
+        if not searched:
             raise UserError(f"The study in {directory} has no trained design yet; search first.")
-        reference = next((r for r in rows if r.origin == f"reference: {config['baseline']}"), None)
-        floors = stored_floors(study, reference, rows)
+        # The noise floor is that of single trainings, so it begins with the search's score of the baseline.
+        floors = {floor.name: floor for floor in stored_floors(study, baseline_of(searched, config), searched)}
+        retrained = retrained_rows(study, searched)
     finally:
         close_study(study)
+    rows = [row for row in retrained if row.state == "complete"]
+    if not rows:
+        raise UserError("Every design of this study broke when it was trained anew; search on.")
+    reference = baseline_of(rows, config)
     known = {name for row in rows for name in row.values}
     scored = [r for r in requirements if r.objective.stage != "train" or r.name in known]
     for unscored in (r for r in requirements if r not in scored and r.name in asked.require):
         raise UserError(f"require.{unscored.name} cannot be judged: no task of this study scored it.")
     if reference is None and any(r.relative_to_reference for r in scored):
-        raise UserError(f"A bar is relative to {config['baseline']}, which this study has not trained.")
+        raise UserError(
+            f"A bar is relative to {config['baseline']}, which this study has not trained or which broke anew."
+        )
     where = "as the search measured it"
     if asked.changes_costs:
         rows, where = with_costs_of(deployment, rows)
@@ -131,7 +140,8 @@ def answer(directory: Path, asked: Asked, config: Mapping[str, Any]) -> Iterator
             "name a gpu, and costs are taken again."
         )
     yield f"{len(rows)} trained designs; {describe(deployment)}; costs {where}"
-    found = recommend(rows, objective, scored, reference, {floor.name: floor.sd for floor in floors})
+    yield from confirmed_sentence(retrained)
+    found = recommend(rows, objective, scored, reference, floors)
     yield from lines_of(found, objective, scored, floors, rows, config)
     path = directory / "architectures" / f"{found.best.id}.yaml"
     if path.exists():
@@ -139,6 +149,22 @@ def answer(directory: Path, asked: Asked, config: Mapping[str, Any]) -> Iterator
     if asked.fields.get("export") is not None and found.best.deployed is not None:
         write_architecture(str(asked.fields["export"]), found.best.deployed, comment=f"trial {found.best.number}")
         yield f"written {asked.fields['export']}: the deployed architecture"
+
+
+def baseline_of(rows: "Sequence[Row]", config: Mapping[str, Any]) -> "Row | None":
+    """The design that relative bars refer to, where it is among the rows."""
+    return next((row for row in rows if row.origin == f"reference: {config['baseline']}"), None)
+
+
+def confirmed_sentence(rows: "Sequence[Row]") -> Iterator[str]:
+    """How many of the rows have the scores of fresh seeds, and how many broke on them; nothing where none was tried."""
+    confirmed = sum(any(m.source == "confirmed" for m in row.values.values()) for row in rows)
+    broken = sum(row.state == "failed" for row in rows)
+    others = len(rows) - confirmed - broken
+    if confirmed or broken:
+        rest = f"; those of {others} are the search's" if others else ""
+        rest += f"; {broken} that broke on them are left out" if broken else ""
+        yield f"the scores of {confirmed} are confirmed on fresh seeds{rest}"
 
 
 def chosen_objective(asked: Asked, config: Mapping[str, Any]) -> Objective:
@@ -201,7 +227,7 @@ def lines_of(
     found: "Recommendation",
     objective: Objective,
     requirements: Sequence[Requirement],
-    floors: "Sequence[NoiseFloor]",
+    floors: "Mapping[str, NoiseFloor]",
     rows: "Sequence[Row]",
     config: Mapping[str, Any],
 ) -> Iterator[str]:
@@ -242,17 +268,16 @@ def numbers(row: "Row", names: Sequence[str]) -> Iterator[str]:
             yield f"    {name}: {with_unit(value.value, value.unit, name)}{label}"
 
 
-def sureness(found: "Recommendation", objective: Objective, floors: "Sequence[NoiseFloor]") -> str:
+def sureness(found: "Recommendation", objective: Objective, floors: "Mapping[str, NoiseFloor]") -> str:
     """How far the best is ahead, in words."""
     if found.second is None:
         return "it is the only one that meets the bars"
     if found.errors is None:
         return f"the difference in {objective.name} has no known spread"
-    seeds = next(
-        (f"noise floor of {len(floor.values)} seeds" for floor in floors if floor.name == objective.name), None
-    )
-    basis = seeds or "spread of the numbers themselves"
-    distance = f"{found.errors:.1f} standard errors ahead in {objective.name} ({basis})"
+    from nas.study.precision import basis
+
+    bases = dict.fromkeys(basis(objective.name, r.values[objective.name], floors) for r in (found.best, found.second))
+    distance = f"{found.errors:.1f} standard errors ahead in {objective.name} ({' and '.join(bases)})"
     return distance if found.is_sure else f"{distance}: within noise, the runner-up may be as good"
 
 

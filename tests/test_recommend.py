@@ -1,5 +1,6 @@
 """The command that recommends one design, on a small study."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,10 @@ import pytest
 import yaml
 
 from nas.architecture import read_architecture
+from nas.measurement import Measurement
+from nas.study.retrained import Training, agree_on_plan, store
+from nas.study.storage import close_study, load_study
+from nas.study.trials import rows_of
 from scripts.recommend import main
 from scripts.settings import SearchSettings
 from tests.study.toys import run_toy
@@ -49,6 +54,30 @@ def test_costs_on_a_described_device_are_taken_again_and_labelled_an_estimate(
     assert "300,000 parameters at 4,096 tokens, 1 at a time, on NVIDIA H200; costs estimates: roofline" in text
     assert "decode_latency_ms:" in text and "(estimate)" in text
     assert read_architecture(exported).vocab_size == 128, "the deployed one"
+
+
+def test_confirmed_scores_count_where_there_are_some_and_a_design_that_broke_is_left_out(
+    tmp_path, study, monkeypatch, capsys
+):
+    again = tmp_path / "toy"
+    shutil.copytree(study, again)
+    opened = load_study(again, "toy")
+    rows = rows_of(opened)
+    plan = agree_on_plan(opened, rows, seeds=2, tune=False, deciding={"text": "text_loss"}, anew=False)
+    for row, loss in ((rows[0], 9.0), (rows[1], 1.0), (rows[2], None)):
+        for seed in plan.seeds:
+            scores = {} if loss is None else {"text_loss": Measurement.exact(loss + seed % 2 / 100, "bits/byte")}
+            scores |= {"recall": Measurement.exact(0.5, "share")} if scores else {}
+            failed = "it is not finite" if loss is None else None
+            store(opened, row.id, Training(task="text", seed=seed, factor=1.0, scores=scores, failed=failed, seconds=1))
+    close_study(opened)
+    text = told(monkeypatch, capsys, again)
+    assert (
+        "the scores of 2 are confirmed on fresh seeds; those of 3 are the search's; 1 that broke on them are left"
+        in text
+    )
+    assert "recommended: trial 1" in text, "trial 0 was best by the search's scores"
+    assert "text_loss: 1.005 bits/byte (confirmed)" in text and "2 fresh seeds" in text
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from nas.architecture import Architecture
 from nas.objectives import Objective, Requirement
 from nas.study.front import meets, reference_value
-from nas.study.rows import Row
+from nas.study.precision import known
+from nas.study.rows import NoiseFloor, Row
 
 SURE = 2.0  # standard errors of a difference, below which it is said to be none
 
@@ -50,12 +51,12 @@ def recommend(
     objective: Objective,
     requirements: Sequence[Requirement],
     reference: Row | None,
-    noise: Mapping[str, float],
+    floors: Mapping[str, NoiseFloor],
 ) -> Recommendation:
     """The best row by `objective` among those that meet the requirements.
 
-    rows: trained ones. reference: the design that relative requirements refer to. noise: standard deviation over seeds
-    by the name of a score; other numbers bring their own spread. Raises NoRecommendation.
+    rows: trained ones. reference: the design that relative requirements refer to. floors: by name, for scores
+    of a single training; other numbers bring their own spread. Raises NoRecommendation.
     """
     able = ranked([row for row in rows if meets(row, requirements, reference)], objective)
     if not able:
@@ -66,7 +67,7 @@ def recommend(
     return Recommendation(
         best=best,
         second=second,
-        errors=None if second is None else ahead(best, second, objective, noise),
+        errors=None if second is None else ahead(best, second, objective, floors),
         nearest=nearest,
         nearness=0.0 if nearest is None else likeness(nearest.architecture, best.architecture),
         tighter=tuple(filter(None, (tightened(rows, objective, requirements, r, reference) for r in requirements))),
@@ -84,11 +85,10 @@ def loss(row: Row, objective: Objective) -> float:
     return value if objective.direction == "minimize" else -value
 
 
-def ahead(best: Row, second: Row, objective: Objective, noise: Mapping[str, float]) -> float | None:
-    """The difference of two rows in its standard errors; None where neither noise nor a spread is known."""
+def ahead(best: Row, second: Row, objective: Objective, floors: Mapping[str, NoiseFloor]) -> float | None:
+    """The difference of two rows in its standard errors; None where no error is known."""
     name = objective.name
-    spreads = [noise.get(name, (row.values[name].high - row.values[name].low) / 2) for row in (best, second)]
-    error = math.hypot(*spreads)
+    error = math.hypot(*(known(name, row.values[name], floors).error for row in (best, second)))
     return (loss(second, objective) - loss(best, objective)) / error if error else None
 
 

@@ -6,10 +6,10 @@ from nas.architecture import Architecture, Attention, Block, Glu, Mamba2
 from nas.measurement import Measurement
 from nas.objectives import find_objective, parse_requirements
 from nas.study.recommendation import NoRecommendation, likeness, recommend
-from nas.study.rows import Row
+from nas.study.rows import NoiseFloor, Row
 
 LOSS = find_objective("text_loss")
-NOISE = {"text_loss": 0.03}
+FLOOR = NoiseFloor(name="text_loss", unit="bits/byte", values=(2.97, 3.0, 3.03), sd=0.03, design_sd=None)
 
 
 def network(mixers: str) -> Architecture:
@@ -45,7 +45,7 @@ ROWS = [
 
 
 def choose(rows=ROWS, **bars: float):
-    return recommend(rows, LOSS, parse_requirements(bars), REFERENCE, NOISE)
+    return recommend(rows, LOSS, parse_requirements(bars), REFERENCE, {"text_loss": FLOOR})
 
 
 def test_the_best_among_those_that_meet_the_bars_is_recommended_and_the_next_is_named() -> None:
