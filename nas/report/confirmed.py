@@ -1,17 +1,21 @@
 """What fresh seeds say of a study's front, as one text for a terminal and for `confirmation.md`, and as JSON."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas.architecture import diagram
 from nas.objectives import OBJECTIVES, Objective, with_unit
 from nas.report.files import write_atomically
 from nas.report.numbers import arrow, short, unit_beside, words
-from nas.study.judgement import Judged, Judgement
-from nas.study.statistics import LEVEL, POWER, Estimate
+
+if TYPE_CHECKING:
+    from nas.study.judgement import Judged, Judgement
+    from nas.study.statistics import Estimate
 
 MARKDOWN, JSON = "confirmation.md", "confirmation.json"
 
@@ -85,6 +89,8 @@ def shown_scores(judgement: Judgement) -> tuple[str, ...]:
 
 def designs_table(judgement: Judgement) -> Table:
     """Means with intervals, costs, and how probable it is that no other design is better."""
+    from nas.study.statistics import LEVEL  # late: SciPy takes most of a second
+
     costs = [objective for objective in judgement.objectives if not objective.is_quality]
     with_bars = bool(judgement.requirements)
     heads = ["trial", "layers", *(f"{heading(OBJECTIVES[n])}, {LEVEL:.0%} interval" for n in shown_scores(judgement))]
@@ -123,6 +129,8 @@ def ranks_table(judgement: Judgement) -> Table:
 
 def seen_table(judgement: Judgement) -> Table:
     """What this number of seeds could see."""
+    from nas.study.statistics import POWER
+
     heads = ("score", "sd over seeds", f"smallest difference seen in {POWER:.0%} of cases")
     heads += ("Kendall's tau of ranks at fixed and tuned rates",) if judgement.plan.tuning_seed is not None else ()
     lines = []
