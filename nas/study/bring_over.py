@@ -6,13 +6,13 @@ another study whose rows are comparable the trained ones come, and cost this one
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.architecture import from_dict
+from nas.architecture import Architecture, from_dict
 from nas.study.confirmation import confirmed_rows
 from nas.study.noise import REPEATS
 from nas.study.retrained import PLANS, TRAINING
@@ -20,13 +20,20 @@ from nas.study.rows import Row
 from nas.study.samplers.known import Completed
 from nas.study.storage import DEFINITION, FORMAT
 from nas.study.trials import ARCHITECTURE, INTERRUPTED, ORIGIN, ROW, rows_of
-from search_spaces import SearchSpace
 
 SOURCE = "brought_from"
 STATES = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}  # all others end as pruned
 
 
-def bring_version_over(study: optuna.Study, earlier: optuna.Study, space: SearchSpace) -> int:
+class Encodes(Protocol):
+    """A search space: the architecture of a trial, and the parameters of an architecture, None where it lies outside."""
+
+    def __call__(self, trial: Any, /) -> Architecture: ...
+
+    def encode(self, architecture: Architecture) -> dict[str, Any] | None: ...
+
+
+def bring_version_over(study: optuna.Study, earlier: optuna.Study, space: Encodes) -> int:
     """What settled an architecture in the earlier version, with the noise floor and confirmations; how many came.
 
     Called again, it brings what has ended there since. One worker at a time may call this.
@@ -39,7 +46,7 @@ def bring_version_over(study: optuna.Study, earlier: optuna.Study, space: Search
     return bring(study, earlier, settled, space)
 
 
-def bring_trained_over(study: optuna.Study, other: optuna.Study, space: SearchSpace) -> int:
+def bring_trained_over(study: optuna.Study, other: optuna.Study, space: Encodes) -> int:
     """The trained rows of another study, which cost this one nothing; how many came."""
     trained = [replace(row, trained=0.0) for row in standing(other) if row.state == "complete"]
     return bring(study, other, trained, space)
@@ -50,7 +57,7 @@ def standing(study: optuna.Study) -> list[Row]:
     return confirmed_rows(study, rows_of(study))
 
 
-def bring(study: optuna.Study, other: optuna.Study, rows: Sequence[Row], space: SearchSpace) -> int:
+def bring(study: optuna.Study, other: optuna.Study, rows: Sequence[Row], space: Encodes) -> int:
     """Add the rows that lie in the space and are not here yet."""
     here = {trial.user_attrs.get(SOURCE) for trial in study.get_trials(deepcopy=False)}
     there = {trial.number: trial for trial in other.get_trials(deepcopy=False)}
@@ -66,7 +73,7 @@ def bring(study: optuna.Study, other: optuna.Study, rows: Sequence[Row], space: 
 
 
 def trial_of(
-    row: Row, trial: FrozenTrial, source: str, objectives: Sequence[str], space: SearchSpace
+    row: Row, trial: FrozenTrial, source: str, objectives: Sequence[str], space: Encodes
 ) -> FrozenTrial | None:
     """A row as a trial of a study over that space; None where its architecture lies outside."""
     params = space.encode(from_dict(trial.user_attrs[ARCHITECTURE]))

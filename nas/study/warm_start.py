@@ -6,17 +6,16 @@ import optuna
 
 from nas.architecture import Architecture
 from nas.objectives import Objective
-from nas.study.bring_over import are_comparable, bring_trained_over, standing
+from nas.study.bring_over import Encodes, are_comparable, bring_trained_over, standing
 from nas.study.earlier import Earlier
 from nas.study.front import front_of
 from nas.study.storage import close_study, load_study
 from nas.study.trials import ORIGIN
-from search_spaces import SearchSpace
 
 
 def warm_start(
     study: optuna.Study,
-    space: SearchSpace,
+    space: Encodes,
     objectives: Sequence[Objective],
     studies: Iterable[Earlier],
     designs: Iterable[Architecture],
@@ -50,7 +49,7 @@ def warm_start(
     return said
 
 
-def queue_front(study: optuna.Study, other: optuna.Study, space: SearchSpace, objectives: Sequence[Objective]) -> int:
+def queue_front(study: optuna.Study, other: optuna.Study, space: Encodes, objectives: Sequence[Objective]) -> int:
     """Queue the members of another study's front, by those objectives that it knows."""
     rows = [row for row in standing(other) if row.state == "complete"]
     shared = [o for o in objectives if all(o.name in row.values for row in rows)]
@@ -59,7 +58,7 @@ def queue_front(study: optuna.Study, other: optuna.Study, space: SearchSpace, ob
     return sum(queue(study, space, row.architecture, f"{other.study_name}: trial {row.number}") for row in chosen)
 
 
-def queue(study: optuna.Study, space: SearchSpace, architecture: Architecture, origin: str) -> bool:
+def queue(study: optuna.Study, space: Encodes, architecture: Architecture, origin: str) -> bool:
     """Queue an architecture, once in the life of a study; whether it was."""
     params = space.encode(architecture)
     known = {trial.user_attrs.get(ORIGIN) for trial in study.get_trials(deepcopy=False)}
