@@ -26,7 +26,7 @@ STATES = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}  # all oth
 
 
 class Encodes(Protocol):
-    """A search space: the architecture of a trial, and the parameters of an architecture, None where it lies outside."""
+    """A search space: the architecture of a trial, and the parameters of one, or None where it lies outside."""
 
     def __call__(self, trial: Any, /) -> Architecture: ...
 

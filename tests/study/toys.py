@@ -13,6 +13,7 @@ from nas.measurement import Measurement
 from nas.objectives import parse_limits, parse_objectives, parse_requirements
 from nas.study.candidate import Candidate
 from nas.study.crew import Crew
+from nas.study.events import Observer
 from nas.study.loop import Bars, Loop
 from nas.study.rungs import Fidelity
 from nas.study.samplers import Prior, make_sampler
@@ -83,16 +84,12 @@ class FreeEvaluator:
         Path(f"{stem}.safetensors").write_bytes(b"weights")
 
 
-class Silent:
+class Silent(Observer):
     """An observer that remembers messages."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
 
-    def trial_started(self, *_: Any) -> None: ...
-    def stage_started(self, *_: Any) -> None: ...
-    def step(self, *_: Any) -> None: ...
-    def row_finished(self, *_: Any) -> None: ...
     def message(self, text: str) -> None:
         self.messages.append(text)
 
