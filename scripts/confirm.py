@@ -88,7 +88,7 @@ def confirm(directory: Path, asked: Asked, config: Mapping[str, Any]) -> "Judgem
 
     from nas.measure import choose_device
     from nas.study.confirming import confirm_study, deciding_scores
-    from nas.study.gpu_claim import claimed_gpu
+    from nas.study.gpu_claim import claimed_gpus
     from nas.study.retraining import alone, open_retrainer
     from nas.study.storage import close_study, load_study
 
@@ -96,7 +96,7 @@ def confirm(directory: Path, asked: Asked, config: Mapping[str, Any]) -> "Judgem
     device = str(asked.device or config["device"])
     study = load_study(directory, str(config["study"]), storage=asked.storage)
     try:
-        with alone(directory), claimed_gpu(device, int(config.get("workers_per_gpu", 1))):
+        with alone(directory), claimed_gpus(device, int(config.get("workers_per_gpu", 1))):
             for task in tasks.values():
                 task.prepare()
             with open_retrainer(

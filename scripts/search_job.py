@@ -21,7 +21,7 @@ from nas.study.errors import StudyError
 from nas.study.evaluator import forget, open_evaluator
 from nas.study.events import Observer
 from nas.study.front import hypervolume, losses
-from nas.study.gpu_claim import claimed_gpu
+from nas.study.gpu_claim import claimed_gpus
 from nas.study.loop import Bars, Loop
 from nas.study.noise import noise_floors, repeat_seeds
 from nas.study.robust import robust_members
@@ -66,6 +66,8 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult | None:
                 tables=cache_folder() / "tables",
                 checkpoints=directory / "checkpoints",
                 trial_seconds=None if settings.trial_minutes is None else 60 * settings.trial_minutes,
+                devices=settings.devices_per_trial,
+                strategy=settings.strategy,
             )
         )
         tracker = Tracker(settings.study, directory, settings.tracker, definition, worker=crew.label)
@@ -108,7 +110,7 @@ def join_study(settings: SearchSettings, stack: ExitStack) -> tuple[Study, Crew,
     make_folder(directory)
     check_ready(directory, settings.tracker)
     # Before anything asks torch for a device.
-    stack.enter_context(claimed_gpu(settings.device, settings.workers_per_gpu))
+    stack.enter_context(claimed_gpus(settings.device, settings.workers_per_gpu, settings.devices_per_trial))
     # A name such as `auto` may be another device when the study is taken up again.
     definition = settings.definition | {"measured on": measured_on(settings.deployment)}
     study = open_study(directory, settings.study, settings.objectives, definition, None, storage=settings.storage)

@@ -38,8 +38,9 @@ EFFORT = ("seconds", "block_seconds", "spread", "busy", "table")  # of measuring
 TOP_FIELDS = (
     *("study", "outputs", "seed", "device", "references", "baseline", "search_space", "task", "optimize", "require"),
     *("limits", "sampler", "priors", "fidelity", "measure", "tracker", "budget", "storage", "worker"),
-    *("workers_per_gpu", "warm_start"),
+    *("workers_per_gpu", "devices_per_trial", "strategy", "warm_start"),
 )
+STRATEGIES = ("auto", "ddp", "fsdp")
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -67,6 +68,8 @@ class SearchSettings:
     storage: str | None
     worker: int
     workers_per_gpu: int
+    devices_per_trial: int
+    strategy: str
     deployment: Deployment
     sampler: dict[str, Any]
     priors: dict[str, Any]
@@ -149,6 +152,8 @@ class SearchSettings:
             storage=None if plain["storage"] is None else word("storage", plain["storage"]),
             worker=worker_number(plain["worker"]),
             workers_per_gpu=whole("workers_per_gpu", plain["workers_per_gpu"]),
+            devices_per_trial=dealt_out(whole("devices_per_trial", plain["devices_per_trial"]), train, tasks),
+            strategy=one_of("strategy", plain["strategy"], STRATEGIES),
             deployment=deployment,
             sampler=plain["sampler"],
             priors=plain["priors"],
@@ -304,6 +309,25 @@ def minutes(name: str, value: object) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
         raise UserError(f"{name} must be a number of minutes above zero, or null for no limit, but got {value!r}.")
     return float(value)
+
+
+def dealt_out(devices: int, train: Any, tasks: Mapping[str, Task]) -> int:
+    """The number of devices, if they can share every batch alike; raises UserError otherwise."""
+    for name in tasks:
+        size = recipe_for(name, train).batch_size
+        if size % devices:
+            raise UserError(
+                f"devices_per_trial must divide every batch, but {devices} does not divide "
+                f"budget.train.{name}.batch_size={size}."
+            )
+    return devices
+
+
+def one_of(name: str, value: object, known: Sequence[str]) -> str:
+    """`value` if it is one of the known words; raises UserError otherwise."""
+    if value not in known:
+        raise UserError(f"{name} must be one of {', '.join(known)}, but got {value!r}. {did_you_mean(value, known)}")
+    return str(value)
 
 
 def worker_number(value: object) -> int:

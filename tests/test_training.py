@@ -156,6 +156,39 @@ def test_a_training_that_went_up_rungs_ends_where_an_uninterrupted_one_does(task
     assert reached is not None and reached.loss_curve == result.loss_curve
 
 
+def test_two_devices_train_the_same_model_as_one(task, tmp_path):
+    recipe = Recipe(tokens=12 * 4 * task.sequence_length, batch_size=4)
+    one, two, steps = model_of(ATTENTION), model_of(ATTENTION), []
+    alone = fit(one, task, recipe, seed=3, learning_rates=RATES, device="cpu")
+    both = fit(
+        *(two, task, recipe),
+        seed=3,
+        learning_rates=RATES,
+        device="cpu",
+        devices=2,
+        on_step=lambda step, total, _: steps.append((step, total)),
+        resume_path=tmp_path / "resume.ckpt",
+    )
+    assert steps == [(step, 12) for step in range(1, 13)]
+    assert (both.steps, both.tokens) == (alone.steps, alone.tokens)
+    assert both.final_loss == pytest.approx(alone.final_loss, rel=1e-4)
+    for name, weight in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], weight, rtol=1e-3, atol=1e-4)
+    assert not any(isinstance(value, torch.Tensor) and value.is_cuda for value in two.state_dict().values())
+
+
+def test_what_breaks_on_one_of_several_devices_ends_all_with_its_reason(task):
+    recipe = Recipe(tokens=12 * 4 * task.sequence_length, batch_size=4, learning_rate_scale=1e30, grad_clip=0.0)
+    with pytest.raises(NonFiniteLoss, match="The training loss was"):
+        fit(model_of(ATTENTION), task, recipe, seed=3, learning_rates=RATES, device="cpu", devices=2)
+
+    def stop(*_):
+        raise TimeoutError("long enough")
+
+    with pytest.raises(TimeoutError, match="long enough"):
+        fit(model_of(ATTENTION), task, recipe, seed=3, learning_rates=RATES, device="cpu", devices=2, on_step=stop)
+
+
 def test_only_a_schedule_with_a_stable_part_stops_at_a_share(task):
     recipe = Recipe(tokens=4 * task.sequence_length, batch_size=4)
     with pytest.raises(ValueError, match="Only the schedule 'wsd' can stop at a share of the tokens, but got 'linear'"):

@@ -142,16 +142,18 @@ def open_evaluator(
     tables: Path,
     checkpoints: Path | None = None,
     trial_seconds: float | None = None,
+    devices: int = 1,
+    strategy: str = "auto",
 ) -> Iterator[ProxyEvaluator]:
     """An evaluator for the block. On a CPU with a core for each of several tasks, tasks train side by side.
 
     device: where proxies train, which need not be where the deployment is. tables: the user's folder of block tables.
-    checkpoints, trial_seconds: see ProxyEvaluator.
+    checkpoints, trial_seconds: see ProxyEvaluator. devices, strategy: of each training (nas.training.fit).
     """
     place = choose_device(device)
-    trainers = make_trainers(tasks, recipes, place)
+    trainers = make_trainers(tasks, recipes, place, devices=devices, strategy=strategy)
     with ExitStack() as stack:
-        side_by_side = place.type == "cpu" and 1 < len(trainers) <= torch.get_num_threads()
+        side_by_side = place.type == "cpu" and devices == 1 and 1 < len(trainers) <= torch.get_num_threads()
         workers = stack.enter_context(Workers(trainers)) if side_by_side else None
         yield ProxyEvaluator(
             trainers=trainers,

@@ -1,9 +1,9 @@
-"""Which GPU a worker takes: the one with the fewest workers, held by a lock file for as long as the worker lives.
+"""Which GPUs a worker takes: those with the fewest workers, held by lock files for as long as the worker lives.
 
 * A GPU has so many places, and a place is a file locked by the kernel (flock) in the user's own folder, so that it is
   free again however its holder ends. All studies of a user on a machine share them.
-* What is taken is made the only GPU that this process and its children see, before CUDA is started: everything else
-  goes on saying `cuda`.
+* What is taken is made all that this process and its children see, before CUDA is started: everything else goes on
+  saying `cuda`.
 """
 
 import fcntl
@@ -25,23 +25,31 @@ SECONDS_TO_LIST = 30
 
 
 @contextmanager
-def claimed_gpu(device: str, workers_per_gpu: int) -> Iterator[str | None]:
-    """Hold one GPU of this machine for the block; yields its name in CUDA_VISIBLE_DEVICES.
+def claimed_gpus(device: str, workers_per_gpu: int, number: int = 1) -> Iterator[str | None]:
+    """Hold so many GPUs of this machine for the block; yields their names as CUDA_VISIBLE_DEVICES has them.
 
     device: `auto` or `cuda` claim; a device that the user named by number, or `cpu`, is left alone (None), as is a
-    machine without a GPU. To be entered before anything asks torch for a GPU. Raises StudyError when all places are
-    taken.
+    machine without a GPU. To be entered before anything asks torch for a GPU. Raises StudyError when too few places are
+    left.
     """
     gpus = visible_gpus() if device in ("auto", "cuda") else {}
     if not gpus:
         yield None
         return
     with ExitStack() as stack:
-        gpu = take_place(gpus, workers_per_gpu, private_folder(), stack)
+        if number > len(gpus):
+            raise StudyError(
+                f"devices_per_trial={number} needs as many GPUs, and this worker may use {len(gpus)}; lower it, or "
+                f"give the worker more in {VISIBLE}."
+            )
+        taken: list[str] = []
+        for _ in range(number):
+            left = {gpu: key for gpu, key in gpus.items() if gpu not in taken}
+            taken.append(take_place(left, workers_per_gpu, private_folder(), stack))
         before = os.environ.get(VISIBLE)
-        os.environ[VISIBLE] = gpu
+        os.environ[VISIBLE] = ",".join(taken)
         try:
-            yield gpu
+            yield os.environ[VISIBLE]
         finally:
             if before is None:
                 del os.environ[VISIBLE]

@@ -92,6 +92,8 @@ class TaskTrainer:
     tokens: float
     device: Device
     lock: DeviceLock
+    devices: int = 1
+    strategy: str = "auto"
 
     def __call__(self, job: Job, on_step: OnStep) -> Outcome:
         started = time.perf_counter()
@@ -118,6 +120,8 @@ class TaskTrainer:
                 resume_path=job.checkpoint(self.task.name),
                 share=job.share,
                 branch_path=job.branch(self.task.name),
+                devices=self.devices,
+                strategy=self.strategy,
             )
             scores = evaluate(model, self.task, self.recipe, device=self.device)
             seconds = time.perf_counter() - start
@@ -143,9 +147,17 @@ class TaskTrainer:
 
 
 def make_trainers(
-    tasks: Mapping[str, Task], recipes: Mapping[str, Recipe], device: torch.device
+    tasks: Mapping[str, Task],
+    recipes: Mapping[str, Recipe],
+    device: torch.device,
+    *,
+    devices: int = 1,
+    strategy: str = "auto",
 ) -> dict[str, TaskTrainer]:
-    """A trainer for each task; synthetic tasks scale windows by their length relative to the text's."""
+    """A trainer for each task; synthetic tasks scale windows by their length relative to the text's.
+
+    devices, strategy: how many train one model together, and how (nas.training.fit).
+    """
     text_lengths = [task.sequence_length for task in tasks.values() if not task.synthetic]
     return {
         name: TaskTrainer(
@@ -154,6 +166,8 @@ def make_trainers(
             tokens=task.sequence_length / text_lengths[0] if task.synthetic and text_lengths else 1.0,
             device="cpu" if device.type == "cpu" else "gpu",
             lock=DeviceLock.of(device),
+            devices=devices,
+            strategy=strategy,
         )
         for name, task in tasks.items()
     }

@@ -7,3 +7,4 @@ class NonFiniteLoss(ArithmeticError):
     def __init__(self, step: int, loss: float) -> None:
         super().__init__(f"The training loss was {loss} at step {step}; a lower learning rate may hold.")
         self.step = step
+        self.loss = loss

@@ -17,6 +17,7 @@ from nas.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    from torch import Tensor
 
     from nas.model import Model
 
@@ -53,6 +54,8 @@ def fit(
     resume_path: Path | None = None,
     share: float = 1.0,
     branch_path: Path | None = None,
+    devices: int = 1,
+    strategy: str = "auto",
 ) -> TrainResult:
     """Train `model` in place on the task's stream; it lies on the CPU afterwards.
 
@@ -70,16 +73,64 @@ def fit(
             there.
         branch_path: read, unless there is something to resume, when it exists, and written where the decay begins:
             a later call with a larger share goes on from there, as if it had never stopped. The caller deletes it.
+        devices: how many share each step: the sequences of a batch are dealt out, so it must divide the batch size.
+            Gradients are averaged over devices, which for a task that asks for unequal numbers of answers in a
+            sequence is not quite the mean over the batch.
+        strategy: of Lightning, where there are several: "ddp" (each device holds the whole model), or on GPUs "fsdp"
+            (each holds a part); "auto" is "ddp".
 
     Raises:
-        NonFiniteLoss, ValueError for a share below 1 with a schedule that has no stable part, and KeyboardInterrupt on
-        Ctrl-C.
+        NonFiniteLoss, RuntimeError when one of several devices breaks, ValueError for a share below 1 with a schedule
+        that has no stable part, and KeyboardInterrupt on Ctrl-C.
     """
+    if share != 1 and recipe.schedule != "wsd":
+        raise ValueError(f"Only the schedule 'wsd' can stop at a share of the tokens, but got {recipe.schedule!r}.")
+    request = {
+        "task": task,
+        "recipe": recipe,
+        "seed": seed,
+        "learning_rates": dict(learning_rates),
+        "loss": loss,
+        "device": device,
+        "time_limit": time_limit,
+        "resume_path": resume_path,
+        "share": share,
+        "branch_path": branch_path,
+        "devices": devices,
+        "strategy": strategy,
+    }
+    if devices > 1:
+        from nas.training.several import fit_on_several
+
+        return fit_on_several(model, request, on_step)
+    return fit_here(model, **request, on_step=on_step)[0]
+
+
+def fit_here(
+    model: Model,
+    *,
+    task: Task,
+    recipe: Recipe,
+    seed: int,
+    learning_rates: Mapping[str, float],
+    loss: str,
+    device: Device,
+    time_limit: float | None,
+    resume_path: Path | None,
+    share: float,
+    branch_path: Path | None,
+    devices: int,
+    strategy: str,
+    on_step: Callable[[int, int, float], None] | None,
+) -> tuple[TrainResult, dict[str, Tensor]]:
+    """`fit` in this process, one rank of several where there are several; also gives the whole model's weights, which
+    the model itself may not hold then."""
     from nas.losses import LOSSES
     from nas.training.loop import (
         Keep,
         KeepBranch,
         KeepForResume,
+        KeepWeights,
         Stream,
         TrainingModule,
         interruptible,
@@ -87,8 +138,6 @@ def fit(
     )
 
     started = time.perf_counter()
-    if share != 1 and recipe.schedule != "wsd":
-        raise ValueError(f"Only the schedule 'wsd' can stop at a share of the tokens, but got {recipe.schedule!r}.")
     total = recipe.steps(task.sequence_length)
     stop = recipe.steps_until(share, task.sequence_length)
     accelerator = accelerator_name(device)
@@ -100,8 +149,11 @@ def fit(
     keepers: list[Keep] = [] if resume_path is None else [KeepForResume(resume_path)]
     if branch_path is not None:
         keepers.append(KeepBranch(branch_path, recipe.stable_steps(stop)))
+    weights = KeepWeights()
     with quiet_lightning(), interruptible():
-        trainer = _trainer(stop, accelerator, _precision(recipe, accelerator), keepers)
+        trainer = _trainer(
+            stop, accelerator, _precision(recipe, accelerator), [*keepers, weights], devices=devices, strategy=strategy
+        )
         trainer.fit(module, Stream(task, recipe.batch_size, seed, module), ckpt_path=resume, weights_only=True)
     model.to("cpu")
     if resume_path is not None:
@@ -112,7 +164,7 @@ def fit(
         if keeper.problem is not None
     ]
     tail = module.curve[-max(1, len(module.curve) // 10) :]
-    return TrainResult(
+    result = TrainResult(
         steps=trainer.global_step,
         tokens=trainer.global_step * recipe.batch_size * task.sequence_length,
         seconds=time.perf_counter() - started,
@@ -120,6 +172,7 @@ def fit(
         loss_curve=module.curve,
         notes=tuple(notes),
     )
+    return result, weights.weights
 
 
 def _readable(path: Path | None) -> tuple[Path | None, list[str]]:
@@ -131,7 +184,7 @@ def _readable(path: Path | None) -> tuple[Path | None, list[str]]:
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn file raises nearly anything
-        path.unlink()
+        path.unlink(missing_ok=True)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return None, [f"the checkpoint {path} cannot be read ({reason[:100]}); training starts anew"]
     return path, []
@@ -162,17 +215,27 @@ def accelerator_name(device: Device) -> Literal["cpu", "gpu"]:
     return device
 
 
-def _trainer(steps: int, accelerator: str, precision: Any, keepers: Sequence[pl.Callback]) -> pl.Trainer:
-    """Lightning's loop for so many steps on one device, which writes nothing but the file to resume from."""
+def _trainer(
+    steps: int,
+    accelerator: str,
+    precision: Any,
+    callbacks: Sequence[pl.Callback],
+    *,
+    devices: int,
+    strategy: str,
+) -> pl.Trainer:
+    """Lightning's loop for so many steps, which writes nothing but what the callbacks write."""
     import lightning.pytorch as pl
 
     return pl.Trainer(
         max_steps=steps,
         max_epochs=-1,
         accelerator=accelerator,
-        devices=1,
+        devices=devices,
+        strategy="ddp" if devices > 1 and strategy == "auto" else strategy,
+        use_distributed_sampler=False,
         precision=precision,
-        callbacks=list(keepers),
+        callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

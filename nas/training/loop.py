@@ -17,6 +17,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from nas.context import Context
 from nas.losses import Loss
@@ -66,7 +67,7 @@ class TrainingModule(pl.LightningModule):
         value, _ = self.loss(self.model(batch.tokens, context=context), batch.targets)
         step = self.global_step + 1
         if step % self.read_every == 0 or step in (1, self.stop):
-            self._read(step, value.item())
+            self._read(step, self.trainer.strategy.reduce(value.detach(), reduce_op="mean").item())
         return value + sum(context.losses, torch.zeros((), device=value.device))
 
     def _read(self, step: int, value: float) -> None:
@@ -89,7 +90,11 @@ class TrainingModule(pl.LightningModule):
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         # By hand, because Lightning refuses to clip for a fused optimizer, which bf16 has no need of.
         if self.recipe.grad_clip > 0:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
+            whole = self.trainer.model  # where each device holds a part of the model, it knows the norm of all
+            if isinstance(whole, FullyShardedDataParallel):
+                whole.clip_grad_norm_(self.recipe.grad_clip)
+            else:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["curve"] = self.curve
@@ -99,7 +104,10 @@ class TrainingModule(pl.LightningModule):
 
 
 class Stream:
-    """The task's endless batches for Lightning, which skips what a resumed run has already seen."""
+    """The task's endless batches for Lightning, which skips what a resumed run has already seen.
+
+    Of several ranks each takes its sequences of every batch.
+    """
 
     def __init__(self, task: Task, batch_size: int, seed: int, module: TrainingModule) -> None:
         self.task = task
@@ -109,7 +117,9 @@ class Stream:
 
     def __iter__(self) -> Iterator[Batch]:
         batches = self.task.train_batches(self.batch_size, self.seed)
-        return itertools.islice(batches, self.module.global_step, None)
+        rank, ranks = self.module.trainer.global_rank, self.module.trainer.world_size
+        mine = (Batch(batch.tokens[rank::ranks], batch.targets[rank::ranks]) for batch in batches)
+        return itertools.islice(mine if ranks > 1 else batches, self.module.global_step, None)
 
 
 class Keep(pl.Callback):
@@ -127,17 +137,33 @@ class Keep(pl.Callback):
         raise NotImplementedError
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.problem is not None or not self.is_due(trainer.global_step):
+        due = self.problem is None and self.is_due(trainer.global_step)
+        if trainer.world_size > 1:  # every rank takes part in writing, or none
+            due = trainer.strategy.reduce_boolean_decision(due, all=False)
+        if not due:
             return
         partial = self.path.with_name(self.path.name + ".partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             trainer.save_checkpoint(partial)
-            partial.replace(self.path)
+            if trainer.is_global_zero:
+                partial.replace(self.path)
         except (OSError, RuntimeError) as error:  # torch raises the second for a disk that is full
             self.problem = str(error).splitlines()[0]
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+class KeepWeights(pl.Callback):
+    """Keeps the whole model's weights on the CPU where several devices have trained it; empty where one has."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Tensor] = {}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            state = trainer.strategy.lightning_module_state_dict()
+            self.weights = {name.removeprefix("model."): tensor.detach().cpu() for name, tensor in state.items()}
 
 
 class KeepForResume(Keep):
