@@ -96,7 +96,8 @@ def confirm(directory: Path, asked: Asked, config: Mapping[str, Any]) -> "Judgem
     device = str(asked.device or config["device"])
     study = load_study(directory, str(config["study"]), storage=asked.storage)
     try:
-        with alone(directory), claimed_gpus(device, int(config.get("workers_per_gpu", 1))):
+        devices = int(config.get("devices_per_trial", 1))
+        with alone(directory), claimed_gpus(device, int(config.get("workers_per_gpu", 1)), devices):
             for task in tasks.values():
                 task.prepare()
             with open_retrainer(
@@ -105,6 +106,8 @@ def confirm(directory: Path, asked: Asked, config: Mapping[str, Any]) -> "Judgem
                 device=choose_device(device),
                 folder=directory / "checkpoints",
                 seconds=None if time_limit is None else 60 * time_limit,
+                devices=devices,
+                strategy=str(config.get("strategy", "auto")),
             ) as trainer:
                 return confirm_study(
                     study,

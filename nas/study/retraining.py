@@ -98,11 +98,13 @@ def open_retrainer(
     device: torch.device,
     folder: Path,
     seconds: float | None,
+    devices: int = 1,
+    strategy: str = "auto",
 ) -> Iterator[Retrainer]:
     """A retrainer for the block. On a CPU with a core for each of several tasks, tasks train side by side."""
-    trainers = make_trainers(tasks, recipes, device)
+    trainers = make_trainers(tasks, recipes, device, devices=devices, strategy=strategy)
     with ExitStack() as stack:
-        side_by_side = device.type == "cpu" and 1 < len(trainers) <= torch.get_num_threads()
+        side_by_side = device.type == "cpu" and devices == 1 and 1 < len(trainers) <= torch.get_num_threads()
         workers = stack.enter_context(Workers(trainers)) if side_by_side else None
         yield Retrainer(trainers=trainers, workers=workers, checkpoints=folder, seconds=seconds)
 
