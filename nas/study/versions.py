@@ -31,9 +31,9 @@ def is_widened(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether one definition differs from another in nothing but more choices of its search space."""
     new = json.loads(json.dumps(new))
     rest = {key for key in (*old, *new) if key != SPACE}
-    if any(old.get(key) != new.get(key) for key in rest) or old[SPACE] == new[SPACE]:
+    before, after = old.get(SPACE, {}), new.get(SPACE, {})
+    if before == after or any(old.get(key) != new.get(key) for key in rest):
         return False
-    before, after = old[SPACE], new[SPACE]
     return before.keys() == after.keys() and all(
         choices(key, before[key]) <= choices(key, after[key]) for key in before
     )
