@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -17,6 +17,7 @@ from nas.architecture import (
     canonical,
     canonical_id,
 )
+from nas.architecture.options import option
 
 ATTENTION = Attention(num_heads=2, head_dim=16)
 FFN = Glu(d_ff=64)
@@ -81,3 +82,14 @@ def test_canonical_form_is_idempotent():
     once = canonical(network(Block(mixer=ATTENTION), Block(ffn=FFN), Block(mixer=NoMixer(), ffn=FFN)))
     assert canonical(once) == once
     assert [type(b.ffn) is NoFfn for b in once.blocks] == [False, False]
+
+
+def test_an_option_that_a_kind_gains_changes_no_id():
+    @dataclass(frozen=True, kw_only=True)
+    class Grown(Attention):
+        temperature: float = option(1.0)
+
+    plain = network(Block(mixer=ATTENTION))
+    grown = network(Block(mixer=Grown(num_heads=2, head_dim=16)))
+    assert canonical_id(grown) == canonical_id(plain)
+    assert canonical_id(network(Block(mixer=Grown(num_heads=2, head_dim=16, temperature=2.0)))) != canonical_id(plain)
