@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nas.tasks.base import Score, Task
 from nas.training.recipe import Recipe
+from nas.training.result import TrainResult
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -22,22 +22,6 @@ if TYPE_CHECKING:
     from nas.model import Model
 
 Device = Literal["auto", "cpu", "gpu"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What a run came to. `final_loss` is the mean over the last tenth of `loss_curve`, pairs of (step, loss in nats).
-
-    `steps` and `tokens` count the whole training, `seconds` this call. `notes` say in a sentence each what went wrong
-    with the file to resume from.
-    """
-
-    steps: int
-    tokens: int
-    seconds: float
-    final_loss: float
-    loss_curve: list[tuple[int, float]]
-    notes: tuple[str, ...] = ()
 
 
 def fit(

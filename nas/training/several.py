@@ -21,7 +21,7 @@ from nas.training.errors import NonFiniteLoss
 
 if TYPE_CHECKING:
     from nas.model import Model
-    from nas.training.fit import TrainResult
+    from nas.training.result import TrainResult
 
 REQUEST, RESULT, ERROR = "request.pt", "result.pt", "error.json"
 PROGRESS = "step "
