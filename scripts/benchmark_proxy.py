@@ -13,23 +13,25 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from nas.architecture import Architecture, canonical_id, to_dict
 from scripts.command_line import UserError, composing, speaking_to_users
 from scripts.exit_codes import UNFINISHED
 from scripts.provenance import commit
+from scripts.proxy_page import Record, page
 from scripts.settings import SearchSettings
 from search_spaces import RandomTrial
 
+if TYPE_CHECKING:
+    from nas.study.rung_training import RungTrainer
+
 OUT = Path("docs/benchmarks")
 TRIES = 20  # random points for each architecture that is wanted
-Record = dict[str, Any]
+APART = 10_000  # between the seeds of the proxy and those of the large training, which must not share their luck
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,18 +105,34 @@ def run(settings: SearchSettings, plan: Plan, out: Path, deadline: float) -> boo
         if time.monotonic() > deadline:
             finished = False
             break
-        trainer = proxy if kind == "proxy" else large
-        scores, seconds = trainer(one, seed)
-        entry = record["architectures"][key]
-        entry[kind][str(seed)] = [{name: score.value for name, score in rung.items()} for rung in scores]
-        entry["seconds"][kind] = entry["seconds"].get(kind, 0.0) + seconds
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        print(f"{entry['name']}, {kind}, seed {seed}: {seconds:.1f} s", flush=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        print(train(record["architectures"][key], kind, proxy if kind == "proxy" else large, one, seed), flush=True)
+        write(path, record)
+    write(path, record)
     text = page(record)
     (out / "proxy.md").write_text(text, encoding="utf-8")
     print(text)
     return finished
+
+
+def train(entry: Record, kind: str, trainer: "RungTrainer", one: Architecture, seed: int) -> str:
+    """One training into an entry of the record, or the reason why it diverged; a line on it."""
+    from nas.study.candidate import describe
+
+    try:
+        scores, seconds = trainer(one, seed)
+    except ArithmeticError as error:  # it diverged and would again; the others can be judged without it
+        entry["failed"][f"{kind} {seed}"] = describe(error)
+        return f"{entry['name']}, {kind}, seed {seed}: failed, {describe(error)}"
+    entry[kind][str(seed)] = [{name: score.value for name, score in rung.items()} for rung in scores]
+    entry["seconds"][kind] = entry["seconds"].get(kind, 0.0) + seconds
+    return f"{entry['name']}, {kind}, seed {seed}: {seconds:.1f} s"
+
+
+def write(path: Path, record: Record) -> None:
+    """Write the record, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def open_record(path: Path, settings: SearchSettings, plan: Plan) -> Record:
@@ -141,13 +159,16 @@ def missing(record: Record, settings: SearchSettings, plan: Plan) -> Iterator[tu
     for key, (proxy, large) in chosen.items():
         record["architectures"].setdefault(key, described(proxy, large))
     for number in range(max(plan.seeds, plan.large_seeds)):
-        seed = settings.seed + number
         for key, (proxy, large) in chosen.items():
             known = record["architectures"][key]
-            if number < plan.seeds and str(seed) not in known["proxy"]:
-                yield key, "proxy", proxy, seed
-            if number < plan.large_seeds and str(seed) not in known["large"]:
-                yield key, "large", large, seed
+            for kind, one, seeds, first in (
+                ("proxy", proxy, plan.seeds, settings.seed),
+                ("large", large, plan.large_seeds, settings.seed + APART),
+            ):
+                seed = first + number
+                there = str(seed) in known[kind] or f"{kind} {seed}" in known["failed"]
+                if number < seeds and not there:
+                    yield key, kind, one, seed
 
 
 def architectures(settings: SearchSettings, plan: Plan) -> list[tuple[Architecture, Architecture]]:
@@ -185,105 +206,9 @@ def described(proxy: Architecture, large: Architecture) -> Record:
         "flops": count_flops(proxy, 1),
         "proxy": {},
         "large": {},
+        "failed": {},
         "seconds": {},
     }
-
-
-def judge(record: Record) -> list[Record]:
-    """A row for each score and guess: agreement, and regret beside the noise."""
-    from nas.objectives import OBJECTIVES
-    from nas.study.agreement import agreement, bootstrap, pairs_beyond, regret
-
-    entries = [entry for entry in record["architectures"].values() if entry["proxy"] and entry["large"]]
-    if len(entries) < 3:
-        return []
-    rows = []
-    for metric in next(iter(entries[0]["large"].values()))[-1]:
-        sign = 1.0 if OBJECTIVES[metric].direction == "minimize" else -1.0
-        large = [[sign * rungs[-1][metric] for rungs in entry["large"].values()] for entry in entries]
-        truth = np.array([np.mean(values) for values in large])
-        noise = pooled(large)
-        margin = 2 * noise * np.sqrt(2 / min(len(values) for values in large))
-        for name, guess in guesses(entries, record["rungs"], metric, sign).items():
-            rows.append(
-                {
-                    "score": metric,
-                    "guess": name,
-                    "architectures": len(entries),
-                    "agreement": asdict(bootstrap(agreement, guess, truth)),
-                    "agreement_beyond_noise": asdict(
-                        bootstrap(lambda g, t, m=margin: agreement(g, t, margin=m), guess, truth)
-                    ),
-                    "pairs_beyond_noise": pairs_beyond(truth, margin),
-                    "regret": asdict(bootstrap(regret, guess, truth)),
-                    "noise": noise,
-                }
-            )
-    return rows
-
-
-def guesses(entries: Sequence[Record], shares: Sequence[float], metric: str, sign: float) -> dict[str, np.ndarray]:
-    """What each guess says of every architecture, as losses: more parameters, more FLOPs, and each rung's score."""
-    found = {
-        "parameters": -np.array([float(entry["parameters"]) for entry in entries]),
-        "FLOPs": -np.array([float(entry["flops"]) for entry in entries]),
-    }
-    for rung, share in enumerate(shares):
-        scores = [np.mean([rungs[rung][metric] for rungs in entry["proxy"].values()]) for entry in entries]
-        found[f"rung {share:g}"] = sign * np.array(scores)
-    return found
-
-
-def pooled(values: Sequence[Sequence[float]]) -> float:
-    """Standard deviation over seeds, pooled over architectures; 0 where nobody has two."""
-    spread = [(float(np.var(one, ddof=1)), len(one) - 1) for one in values if len(one) > 1]
-    freedom = sum(n for _, n in spread)
-    return (sum(variance * n for variance, n in spread) / freedom) ** 0.5 if freedom else 0.0
-
-
-def page(record: Record) -> str:
-    """The numbers as Markdown."""
-    rows = judge(record)
-    lines = ["# Does the proxy predict?", ""]
-    if not rows:
-        return "\n".join([*lines, "Too little was trained yet.", ""])
-    plan, here = record["plan"], record["environment"]
-    entries = list(record["architectures"].values())
-    lines += [
-        f"{rows[0]['architectures']} random architectures of equal parameters, at the proxy's size and budget and at "
-        f"{plan['larger']:g} times the parameters with {plan['longer']:g} times the tokens. Seeds of each: "
-        f"{seeds_of(entries, 'proxy')} of the proxy, {seeds_of(entries, 'large')} of the large training. "
-        f"{here['name']}, torch {here['torch']}, commit {here['commit']}.",
-        "",
-        "| score | guess | decisions that agree | of those beyond noise | regret | noise |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['score']} | {row['guess']} | {shown(row['agreement'], '.0%')} | "
-        f"{shown(row['agreement_beyond_noise'], '.0%')} ({row['pairs_beyond_noise']} pairs) | "
-        f"{shown(row['regret'], '.4f')} | {row['noise']:.4f} |"
-        for row in rows
-    ]
-    lines += [
-        "",
-        "Intervals: 95 %, bootstrap over architectures. *Beyond noise*: pairs that the large training tells apart by "
-        "more than two standard errors. *Regret*: how much worse the architecture that the guess picks is than the "
-        "best, in the large training. *Noise*: standard deviation of one large training over seeds.",
-        "",
-        "Written by `python scripts/benchmark_proxy.py`; every score stands in proxy.json.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def seeds_of(entries: Sequence[Mapping[str, Any]], kind: str) -> str:
-    """`2`, or `1 to 2` where not all are there."""
-    counts = sorted({len(entry[kind]) for entry in entries})
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-
-
-def shown(interval: Mapping[str, float], form: str) -> str:
-    return f"{interval['value']:{form}} ({interval['low']:{form}} to {interval['high']:{form}})"
 
 
 if __name__ == "__main__":

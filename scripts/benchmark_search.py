@@ -6,7 +6,8 @@
 The run loop and the samplers are those that users run; numbers come from docs/benchmarks/oracle.json (written by
 scripts/build_oracle.py) instead of training. A problem is a file of conf/objectives. Reports, against random search,
 the hypervolume after each unit of training, the share of the true front that was found, how many evaluations random
-search needs to catch up, and the trials that trained nothing. Writes search.json, search.md and search.png.
+search needs to catch up, and the trials that trained nothing, with intervals over searches (scripts/search_verdict.py).
+Writes search.json, search.md and search.png.
 """
 
 import argparse
@@ -17,29 +18,24 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from nas.report.search_plot import Panel, write_search_plot
 from scripts.command_line import CONF, UserError, composing, speaking_to_users
 from scripts.provenance import commit, version_of
 from scripts.search_page import page, provenance
+from scripts.search_verdict import RANDOM, Found, Recorder, judge
 from scripts.settings import SearchSettings
 
 if TYPE_CHECKING:
     from nas.study.oracle import Oracle
-    from nas.study.truth import Truth
 
 OUT = Path("docs/benchmarks")
 SPACE = ("search_space=oracle", "budget=oracle", "measure=table")
 PROBLEMS = ("default", "quality")
-RANDOM = "random"
-TENTH = 0.1  # of the space
-PERMUTATIONS = 200  # random orders of the space, from which random search's curve is known to its end
 
 
 @dataclass(frozen=True)
@@ -53,20 +49,6 @@ class Run:
     seed: int
 
 
-@dataclass(frozen=True)
-class Found:
-    """What one search came to. found: the architectures trained to the full budget, in order; spent: the training that
-    had been done by then, in units of one full training; wasted: trials that trained nothing, by their state."""
-
-    problem: str
-    variant: str
-    seed: int
-    found: tuple[str, ...]
-    spent: tuple[float, ...]
-    wasted: dict[str, int]
-    seconds: float
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="overrides of search.py, such as budget.trials=32")
@@ -78,6 +60,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help=f"the folder of the results (default: {OUT})")
     arguments = parser.parse_args()
     with speaking_to_users(interrupted="Nothing was written; the same command starts from the beginning."):
+        if arguments.seeds < 2 or arguments.processes < 1:
+            raise UserError(
+                "--seeds must be at least 2, because one search tells no spread, and --processes at least 1."
+            )
         chosen = choose_variants(arguments.variants)
         common = [*SPACE, *arguments.overrides]
         for overrides in chosen.values():
@@ -170,21 +156,9 @@ def replay(run: Run) -> Found:
             )
             enqueue_references(study, settings.space.references(settings.designs))
             loop = make_loop(settings, study, crew, OracleEvaluator(oracle=read_table(run.table)))
+            loop.observer = recorder = Recorder()
             loop.run()
-    trained = [row for row in loop.rows if row.state == "complete"]
-    wasted: dict[str, int] = {}
-    for row in loop.rows:
-        if row.state != "complete":
-            wasted[row.state] = wasted.get(row.state, 0) + 1
-    return Found(
-        problem=run.problem,
-        variant=run.variant,
-        seed=run.seed,
-        found=tuple(row.id for row in trained),
-        spent=tuple(float(n) for n in range(1, len(trained) + 1)),
-        wasted=wasted,
-        seconds=time.perf_counter() - began,
-    )
+    return recorder.found(run.problem, run.variant, run.seed, time.perf_counter() - began)
 
 
 def make_record(found: Sequence[Found], runs: Sequence[Run], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -208,100 +182,6 @@ def make_record(found: Sequence[Found], runs: Sequence[Run], arguments: argparse
         "searches of each": arguments.seeds,
         "problems": problems,
     }
-
-
-def judge(found: Sequence[Found], settings: SearchSettings, oracle: "Oracle") -> dict[str, Any]:
-    """The variants on one problem."""
-    from nas.architecture import canonical_id
-    from nas.study.truth import Truth
-
-    references = [canonical_id(settings.space.at(params)) for _, params in settings.space.references(settings.designs)]
-    baseline = next(
-        (
-            canonical_id(settings.space.at(params))
-            for name, params in settings.space.references(settings.designs)
-            if name == settings.baseline
-        ),
-        None,
-    )
-    truth = Truth.of(oracle, settings.objectives, settings.requirements, baseline)
-    units = settings.trials
-    chance = random_curve(truth, [r for r in references if r in truth.ids])
-    by_variant: dict[str, list[Found]] = {}
-    for one in found:
-        by_variant.setdefault(one.variant, []).append(one)
-    curves = {name: np.stack([curve(truth, one, units) for one in ones]) for name, ones in by_variant.items()}
-    tenth = max(1, round(TENTH * len(truth.ids)))
-    return {
-        "objectives": [objective.name for objective in settings.objectives],
-        "requirements": [str(requirement) for requirement in settings.requirements],
-        "noise": dict(zip((o.name for o in settings.objectives), truth.noise.tolist(), strict=True)),
-        "front": [oracle.entries[identity].name for identity in truth.front],
-        "architectures": len(truth.ids),
-        "able": int(truth.able.sum()),
-        "units": units,
-        "tenth": tenth,
-        "chance": chance.tolist(),
-        "variants": {
-            name: verdict(truth, ones, curves[name], curves[RANDOM], chance, tenth) for name, ones in by_variant.items()
-        },
-    }
-
-
-def curve(truth: "Truth", one: Found, units: int) -> np.ndarray:
-    """[units]: the share of the true front's hypervolume that a search has after 1, 2, ... units of training."""
-    volumes = np.concatenate([[0.0], truth.volumes(one.found)])
-    return volumes[np.searchsorted(one.spent, np.arange(1, units + 1) + 1e-9, side="right")]
-
-
-def random_curve(truth: "Truth", references: Sequence[str]) -> np.ndarray:
-    """[N]: the mean curve of sampling the whole space at random without repetition, the references first."""
-    rest = [identity for identity in truth.ids if identity not in references]
-    generator = np.random.default_rng(0)
-    orders = ([*references, *generator.permutation(rest).tolist()] for _ in range(PERMUTATIONS))
-    return np.mean([truth.volumes(order) for order in orders], axis=0)
-
-
-def verdict(
-    truth: "Truth", ones: Sequence[Found], curves: np.ndarray, chances: np.ndarray, chance: np.ndarray, tenth: int
-) -> dict[str, Any]:
-    """One variant on one problem. curves, chances [seeds, units]: of the variant and of random search; chance [N]: the
-    mean of random search to the end of the space."""
-    mean, goal = curves.mean(axis=0), chances.mean(axis=0)[-1]
-    reached = np.flatnonzero(mean >= goal)
-    caught = np.flatnonzero(chance >= mean[-1])
-    early = [[i for i, spent in zip(one.found, one.spent, strict=True) if spent <= tenth] for one in ones]
-    finals = curves[:, -1]
-    return {
-        "volume": mean.tolist(),
-        "volume_error": standard_errors(curves).tolist(),
-        "final": float(mean[-1]),
-        "final_error": float(standard_errors(curves)[-1]),
-        "mean_over_budget": float(mean.mean()),
-        "better_than_random": float(np.mean((finals > chances[:, -1]) + 0.5 * (finals == chances[:, -1]))),
-        "units_to_random_final": int(reached[0]) + 1 if len(reached) else None,
-        "random_needs": int(caught[0]) + 1 if len(caught) else None,
-        "front_at_tenth": mean_of(truth.recovered(found, within_noise=False) for found in early),
-        "front_at_tenth_within_noise": mean_of(truth.recovered(found, within_noise=True) for found in early),
-        "front_at_end": mean_of(truth.recovered(one.found, within_noise=False) for one in ones),
-        "front_at_end_within_noise": mean_of(truth.recovered(one.found, within_noise=True) for one in ones),
-        "trained": mean_of(len(one.found) for one in ones),
-        "wasted": {
-            state: mean_of(one.wasted.get(state, 0) for one in ones)
-            for state in sorted({state for one in ones for state in one.wasted})
-        },
-        "seconds": mean_of(one.seconds for one in ones),
-        "searches": [{k: v for k, v in asdict(one).items() if k in ("seed", "wasted")} for one in ones],
-    }
-
-
-def standard_errors(curves: np.ndarray) -> np.ndarray:
-    """[units]: of the mean over seeds; zero for one seed."""
-    return curves.std(axis=0, ddof=1) / len(curves) ** 0.5 if len(curves) > 1 else np.zeros(curves.shape[1])
-
-
-def mean_of(values: Any) -> float:
-    return float(statistics.fmean(values))
 
 
 def write(record: dict[str, Any], out: Path) -> None:

@@ -31,7 +31,13 @@ from nas.training.recipe import Recipe
 from scripts.command_line import CONF, UserError, composing, speaking_to_users
 from scripts.exit_codes import UNFINISHED
 from scripts.settings import SearchSettings
-from scripts.variance_shares import flips_between_rates, flips_between_seeds, reliability, variance_shares
+from scripts.variance_shares import (
+    flips_between_rates,
+    flips_between_seeds,
+    reliability,
+    reliability_interval,
+    variance_shares,
+)
 from search_spaces import RandomTrial
 
 OUT = Path("docs/benchmarks/signal.json")
@@ -275,12 +281,13 @@ def page(record: Record) -> str:
         lines += [f"Without a signal at this budget: {', '.join(silent) or 'none of those that were judged'}.", ""]
         lines += ["Designs:", "", *(f"* {name}: `{text}`" for name, text in section["designs"].items()), ""]
     lines += [
-        "*design*, *rate*, *design x rate*, *seed*: shares of the variance (random effects). *trust*: the share of the "
-        "variance between single runs at the table's rate that designs make; below 0.5 seeds make more, and the score "
-        "carries no signal. *flips*: share of the pairs of designs that swap places between two seeds of one rate, or "
-        "between two rates (means over seeds); 50 % is luck. Rates are multiples of the table's; a run that diverged "
-        "counts as the worst. Written by `python scripts/benchmark_signal.py`; every score and setting stands in the "
-        "JSON file beside this one.",
+        "*design*, *rate*, *design x rate*, *seed*: shares of the variance (random effects). *trust*: the share of "
+        "the variance between single runs at the table's rate that designs make, with its 95 % interval (what a "
+        "seed does to all designs alike counts as noise); below 0.5 seeds make more, and the score carries no "
+        "signal, which is only *likely* where the interval holds 0.5. *flips*: share of the pairs of designs that "
+        "swap places between two seeds of one rate, or between two rates (means over seeds); 50 % is luck. Rates "
+        "are multiples of the table's; a run that diverged counts as the worst. Written by `python "
+        "scripts/benchmark_signal.py`; every score and setting stands in the JSON file beside this one.",
         "",
     ]
     return "\n".join(lines)
@@ -296,8 +303,16 @@ def table_row(task: Record, metric: str, designs: Sequence[str]) -> str:
     shares = variance_shares(scores) if scores.shape[1] > 1 else None
     parts = [f"{share:.0%}" for share in asdict(shares).values()] if shares else [""] * 4
     between_rates = f"{flips_between_rates(scores):.0%}" if scores.shape[1] > 1 else ""
-    cells = [metric, " x ".join(map(str, scores.shape)), *parts, f"{trust:.2f}", f"{flips_between_seeds(scores):.0%}"]
-    return "| " + " | ".join([*cells, between_rates, "yes" if trust >= TRUSTED else "**no**"]) + " |"
+    low, high = reliability_interval(scores[:, 0])
+    trusted = f"{trust:.2f} ({low:.2f} to {high:.2f})"
+    cells = [metric, " x ".join(map(str, scores.shape)), *parts, trusted, f"{flips_between_seeds(scores):.0%}"]
+    return "| " + " | ".join([*cells, between_rates, signal(trust, low, high)]) + " |"
+
+
+def signal(trust: float, low: float, high: float) -> str:
+    """The verdict; `likely` where the interval holds the other as well."""
+    unsure = "likely " if low < TRUSTED <= high else ""
+    return f"{unsure}yes" if trust >= TRUSTED else f"**{unsure}no**"
 
 
 def tell_budget(section: Record, budget: str, update: bool) -> None:

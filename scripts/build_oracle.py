@@ -49,7 +49,8 @@ class Work:
     seed: int
 
 
-Outcome = tuple[Work, "list[Scores]", float]
+Outcome = tuple[Work, "list[Scores] | str", float]
+"""What was done, the scores at each rung or the reason why the training broke, and the seconds."""
 
 
 def main() -> None:
@@ -125,7 +126,10 @@ def train_all(oracle: "Oracle", settings: SearchSettings, arguments: argparse.Na
     try:
         for work, scores, seconds in outcomes(settings, missing, arguments.processes, deadline):
             entry = oracle.entries[work.id]
-            entry.scores[work.seed] = scores
+            if isinstance(scores, str):
+                entry.failed[work.seed] = scores
+            else:
+                entry.scores[work.seed] = scores
             entry.seconds += seconds
             done += 1
             print(f"{done} of {len(missing)}: {line(entry, work.seed, scores, seconds)}", flush=True)
@@ -144,7 +148,7 @@ def missing_work(oracle: "Oracle", first_seed: int, seeds: int) -> list[Work]:
         Work(entry.id, entry.params, seed)
         for seed in range(first_seed, first_seed + seeds)
         for entry in order
-        if seed not in entry.scores
+        if seed not in entry.scores and seed not in entry.failed
     ]
 
 
@@ -194,11 +198,16 @@ class Trainer:
 
     def __call__(self, work: Work) -> Outcome:
         from nas.count import match_parameters
+        from nas.study.candidate import describe
 
         architecture = self.space.at(work.params)
         if self.parameters is not None:
             architecture = match_parameters(architecture, self.parameters)
-        return work, *self.rungs(architecture, work.seed)
+        began = time.perf_counter()
+        try:
+            return work, *self.rungs(architecture, work.seed)
+        except ArithmeticError as error:  # it diverged: a search records that and goes on, and so does the table
+            return work, describe(error), time.perf_counter() - began
 
 
 def one_thread() -> None:
@@ -222,8 +231,10 @@ def here(settings: SearchSettings) -> dict[str, Any]:
     return describe_device(choose_device(settings.device)) | {"commit": commit()}
 
 
-def line(entry: "Entry", seed: int, scores: "list[Scores]", seconds: float) -> str:
+def line(entry: "Entry", seed: int, scores: "list[Scores] | str", seconds: float) -> str:
     """One training for whoever watches."""
+    if isinstance(scores, str):
+        return f"{entry.name}, seed {seed}: failed, {scores}"
     shown = ", ".join(f"{name} {score.value:.4g}" for name, score in scores[-1].items())
     return f"{entry.name}, seed {seed}: {shown}; {seconds:.1f} s"
 
@@ -233,9 +244,10 @@ def summary(oracle: "Oracle") -> str:
     counts = sorted(len(entry.scores) for entry in oracle.entries.values())
     priced = sum(bool(entry.measurements) for entry in oracle.entries.values())
     seconds = sum(entry.seconds for entry in oracle.entries.values())
+    failed = sum(len(entry.failed) for entry in oracle.entries.values())
     return (
         f"{len(counts)} architectures; seeds of each: {counts[0]} to {counts[-1]}, {sum(counts)} trainings in all, "
-        f"{seconds:,.0f} s of training; costs of {priced}"
+        f"{seconds:,.0f} s of training; costs of {priced}" + (f"; {failed} trainings broke" if failed else "")
     )
 
 

@@ -2,10 +2,14 @@
 
 from typing import Any
 
+from scripts.search_verdict import aims
+
 HEAD = (
     "variant",
     "hypervolume, mean over the budget",
+    "more than random",
     "at its end",
+    "more than random",
     "beats random",
     "reaches random's end after",
     "random needs",
@@ -28,12 +32,16 @@ def page(record: dict[str, Any]) -> str:
         lines += [f"| {name} | {' | '.join(cells(judged['variants'][name], judged))} |" for name in order]
         lines.append("")
     lines += [
-        "Hypervolume is that of what a search trained to the full budget, by the true values, as a share of the true "
-        "front's; ± is one standard error over searches. *Beats random*: share of searches whose final hypervolume is "
-        "above that of random search with the same seed. *Reaches random's end after*: units of training to the "
-        "hypervolume that random search has at the end. *Random needs*: units of random search without repetition to "
-        "the variant's final hypervolume. *Within noise*: something no worse than the member by more than one standard "
-        "deviation over seeds. *Wasted*: trials that ended before any training, a search.",
+        "Hypervolume is that of what a search trained to the full budget, by the true values, as a share of the "
+        "true front's; training on all rungs counts, of whatever is left there. Intervals in brackets: 95 %, "
+        "bootstrap over searches, for one variant against random search and not corrected for how many variants "
+        "there are. *Beats random*: share of all pairs of a search and a random search in which its final "
+        "hypervolume is above the other's. *Reaches random's end after*: units of training to the hypervolume that "
+        "random search has at the end. *Random needs*: units of random search without repetition to the variant's "
+        "final hypervolume. *Within noise*: something no worse than the member by more than one standard deviation "
+        "over seeds. *Wasted*: trials that ended before any training, a search. All variants train the reference "
+        "designs first. Truth is the mean over the table's seeds, one of which a search sees, so that a little of "
+        "its luck counts for it; the same holds for random search.",
         "",
         "Written by `python scripts/benchmark_search.py`; every curve stands in search.json.",
         "",
@@ -42,36 +50,45 @@ def page(record: dict[str, Any]) -> str:
 
 
 def described(judged: dict[str, Any]) -> list[str]:
-    """What the problem is."""
+    """What the problem is, and which aims are reached on it."""
     noise = ", ".join(f"{name} {value:.3f}" for name, value in judged["noise"].items() if value)
     return [
         f"* Objectives {', '.join(judged['objectives'])}; required: {', '.join(judged['requirements']) or 'nothing'}. "
         f"{judged['able']} of {judged['architectures']} architectures meet that.",
         f"* The true front has {len(judged['front'])} members: {', '.join(judged['front'])}.",
         f"* Standard deviation over seeds, as a share of the range: {noise or 'not known (one seed)'}.",
-        f"* {judged['units']} units of training; a tenth of the space is {judged['tenth']}.",
+        f"* {judged['units']} units of training, of which {judged['references']} are reference designs; a tenth of the "
+        f"space is {judged['tenth']}.",
+        *(f"* Aim, {aim}: {', '.join(names) or 'no variant'}." for aim, names in aims(judged).items()),
     ]
 
 
 def cells(one: dict[str, Any], judged: dict[str, Any]) -> list[str]:
     """A variant's row."""
-    share = judged["units"]
     reached = one["units_to_random_final"]
-    needs = one["random_needs"]
+    share = "" if reached["value"] is None else f", {reached['value'] / judged['units']:.0%}"
     wasted = ", ".join(f"{count:.1f} {state}" for state, count in one["wasted"].items())
     return [
         f"{one['mean_over_budget']:.3f}",
+        between(one["gain"], "+.3f"),
         f"{one['final']:.3f} ± {one['final_error']:.3f}",
+        between(one["final_gain"], "+.3f"),
         f"{one['better_than_random']:.0%}",
-        "never" if reached is None else f"{reached} ({reached / share:.0%})",
-        "more than all" if needs is None else str(needs),
-        f"{one['front_at_tenth']:.0%}",
-        f"{one['front_at_tenth_within_noise']:.0%}",
-        f"{one['front_at_end']:.0%}",
-        f"{one['front_at_end_within_noise']:.0%}",
+        f"{between(reached, '.0f', 'never')}{share}",
+        between(one["random_needs"], ".0f", "more than all"),
+        between(one["front_at_tenth"], ".0%"),
+        between(one["front_at_tenth_within_noise"], ".0%"),
+        between(one["front_at_end"], ".0%"),
+        between(one["front_at_end_within_noise"], ".0%"),
         wasted or "none",
         f"{one['seconds']:.2f}",
     ]
+
+
+def between(interval: dict[str, float | None], form: str, never: str = "never") -> str:
+    """`0.12 (0.05 to 0.2)`."""
+    value, low, high = (never if end is None else format(end, form) for end in interval.values())
+    return f"{value} ({low} to {high})"
 
 
 def provenance(record: dict[str, Any]) -> str:

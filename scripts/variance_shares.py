@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from scipy import stats
+
+LEVEL = 0.95  # of intervals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +62,37 @@ def reliability(scores: np.ndarray) -> float:
     scores: [designs, seeds], trained alike. The intraclass correlation of a one-way layout (Shrout and Fleiss 1979,
     ICC(1)), from 0 to 1; 0 where all scores are the same. At 0.5 designs differ as much as seeds do.
     """
+    between, within = _mean_squares(scores)
+    seeds = scores.shape[1]
+    if between <= within:
+        return 0.0
+    return float((between - within) / (between + (seeds - 1) * within))
+
+
+def reliability_interval(scores: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of `reliability`, by the F distribution of the two mean squares (Shrout and Fleiss 1979).
+
+    The ends are cut to 0 and 1. scores: [designs, seeds].
+    """
+    designs, seeds = scores.shape
+    between, within = _mean_squares(scores)
+    if within == 0:
+        return (1.0, 1.0) if between > 0 else (0.0, 0.0)
+    degrees, tail = (designs - 1, designs * (seeds - 1)), (1 + LEVEL) / 2
+    ratio = between / within
+    low = ratio / float(stats.f.ppf(tail, *degrees))
+    high = ratio * float(stats.f.ppf(tail, *degrees[::-1]))
+    ends = [(bound - 1) / (bound + seeds - 1) for bound in (low, high)]
+    return max(0.0, float(ends[0])), max(0.0, float(ends[1]))
+
+
+def _mean_squares(scores: np.ndarray) -> tuple[float, float]:
+    """Between and within designs."""
     designs, seeds = scores.shape
     assert min(scores.shape) >= 2, "a spread needs two values"
     means = scores.mean(axis=1)
     within = ((scores - means[:, None]) ** 2).sum() / (designs * (seeds - 1))
-    between = max(0.0, float(means.var(ddof=1) - within / seeds))
-    return between / (between + within) if between > 0 else 0.0
+    return float(seeds * means.var(ddof=1)), float(within)
 
 
 def flips(scores: np.ndarray) -> float:

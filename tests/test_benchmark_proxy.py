@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from scripts.benchmark_proxy import judge
+from scripts.benchmark_proxy import train
 from scripts.exit_codes import UNFINISHED
+from scripts.proxy_page import judge, page
 from tests.test_command_line import run
 
 TINY = (
@@ -43,18 +44,55 @@ def test_it_goes_on_where_it_was_and_writes_a_line_for_each_rung_and_guess(tmp_p
     assert "was measured with other settings" in sentence
 
 
-def test_a_rung_that_orders_as_the_large_training_does_has_full_agreement_and_no_regret():
-    losses = [3.0, 2.0, 1.0, 2.5]
+def record_of(losses, seeds=2):
+    """The whole proxy says what the large training says, its first rung the opposite."""
     entries = {
         str(i): {
-            **{"parameters": 100, "flops": i, "proxy": {"0": [{"text_loss": -loss}, {"text_loss": loss}]}},
-            "large": {"0": [{"text_loss": loss}], "1": [{"text_loss": loss + 0.01}]},
+            **{"name": f"n{i}", "parameters": 100, "flops": i, "failed": {}},
+            **{"proxy": {"0": [{"text_loss": -loss}, {"text_loss": loss}]}},
+            "large": {str(seed): [{"text_loss": loss + 0.01 * seed}] for seed in range(seeds)},
         }
         for i, loss in enumerate(losses)
     }
-    rows = {row["guess"]: row for row in judge({"architectures": entries, "rungs": [0.25, 1.0]})}
+    environment = {"name": "a CPU", "torch": "2", "commit": "abc"}
+    plan = {"larger": 4.0, "longer": 4.0}
+    return {"architectures": entries, "rungs": [0.25, 1.0], "environment": environment, "plan": plan}
+
+
+def test_a_rung_that_orders_as_the_large_training_does_has_full_agreement_and_no_regret():
+    record = record_of([3.0, 2.0, 1.0, 2.5])
+    rows = {row["guess"]: row for row in judge(record)}
     assert rows["rung 1"]["agreement"]["value"] == 1.0 and rows["rung 1"]["regret"]["value"] == 0.0
     assert rows["rung 0.25"]["agreement"]["value"] == 0.0
     assert rows["rung 0.25"]["regret"]["value"] == pytest.approx(2.0)
     assert rows["parameters"]["agreement"]["value"] == 0.5
     assert rows["rung 1"]["noise"] == pytest.approx(0.01 / np.sqrt(2))
+
+
+def test_the_page_says_whether_the_aims_are_reached_and_how_surely():
+    right = page(record_of([3.0, 2.0, 1.0, 2.5]))
+    assert "* text_loss: decisions surely reached, regret surely reached." in right
+    wrong = record_of([3.0, 2.0, 1.0, 2.5])
+    for entry in wrong["architectures"].values():
+        entry["proxy"]["0"].reverse()
+    assert "* text_loss: decisions surely missed, regret surely missed." in page(wrong)
+
+
+def test_one_large_seed_leaves_the_noise_unknown():
+    record = record_of([3.0, 2.0, 1.0, 2.5], seeds=1)
+    assert {row["noise"] for row in judge(record)} == {None}
+    assert "not known (one seed)" in page(record) and "regret not known" in page(record)
+
+
+def test_a_training_that_breaks_is_recorded_and_named_and_the_others_are_judged():
+    record = record_of([3.0, 2.0, 1.0, 2.5])
+    entry = record["architectures"]["0"]
+    entry["large"] = {}
+
+    def breaks(architecture, seed):
+        raise ArithmeticError("the loss is nan")
+
+    said = train(entry, "large", breaks, None, 7)  # type: ignore[arg-type]
+    assert entry["failed"] == {"large 7": "ArithmeticError: the loss is nan"} and "failed" in said
+    assert judge(record)[0]["architectures"] == 3
+    assert "Left out, because they broke: n0, large 7: ArithmeticError: the loss is nan." in page(record)

@@ -7,12 +7,19 @@ import pytest
 
 from nas.study.events import Observer
 from scripts import benchmark_signal
-from scripts.benchmark_signal import page, scores_of, silent_scores, tell_budget
+from scripts.benchmark_signal import page, scores_of, signal, silent_scores, tell_budget
 from scripts.command_line import UserError
 from scripts.exit_codes import UNFINISHED
 from scripts.search_job import announce
 from scripts.settings import SearchSettings
-from scripts.variance_shares import flips, flips_between_rates, flips_between_seeds, reliability, variance_shares
+from scripts.variance_shares import (
+    flips,
+    flips_between_rates,
+    flips_between_seeds,
+    reliability,
+    reliability_interval,
+    variance_shares,
+)
 from tests.test_command_line import mistake, run
 
 EFFECT = np.array([0.0, 1.0, 3.0])
@@ -53,6 +60,21 @@ def test_reliability_is_the_intraclass_correlation():
     # Means 1 and 5: variance 8; within a design 2, so between designs 8 - 2 / 2 = 7.
     assert reliability(np.array([[0.0, 2.0], [4.0, 6.0]])) == pytest.approx(7 / 9)
     assert reliability(np.array([[0.0, 2.0], [2.0, 0.0]])) == 0.0
+
+
+def test_the_interval_of_reliability_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 1.0, (400, 8, 1)) + rng.normal(0, 1.0, (400, 8, 3))  # designs make half of the variance
+    ends = [reliability_interval(one) for one in scores]
+    assert np.mean([low <= 0.5 <= high for low, high in ends]) == pytest.approx(0.95, abs=0.03)
+    assert all(low <= reliability(one) <= high for one, (low, high) in zip(scores, ends, strict=True))
+    assert reliability_interval(NOTHING[0]) == (0.0, 0.0)
+    assert reliability_interval(EFFECT[:, None] + NOTHING[0]) == (1.0, 1.0)
+
+
+def test_a_verdict_is_only_likely_where_the_interval_holds_the_other():
+    assert signal(0.9, 0.7, 0.95) == "yes" and signal(0.9, 0.3, 0.95) == "likely yes"
+    assert signal(0.1, 0.0, 0.4) == "**no**" and signal(0.1, 0.0, 0.6) == "**likely no**"
 
 
 def test_flips_count_pairs_of_designs_that_swap_and_ties_half():

@@ -3,7 +3,11 @@
 import json
 
 from nas.study.oracle import Oracle
+from scripts.build_oracle import Trainer, Work, line, missing_work
 from scripts.exit_codes import UNFINISHED
+from search_spaces.picks import Given
+from tests.study.oracles import toy_oracle
+from tests.study.toys import space
 from tests.test_command_line import run
 
 TINY = (
@@ -43,3 +47,21 @@ def test_every_architecture_is_trained_on_every_seed_at_every_rung_and_once(tmp_
     assert {"torch", "commit", "processes"} <= place.keys()
     sentence = call("seed=7", *TINY, *out)[1]
     assert "was built with other settings" in sentence
+
+
+def test_a_training_that_breaks_is_recorded_and_not_tried_again():
+    oracle = toy_oracle()
+    entry = next(iter(oracle.entries.values()))
+
+    class Space:
+        at = staticmethod(lambda params: space(Given(params)))
+
+    def breaks(architecture, seed):
+        raise ArithmeticError("the loss is nan")
+
+    work, reason, _ = Trainer(breaks, Space(), None)(Work(entry.id, entry.params, 2))  # type: ignore[arg-type]
+    assert reason == "ArithmeticError: the loss is nan" and "failed, ArithmeticError" in line(entry, 2, reason, 0.1)
+    assert isinstance(reason, str)
+    before = len(missing_work(oracle, 0, 3))
+    entry.failed[work.seed] = reason
+    assert len(missing_work(oracle, 0, 3)) == before - 1

@@ -27,7 +27,8 @@ class Entry:
     """One architecture. `id` is that of the point of the space, before parameters are matched.
 
     counts, measurements and costs are those of the deployment, as a search would record them; None and empty until
-    they are known. scores: by seed, the scores at each rung of the table; seconds: of training, summed over seeds.
+    they are known. scores: by seed, the scores at each rung of the table; failed: by seed, why a training broke;
+    seconds: of training, summed over seeds.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Entry:
     measurements: dict[str, Measurement] = field(default_factory=dict)
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
     scores: dict[int, list[Scores]] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0
 
     def mean(self, objective: Objective) -> float:
@@ -60,6 +62,7 @@ class Entry:
                 str(seed): [{name: _packed(m) for name, m in scores.items()} for scores in rungs]
                 for seed, rungs in sorted(self.scores.items())
             },
+            **({"failed": {str(seed): reason for seed, reason in self.failed.items()}} if self.failed else {}),
             "seconds": round(self.seconds, 2),
         }
 
@@ -76,6 +79,7 @@ class Entry:
                 int(seed): [{name: _unpacked(name, m) for name, m in scores.items()} for scores in rungs]
                 for seed, rungs in data["scores"].items()
             },
+            failed={int(seed): reason for seed, reason in data.get("failed", {}).items()},
             seconds=data["seconds"],
         )
 

@@ -53,3 +53,12 @@ def test_what_is_not_known_yet_is_left_out():
     assert set(oracle.entries) - set(oracle.known(quality)) == {first.id}
     assert set(oracle.entries) - set(oracle.known(cost)) == {second.id}
     assert set(oracle.entries) - set(oracle.known([*quality, *cost])) == {first.id, second.id}
+
+
+def test_a_training_that_broke_is_kept_with_its_reason(tmp_path):
+    oracle = toy_oracle()
+    first = next(iter(oracle.entries.values()))
+    first.failed[2] = "NonFiniteLoss: the loss is nan"
+    path = tmp_path / "oracle.json"
+    path.write_text(oracle.to_text())
+    assert Oracle.read(path).entries[first.id].failed == {2: "NonFiniteLoss: the loss is nan"}
