@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from nas.architecture import Architecture
 from nas.architecture.ffns import FfnOptions, Glu, Moe, NoFfn
@@ -22,6 +24,7 @@ from nas.architecture.mixers import (
 from nas.ffns.base import Ffn
 from nas.ffns.glu import GluFfn
 from nas.ffns.moe import MoeFfn
+from nas.layers.norm import LayerNorm, RMSNorm
 from nas.mixers.attention import AttentionMixer
 from nas.mixers.base import Mixer
 from nas.mixers.block_sparse_attention import BlockSparseAttentionMixer
@@ -70,13 +73,25 @@ def compile_architecture(architecture: Architecture, *, seed: int | None = None)
     with nullcontext() if seed is None else torch.random.fork_rng():
         if seed is not None:
             torch.manual_seed(seed)
-        width = architecture.d_model
+        width, norm = architecture.d_model, partial(build_norm, architecture)
         blocks = [
-            ResidualBlock(width, build_mixer(b.mixer, width), build_ffn(b.ffn, width)) for b in architecture.blocks
+            ResidualBlock(b, build_mixer(b.mixer, width), build_ffn(b.ffn, width), norm) for b in architecture.blocks
         ]
+        scale = architecture.embedding_scale
         return Model(
             d_model=width,
             vocab_size=architecture.vocab_size,
             tie_embeddings=architecture.tie_embeddings,
             blocks=blocks,
+            norm=norm(),
+            embedding_scale=width**0.5 if isinstance(scale, str) else scale,
+            logits_scale=architecture.logits_scale,
+            logits_soft_cap=architecture.logits_soft_cap,
         )
+
+
+def build_norm(architecture: Architecture) -> nn.Module:
+    """A norm of the residual stream, at its initial weights."""
+    if architecture.norm == "layernorm":
+        return LayerNorm(architecture.d_model, eps=architecture.norm_eps, bias=architecture.norm_bias)
+    return RMSNorm(architecture.d_model, eps=architecture.norm_eps)

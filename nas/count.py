@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from nas.architecture import Architecture, resized
+from nas.architecture import Architecture, NoFfn, NoMixer, resized
 from nas.deployment import Deployment
 from nas.parts import (
     active_parameters,
@@ -64,9 +64,21 @@ def count_parameters(architecture: Architecture) -> int:
     """All parameters, shared ones once."""
     d_model = architecture.d_model
     ends = architecture.vocab_size * d_model * (1 if architecture.tie_embeddings else 2) + d_model
-    return ends + sum(
+    parts = sum(
         mixer_parameters(block.mixer, d_model) + ffn_parameters(block.ffn, d_model) for block in architecture.blocks
     )
+    return ends + parts + d_model * _further_norm_vectors(architecture)
+
+
+def _further_norm_vectors(architecture: Architecture) -> int:
+    """Vectors of d_model in norms beyond one for every part and one at the end, which the parts and ends count."""
+    parts = norms = 1
+    for block in architecture.blocks:
+        placements = [] if isinstance(block.mixer, NoMixer) else [block.mixer_norm]
+        placements += [] if isinstance(block.ffn, NoFfn) else [block.ffn_norm]
+        parts += len(placements)
+        norms += sum(2 if placement == "sandwich" else 1 for placement in placements) - block.parallel
+    return norms * (2 if architecture.norm_bias else 1) - parts
 
 
 def count_state_bytes(architecture: Architecture, context: int, *, dtype: torch.dtype) -> int:

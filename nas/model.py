@@ -1,17 +1,21 @@
 """A language model as a stack of residual blocks: embedding, blocks, norm, head, and decoding from a state.
 
-* Pre-norm: x + mixer(norm(x)), then x + ffn(norm(x)); a part that is absent has no norm and no parameters.
+* Where norms stand and what is scaled is the wiring of a block (`nas.architecture.Block`); by default
+  x + mixer(norm(x)), then x + ffn(norm(x)). A part that is absent has no norm and no parameters.
 * The model knows no kinds; what a block is made of was decided by who built it (`nas/compile.py`).
 * Initialisation: projections and embeddings normal with standard deviation 0.02, output projections of the residual
   branches times 1/sqrt(2 * number of blocks) (Radford et al., GPT-2, section 2.3); decay parameters as published.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.architecture import Block
+from nas.architecture.architecture import NormPlacement
 from nas.context import Context
 from nas.ffns.base import Ffn
 from nas.layers.linear import INIT_STD, Linear
@@ -55,42 +59,73 @@ class DecodeState:
 
 
 class ResidualBlock(nn.Module):
-    """x + mixer(norm(x)), then x + ffn(norm(x)); either part may be absent."""
+    """A mixer and an FFN, each joining the residual stream as the wiring says; either may be absent."""
 
-    def __init__(self, d_model: int, mixer: Mixer | None, ffn: Ffn | None) -> None:
+    def __init__(self, wiring: Block, mixer: Mixer | None, ffn: Ffn | None, norm: Callable[[], nn.Module]) -> None:
         super().__init__()
-        self.mixer_norm = nn.Identity() if mixer is None else RMSNorm(d_model)
+        self.wiring = wiring
+        self.mixer_norm = norm() if mixer is not None and wiring.mixer_norm != "post" else nn.Identity()
         self.mixer = mixer
-        self.ffn_norm = nn.Identity() if ffn is None else RMSNorm(d_model)
+        self.mixer_post_norm = norm() if mixer is not None and _ends_with_norm(wiring.mixer_norm) else nn.Identity()
+        own_norm = ffn is not None and not wiring.parallel
+        self.ffn_norm = norm() if own_norm and wiring.ffn_norm != "post" else nn.Identity()
         self.ffn = ffn
+        self.ffn_post_norm = norm() if own_norm and _ends_with_norm(wiring.ffn_norm) else nn.Identity()
 
     def forward(self, x: Tensor, state: State | None, context: Context) -> tuple[Tensor, State | None]:
         """x [B, T, d]; with a state, reads on from it."""
-        if self.mixer is not None:
-            y, state = self.mixer(self.mixer_norm(x), state, context)
-            x = x + y
-        return self._add_ffn(x, context), state
+        if self.mixer is None:
+            return self._after_ffn(x, context), state
+        normed = self.mixer_norm(x)
+        y, state = self.mixer(normed, state, context)
+        return self._after_mixer(x, normed, y, context), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
         """x [B, d], one token."""
-        if self.mixer is not None:
-            y, state = self.mixer.step(self.mixer_norm(x), state, context)
-            x = x + y
-        return self._add_ffn(x, context), state
+        if self.mixer is None:
+            return self._after_ffn(x, context), state
+        normed = self.mixer_norm(x)
+        y, state = self.mixer.step(normed, state, context)
+        return self._after_mixer(x, normed, y, context), state
 
-    def _add_ffn(self, x: Tensor, context: Context) -> Tensor:
-        return x if self.ffn is None else x + self.ffn(self.ffn_norm(x), context)
+    def _after_mixer(self, x: Tensor, normed: Tensor, y: Tensor, context: Context) -> Tensor:
+        w = self.wiring
+        past = normed if w.mixer_norm == "residual" else x
+        x = _times(past, w.mixer_skip) + _times(self.mixer_post_norm(y), w.mixer_scale)
+        if not w.parallel:
+            return self._after_ffn(x, context)
+        assert self.ffn is not None, "a parallel block has both parts"
+        return x + _times(self.ffn(normed, context), w.ffn_scale)
+
+    def _after_ffn(self, x: Tensor, context: Context) -> Tensor:
+        if self.ffn is None:
+            return x
+        w, normed = self.wiring, self.ffn_norm(x)
+        past = normed if w.ffn_norm == "residual" else x
+        return _times(past, w.ffn_skip) + _times(self.ffn_post_norm(self.ffn(normed, context)), w.ffn_scale)
 
 
 class Model(nn.Module):
     """A causal language model over `vocab_size` tokens."""
 
-    def __init__(self, *, d_model: int, vocab_size: int, tie_embeddings: bool, blocks: list[ResidualBlock]) -> None:
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        vocab_size: int,
+        tie_embeddings: bool,
+        blocks: list[ResidualBlock],
+        norm: nn.Module | None = None,
+        embedding_scale: float = 1.0,
+        logits_scale: float = 1.0,
+        logits_soft_cap: float | None = None,
+    ) -> None:
         super().__init__()
+        self.embedding_scale, self.logits_scale, self.logits_soft_cap = embedding_scale, logits_scale, logits_soft_cap
         self.embedding = nn.Embedding(vocab_size, d_model, _weight=torch.empty(vocab_size, d_model))
         nn.init.normal_(self.embedding.weight, std=INIT_STD)
         self.blocks: list[ResidualBlock] = nn.ModuleList(blocks)  # type: ignore[assignment]
-        self.norm = RMSNorm(d_model)
+        self.norm = RMSNorm(d_model) if norm is None else norm
         self.head = None if tie_embeddings else Linear(d_model, vocab_size)
         for part in self._parts():
             part.scale_output((2 * len(blocks)) ** -0.5)
@@ -98,7 +133,7 @@ class Model(nn.Module):
     def forward(self, tokens: Tensor, context: Context | None = None) -> Tensor:
         """Logits [B, T, V] of the token after each of tokens [B, T]; auxiliary losses are left in the context."""
         context = context or Context()
-        x = self.embedding(tokens)
+        x = self._embed(tokens)
         for block in self.blocks:
             x, _ = block(x, None, context)
         return self._logits(x)
@@ -123,7 +158,7 @@ class Model(nn.Module):
         state = self.init_state(tokens.shape[0], tokens.shape[1]) if state is None else state
         state.check_room(tokens.shape[1])
         context, layers = Context(position=state.position), []
-        x = self.embedding(tokens)
+        x = self._embed(tokens)
         for block, layer in zip(self.blocks, state.layers, strict=True):
             x, layer = block(x, layer, context)
             layers.append(layer)
@@ -134,7 +169,7 @@ class Model(nn.Module):
         """Read one token per sequence, tokens [B]; returns (logits [B, V], the state). As `prefill` otherwise."""
         state.check_room(1)
         context, layers = Context(position=state.position), []
-        x = self.embedding(tokens)
+        x = self._embed(tokens)
         for block, layer in zip(self.blocks, state.layers, strict=True):
             x, layer = block.step(x, layer, context)
             layers.append(layer)
@@ -173,9 +208,15 @@ class Model(nn.Module):
     def _parts(self) -> list[Mixer | Ffn]:
         return [part for block in self.blocks for part in (block.mixer, block.ffn) if part is not None]
 
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return _times(self.embedding(tokens), self.embedding_scale)
+
     def _logits(self, x: Tensor) -> Tensor:
         head = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(self.norm(x), head)
+        logits = _times(F.linear(self.norm(x), head), self.logits_scale)
+        if self.logits_soft_cap is None:
+            return logits
+        return self.logits_soft_cap * torch.tanh(logits / self.logits_soft_cap)
 
 
 def filled_state(model: Model, batch: int, context_len: int, new_tokens: int) -> DecodeState:
@@ -189,6 +230,15 @@ def filled_state(model: Model, batch: int, context_len: int, new_tokens: int) ->
             tensor.normal_()
     state.position = context_len
     return state
+
+
+def _ends_with_norm(placement: NormPlacement) -> bool:
+    return placement in ("post", "sandwich")
+
+
+def _times(x: Tensor, factor: float) -> Tensor:
+    """factor x; without an operation where the factor is 1."""
+    return x if factor == 1 else factor * x
 
 
 def _choose(logits: Tensor, temperature: float) -> Tensor:

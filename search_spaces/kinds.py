@@ -90,7 +90,9 @@ def inner_width(mixer: MixerOptions) -> int:
 def agree(a: Architecture, b: Architecture) -> bool:
     """Whether two canonical architectures differ in sizes only: same kinds, inner width to width, other options."""
     return (
-        (a.loss, a.tie_embeddings, len(a.blocks)) == (b.loss, b.tie_embeddings, len(b.blocks))
+        len(a.blocks) == len(b.blocks)
+        and _same_but_for(a, b, "d_model", "vocab_size", "blocks")
+        and all(_same_but_for(x, y, "mixer", "ffn") for x, y in zip(a.blocks, b.blocks, strict=True))
         and all(
             inner_width(x.mixer) * b.d_model == inner_width(y.mixer) * a.d_model
             for x, y in zip(a.blocks, b.blocks, strict=True)
@@ -130,6 +132,10 @@ def _agree_options(a: Options, b: Options) -> bool:
         pairs = zip(sorted(a.parts, key=kind_of), sorted(b.parts, key=kind_of), strict=True)
         return a.fuse == b.fuse and all(kind_of(x) == kind_of(y) and _agree_options(x, y) for x, y in pairs)
     return all(getattr(a, f.name) == getattr(b, f.name) for f in fields(a) if not _is_size(type(a), f.name))
+
+
+def _same_but_for(a: Options, b: Options, *left_out: str) -> bool:
+    return all(getattr(a, f.name) == getattr(b, f.name) for f in fields(a) if f.name not in left_out)
 
 
 def _is_size(kind: type[Options], name: str) -> bool:

@@ -6,36 +6,69 @@ from typing import Literal
 from nas.architecture.errors import ArchitectureError
 from nas.architecture.ffns import FfnOptions, NoFfn
 from nas.architecture.mixers import HeadMix, MixerOptions, NoMixer
-from nas.architecture.options import Options, option
+from nas.architecture.options import DEFAULT_NORM_EPS, Options, option
 
 Loss = Literal["causal"]
+Norm = Literal["rmsnorm", "layernorm"]
+NormPlacement = Literal["pre", "post", "sandwich", "residual"]
+WidthRoot = Literal["sqrt_d_model"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
-    """One residual block: x + mixer(norm(x)), then x + ffn(norm(x)). Either may be absent, not both."""
+class Block(Options):
+    """One residual block: a mixer, then an FFN. Either may be absent, not both.
+
+    A sublayer f changes the stream x by where its norm n stands: `pre`: skip x + scale f(n(x)); `post`:
+    skip x + scale n(f(x)) (OLMo 2, arXiv 2501.00656, section 3.2); `sandwich`: skip x + scale n'(f(n(x))) (Gemma 2,
+    arXiv 2408.00118, section 2); `residual`: skip n(x) + scale f(n(x)) (MiniMax-01, arXiv 2501.08313).
+    Where `parallel`, both read one norm of x and their results are added together (GPT-J; Cohere's Command R).
+    """
 
     mixer: MixerOptions = NoMixer()
     ffn: FfnOptions = NoFfn()
+    mixer_norm: NormPlacement = option("pre", rare=True)
+    ffn_norm: NormPlacement = option("pre", rare=True)
+    mixer_skip: float = option(1.0, rare=True)
+    ffn_skip: float = option(1.0, rare=True)
+    mixer_scale: float = option(1.0, rare=True)
+    ffn_scale: float = option(1.0, rare=True)
+    parallel: bool = option(False, rare=True)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not isinstance(self.mixer, MixerOptions):
             raise ArchitectureError(f"mixer must be a token mixer, but got {self.mixer!r}.")
         if not isinstance(self.ffn, FfnOptions):
             raise ArchitectureError(f"ffn must be an FFN, but got {self.ffn!r}.")
         if isinstance(self.mixer, NoMixer) and isinstance(self.ffn, NoFfn):
             raise ArchitectureError("A block needs a mixer or an FFN, but both are none.")
+        if self.parallel and (isinstance(self.mixer, NoMixer) or isinstance(self.ffn, NoFfn)):
+            raise ArchitectureError("A parallel block needs a mixer and an FFN, but one of them is none.")
+        if self.parallel and (self.mixer_norm, self.ffn_norm, self.ffn_skip) != ("pre", "pre", 1.0):
+            raise ArchitectureError(
+                "A parallel block has one norm, before both of its parts, and one skip, mixer_skip, but got "
+                f"mixer_norm={self.mixer_norm}, ffn_norm={self.ffn_norm}, ffn_skip={self.ffn_skip}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture(Options):
-    """A whole network. Equality and hash are those of the data; `canonical_id` tells whether two compute the same."""
+    """A whole network. Equality and hash are those of the data; `canonical_id` tells whether two compute the same.
+
+    norm, norm_eps, norm_bias: of the blocks and of the last norm. Embeddings are multiplied by `embedding_scale`,
+    logits by `logits_scale` and then soft-capped: c tanh(logits / c) with c = `logits_soft_cap`.
+    """
 
     name: str = "unnamed"
     d_model: int = option(minimum=1)
     vocab_size: int = option(minimum=1)
     loss: Loss = option("causal")
     tie_embeddings: bool = option(True)
+    norm: Norm = option("rmsnorm", rare=True)
+    norm_eps: float = option(DEFAULT_NORM_EPS, minimum=0, rare=True)
+    norm_bias: bool = option(False, rare=True)
+    embedding_scale: float | WidthRoot = option(1.0, rare=True)
+    logits_scale: float = option(1.0, rare=True)
+    logits_soft_cap: float | None = option(None, minimum=1e-3, rare=True)
     blocks: tuple[Block, ...] = ()
 
     def check(self) -> None:
@@ -43,6 +76,8 @@ class Architecture(Options):
             raise ArchitectureError(f"name must be a word, but got {self.name!r}.")
         if not self.blocks:
             raise ArchitectureError("An architecture needs at least one block, but got none.")
+        if self.norm_bias and self.norm == "rmsnorm":
+            raise ArchitectureError("norm_bias needs norm: layernorm, but norm is rmsnorm, which has none.")
 
     @property
     def mixers(self) -> tuple[MixerOptions, ...]:

@@ -17,19 +17,31 @@ from nas.architecture.mixers import MixerOptions, NoMixer
 from nas.architecture.options import Options
 
 ID_LENGTH = 10
+MIXER_WIRING = ("mixer", "mixer_norm", "mixer_skip", "mixer_scale")
+FFN_WIRING = ("ffn", "ffn_norm", "ffn_skip", "ffn_scale")
 
 
 def canonical(architecture: Architecture) -> Architecture:
     """The representative of all architectures that compute the same function. Idempotent."""
     blocks: list[Block] = []
     for block in architecture.blocks:
-        mixer = block.mixer.canonical(architecture.d_model)
-        ffn = block.ffn.canonical(architecture.d_model)
-        if isinstance(mixer, NoMixer) and blocks and isinstance(blocks[-1].ffn, NoFfn):
-            blocks[-1] = replace(blocks[-1], ffn=ffn)
+        block = _canonical_block(block, architecture.d_model)
+        if isinstance(block.mixer, NoMixer) and blocks and isinstance(blocks[-1].ffn, NoFfn):
+            blocks[-1] = replace(blocks[-1], **{name: getattr(block, name) for name in FFN_WIRING})
         else:
-            blocks.append(Block(mixer=mixer, ffn=ffn))
-    return replace(architecture, name="canonical", blocks=tuple(blocks))
+            blocks.append(block)
+    embedding_scale = architecture.embedding_scale
+    if embedding_scale == "sqrt_d_model":
+        embedding_scale = architecture.d_model**0.5
+    return replace(architecture, name="canonical", embedding_scale=embedding_scale, blocks=tuple(blocks))
+
+
+def _canonical_block(block: Block, d_model: int) -> Block:
+    """With canonical parts, and the wiring of a part that is none at its defaults."""
+    mixer, ffn = block.mixer.canonical(d_model), block.ffn.canonical(d_model)
+    idle = (MIXER_WIRING if isinstance(mixer, NoMixer) else ()) + (FFN_WIRING if isinstance(ffn, NoFfn) else ())
+    defaults = {f.name: f.default for f in fields(Block) if f.name in idle}
+    return replace(block, **{**defaults, "mixer": mixer, "ffn": ffn})
 
 
 def canonical_id(architecture: Architecture) -> str:
@@ -42,7 +54,7 @@ def _beyond_defaults(value: Any) -> Any:
     """Options and blocks as nested dicts without what is at its default."""
     if isinstance(value, tuple):
         return [_beyond_defaults(item) for item in value]
-    if not isinstance(value, Options | Block):
+    if not isinstance(value, Options):
         return value
     kind = {"kind": value.kind} if isinstance(value, MixerOptions | FfnOptions) else {}
     told = (f for f in fields(value) if getattr(value, f.name) != f.default)

@@ -15,16 +15,23 @@ the network is resized (see resize.py):
 import dataclasses
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from nas.architecture.errors import ArchitectureError, did_you_mean
 
+DEFAULT_NORM_EPS = 1e-6
 Role = Literal["heads", "width", "head_dim", "state", "tokens", "share", "fixed"]
 
 
-def option(default: Any = dataclasses.MISSING, *, role: Role = "fixed", minimum: float | None = None) -> Any:
-    """A dataclass field with its role in resizing and its smallest valid value."""
-    return field(default=default, metadata={"role": role, "minimum": minimum})
+def option(
+    default: Any = dataclasses.MISSING, *, role: Role = "fixed", minimum: float | None = None, rare: bool = False
+) -> Any:
+    """A dataclass field with its role in resizing and its smallest valid value.
+
+    rare: files leave the option out while it is at its default; most designs never set it.
+    """
+    return field(default=default, metadata={"role": role, "minimum": minimum, "rare": rare})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +62,7 @@ def _rules(kind: type[Options]) -> tuple[tuple[str, Any, float | None], ...]:
 
 def check_value(name: str, value: object, hint: Any, minimum: float | None) -> None:
     """Raise ArchitectureError unless `value` has the annotated type and is at least `minimum`."""
-    allowed = get_args(hint) if get_origin(hint) is not Literal and type(None) in get_args(hint) else (hint,)
+    allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if value is None and type(None) in allowed:
         return
     for kind in allowed:
@@ -63,7 +70,7 @@ def check_value(name: str, value: object, hint: Any, minimum: float | None) -> N
             if value in get_args(kind):
                 return
             raise ArchitectureError(f"{name} is {value!r}. {did_you_mean(value, map(str, get_args(kind)))}")
-        if kind is bool and isinstance(value, bool):
+        if isinstance(kind, type) and (kind is bool or issubclass(kind, Options)) and isinstance(value, kind):
             return
         if kind is int and isinstance(value, int) and not isinstance(value, bool):
             break

@@ -84,7 +84,7 @@ def _resize_block(block: Block, scale: Scale) -> Block:
         mixer: MixerOptions = replace(block.mixer, parts=parts)
     else:
         mixer = _resize_part(block.mixer, scale, max(1, round(_heads(block.mixer) * scale.width / scale.head_dim)))
-    return Block(mixer=mixer, ffn=_resize_part(block.ffn, scale, 0))
+    return replace(block, mixer=mixer, ffn=_resize_part(block.ffn, scale, 0))
 
 
 def _heads(mixer: MixerOptions) -> int:

@@ -5,7 +5,7 @@ gigabytes. Every rule that is broken is one sentence that names the block.
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from nas.architecture.options import Options
 
 MAX_FILE_BYTES = 1_000_000
 MAX_BLOCKS = 2_000
-BLOCK_KEYS = ("repeat", "mixer", "ffn")
+BLOCK_KEYS = ("repeat", *(f.name for f in fields(Block)))
 
 
 def to_dict(architecture: Architecture) -> dict[str, Any]:
@@ -33,20 +33,26 @@ def to_dict(architecture: Architecture) -> dict[str, Any]:
         entry: dict[str, Any] = {"repeat": count} if count > 1 else {}
         entry["mixer"] = options_to_dict(block.mixer)
         entry["ffn"] = options_to_dict(block.ffn)
+        entry |= {f.name: getattr(block, f.name) for f in fields(block) if f.metadata and _told(block, f)}
         data["blocks"].append(entry)
     return data
 
 
 def options_to_dict(options: Options) -> dict[str, Any]:
-    """The options of one part with its kind; those that are null are left out."""
+    """The options of one part with its kind; null ones and rare ones at their defaults are left out."""
     data: dict[str, Any] = {"kind": getattr(options, "kind", "architecture")}
     for f in fields(options):
         value = getattr(options, f.name)
         if f.name == "parts":
             data["parts"] = [options_to_dict(part) for part in value]
-        elif value is not None:
+        elif _told(options, f):
             data[f.name] = value
     return data
+
+
+def _told(options: Options, f: Field[Any]) -> bool:
+    value = getattr(options, f.name)
+    return value is not None and not (f.metadata.get("rare") and value == f.default)
 
 
 def from_dict(data: object) -> Architecture:
@@ -75,7 +81,8 @@ def _read_block(data: object, place: str) -> list[Block]:
     mixer = read_part(given.get("mixer", {"kind": "none"}), MIXERS, f"{place}.mixer")
     ffn = read_part(given.get("ffn", {"kind": "none"}), FFNS, f"{place}.ffn")
     try:
-        return [Block(mixer=mixer, ffn=ffn)] * repeat  # type: ignore[arg-type]
+        wiring = {name: value for name, value in given.items() if name not in ("repeat", "mixer", "ffn")}
+        return [Block(mixer=mixer, ffn=ffn, **wiring)] * repeat  # type: ignore[arg-type]
     except ArchitectureError as error:
         raise ArchitectureError(f"{place}: {error}") from None
 

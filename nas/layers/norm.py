@@ -10,6 +10,21 @@ from torch import Tensor, nn
 NORM_EPS = 1e-6
 
 
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al., arXiv 1607.06450)."""
+
+    def __init__(self, size: int, *, eps: float = NORM_EPS, bias: bool = False) -> None:
+        super().__init__()
+        self.size = size
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, (self.size,), self.weight.to(x.dtype), bias, self.eps)
+
+
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x²) + eps) * weight over the last axis; the result has the type of x."""
 
