@@ -22,6 +22,11 @@ from nas.architecture.mixers import Mamba1 as Mamba1
 from nas.architecture.mixers import Mamba2 as Mamba2
 from nas.architecture.mixers import MixerOptions as MixerOptions
 from nas.architecture.mixers import NoMixer as NoMixer
+from nas.architecture.positions import ROPE_SCALINGS as ROPE_SCALINGS
+from nas.architecture.positions import LinearScaling as LinearScaling
+from nas.architecture.positions import Llama3Scaling as Llama3Scaling
+from nas.architecture.positions import RopeScaling as RopeScaling
+from nas.architecture.positions import YarnScaling as YarnScaling
 from nas.architecture.resize import Scale as Scale
 from nas.architecture.resize import resized as resized
 from nas.architecture.yaml_form import from_dict as from_dict

@@ -12,8 +12,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from nas.architecture.architecture import Architecture, Block
-from nas.architecture.ffns import FfnOptions, NoFfn
-from nas.architecture.mixers import MixerOptions, NoMixer
+from nas.architecture.ffns import NoFfn
+from nas.architecture.mixers import NoMixer
 from nas.architecture.options import Options
 
 ID_LENGTH = 10
@@ -56,6 +56,6 @@ def _beyond_defaults(value: Any) -> Any:
         return [_beyond_defaults(item) for item in value]
     if not isinstance(value, Options):
         return value
-    kind = {"kind": value.kind} if isinstance(value, MixerOptions | FfnOptions) else {}
+    kind = {} if isinstance(value, Architecture | Block) else {"kind": value.kind}
     told = (f for f in fields(value) if getattr(value, f.name) != f.default)
     return kind | {f.name: _beyond_defaults(getattr(value, f.name)) for f in told}

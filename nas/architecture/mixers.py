@@ -4,14 +4,15 @@ Inner width of a mixer is `num_heads * head_dim`; it need not equal the model wi
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Self
 
 from nas.architecture.errors import ArchitectureError
-from nas.architecture.options import Options, option
+from nas.architecture.options import DEFAULT_NORM_EPS, Options, option
+from nas.architecture.positions import DEFAULT_ROPE_BASE, ROPE_SCALINGS, Position, RopeScaling
 
-Position = Literal["rope", "none"]
-DEFAULT_ROPE_BASE = 10000.0
+QkNorm = Literal["none", "head", "full", "l2"]
+OutputGate = Literal["none", "sigmoid"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,10 @@ class NoMixer(MixerOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class GroupedHeads(MixerOptions):
-    """What attentions have in common: MHA, GQA or MQA by `num_kv_heads`.
+    """What attentions have in common: MHA, GQA or MQA by `num_kv_heads`, what precedes the scores, and positions.
 
+    qk_norm: queries and keys normalised per head or over all heads before the rotation, or without weights after it.
+    rope_fraction: the share of a head that is rotated; rope_interleaved: pairs of neighbours.
     How positions enter is the last option of each of them, so that an architecture file ends with it.
     """
 
@@ -44,6 +47,12 @@ class GroupedHeads(MixerOptions):
     num_heads: int = option(role="heads", minimum=1)
     num_kv_heads: int | None = option(None, role="heads", minimum=1)
     head_dim: int = option(64, role="head_dim", minimum=4)
+    qkv_bias: bool = option(False, rare=True)
+    qk_norm: QkNorm = option("none", rare=True)
+    norm_eps: float = option(DEFAULT_NORM_EPS, minimum=0, rare=True)
+    rope_fraction: float = option(1.0, minimum=0, rare=True)
+    rope_interleaved: bool = option(False, rare=True)
+    rope_scaling: RopeScaling | None = option(None, rare=True, kinds=ROPE_SCALINGS)
 
     def check(self) -> None:
         """KV heads divide heads; the kernels take head sizes in multiples of 4, and rotary positions even ones."""
@@ -54,27 +63,44 @@ class GroupedHeads(MixerOptions):
             )
         if self.head_dim % 4 or not 16 <= self.head_dim <= 256:
             raise ArchitectureError(f"head_dim must be a multiple of 4 from 16 to 256, but got {self.head_dim}.")
+        if self.rope_fraction > 1 or self.rope_size < 2 or self.rope_size % 2:
+            raise ArchitectureError(
+                "rope_fraction must rotate an even number of channels, from 2 to all of a head, but got "
+                f"rope_fraction={self.rope_fraction}, which is {self.rope_size} of head_dim={self.head_dim}."
+            )
 
     @property
     def kv_heads(self) -> int:
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
+    @property
+    def rope_size(self) -> int:
+        """Channels of a head that are rotated; a share that falls between two is rounded down."""
+        return int(self.head_dim * self.rope_fraction)
+
     def canonical(self, d_model: int) -> Self:
-        return replace(self, num_kv_heads=self.kv_heads)
+        eps = DEFAULT_NORM_EPS if self.qk_norm == "none" else float(self.norm_eps)
+        return replace(self, num_kv_heads=self.kv_heads, norm_eps=eps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(GroupedHeads):
-    """Softmax attention; sliding window when `window` is set."""
+    """Softmax attention; sliding window when `window` is set.
+
+    score_scale: factor of the scores beside 1 / sqrt(head_dim). output_gate: heads are multiplied by sigmoid(W x).
+    """
 
     kind: ClassVar[str] = "attention"
 
     window: int | None = option(None, role="tokens", minimum=1)
+    score_scale: float = option(1.0, rare=True)
+    output_gate: OutputGate = option("none", rare=True)
+    out_bias: bool = option(False, rare=True)
     position: Position = option("rope")
     rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
 
     def canonical(self, d_model: int) -> Self:
-        return replace(super().canonical(d_model), rope_base=used_rope_base(self.position, self.rope_base))
+        return replace(super().canonical(d_model), **used_positions(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +115,7 @@ class BlockSparseAttention(GroupedHeads):
     rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
 
     def canonical(self, d_model: int) -> Self:
-        return replace(super().canonical(d_model), rope_base=used_rope_base(self.position, self.rope_base))
+        return replace(super().canonical(d_model), **used_positions(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,9 +245,11 @@ def join_heads(first: MixerOptions, second: MixerOptions) -> MixerOptions | None
     return replace(first, num_heads=total, num_kv_heads=total)
 
 
-def used_rope_base(position: Position, rope_base: float) -> float:
-    """The base that rotary positions use, and the default where there are none."""
-    return float(rope_base) if position == "rope" else DEFAULT_ROPE_BASE
+def used_positions(options: Attention | BlockSparseAttention) -> dict[str, Any]:
+    """The options of rotary positions as they are, and at their defaults where there are no such positions."""
+    if options.position == "rope":
+        return {"rope_base": float(options.rope_base)}
+    return {f.name: f.default for f in fields(options) if f.name.startswith("rope_")}
 
 
 MIXERS: dict[str, type[MixerOptions]] = {

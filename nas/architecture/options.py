@@ -13,6 +13,7 @@ the network is resized (see resize.py):
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import UnionType
@@ -25,13 +26,19 @@ Role = Literal["heads", "width", "head_dim", "state", "tokens", "share", "fixed"
 
 
 def option(
-    default: Any = dataclasses.MISSING, *, role: Role = "fixed", minimum: float | None = None, rare: bool = False
+    default: Any = dataclasses.MISSING,
+    *,
+    role: Role = "fixed",
+    minimum: float | None = None,
+    rare: bool = False,
+    kinds: Mapping[str, "type[Options]"] | None = None,
 ) -> Any:
     """A dataclass field with its role in resizing and its smallest valid value.
 
-    rare: files leave the option out while it is at its default; most designs never set it.
+    rare: files leave the option out while it is at its default; most designs never set it. kinds: of options that are
+    options themselves, what a file may name.
     """
-    return field(default=default, metadata={"role": role, "minimum": minimum, "rare": rare})
+    return field(default=default, metadata={"role": role, "minimum": minimum, "rare": rare, "kinds": kinds})
 
 
 @dataclass(frozen=True, kw_only=True)

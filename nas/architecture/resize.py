@@ -95,7 +95,9 @@ def _resize_part(part: PartT, scale: Scale, num_heads: int) -> PartT:
     changes: dict[str, Any] = {}
     for f in fields(part):
         value = getattr(part, f.name)
-        if value is None or isinstance(value, str | tuple):
+        if isinstance(value, Options):
+            changes[f.name] = _resize_part(value, scale, num_heads)
+        if value is None or isinstance(value, str | tuple | Options):
             continue
         match role_of(type(part), f.name):
             case "heads" if f.name == "num_heads":

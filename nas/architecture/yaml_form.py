@@ -45,6 +45,8 @@ def options_to_dict(options: Options) -> dict[str, Any]:
         value = getattr(options, f.name)
         if f.name == "parts":
             data["parts"] = [options_to_dict(part) for part in value]
+        elif isinstance(value, Options):
+            data[f.name] = options_to_dict(value)
         elif _told(options, f):
             data[f.name] = value
     return data
@@ -101,6 +103,9 @@ def read_part(data: object, kinds: Mapping[str, type[Options]], place: str) -> O
         if not isinstance(given["parts"], list):
             raise ArchitectureError(f"{place}: parts must be a list of mixers, but got {given['parts']!r}.")
         given["parts"] = tuple(read_part(part, MIXERS, f"{place}.parts[{i}]") for i, part in enumerate(given["parts"]))
+    for f in fields(cls):
+        if f.metadata.get("kinds") and given.get(f.name) is not None:
+            given[f.name] = read_part(given[f.name], f.metadata["kinds"], f"{place}.{f.name}")
     try:
         return cls(**given)
     except ArchitectureError as error:

@@ -1,4 +1,4 @@
-"""The one linear map of the models: no bias, and initialised once, as the models need it.
+"""The one linear map of the models: without a bias unless asked for, and initialised once, as the models need it.
 
 `nn.Linear` fills its weight with a distribution that the model would overwrite; at deployment sizes that is seconds.
 """
@@ -10,10 +10,12 @@ INIT_STD = 0.02
 
 
 class Linear(nn.Linear):
-    """y = W x, W normal with standard deviation 0.02."""
+    """y = W x + b, W normal with standard deviation 0.02, b (where there is one) zero."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
+        super().__init__(in_features, out_features, bias=bias)
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=INIT_STD)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)

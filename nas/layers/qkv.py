@@ -1,23 +1,34 @@
-"""Queries, keys and values of an attention layer: one projection, grouped heads, rotary positions."""
+"""Queries, keys and values of an attention layer: one projection, grouped heads, norms, rotary positions."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.architecture.mixers import Attention, BlockSparseAttention
 from nas.context import Context
 from nas.layers.linear import Linear
-from nas.layers.rope import rotate
+from nas.layers.norm import RMSNorm
+from nas.layers.rope import Rope, rotate
 
 
 class QkvProjection(nn.Module):
-    """x -> q, k, v. The rows of the weight are those of q, then of k, then of v; no biases."""
+    """x -> q, k, v. The rows of the weight (and bias) are those of q, then of k, then of v.
+
+    qk_norm: `head` and `full` normalise before the rotation, over a head and over all heads together, with weights;
+    `l2` after it, over a head, without.
+    """
 
     def __init__(self, options: Attention | BlockSparseAttention, d_model: int) -> None:
         super().__init__()
         self.num_heads = options.num_heads
         self.kv_heads = options.kv_heads
         self.head_dim = options.head_dim
-        self.rope_base = options.rope_base if options.position == "rope" else None
-        self.linear = Linear(d_model, (self.num_heads + 2 * self.kv_heads) * self.head_dim)
+        self.rope = rope_of(options)
+        self.linear = Linear(d_model, (self.num_heads + 2 * self.kv_heads) * self.head_dim, bias=options.qkv_bias)
+        self.qk_norm = options.qk_norm
+        self.eps = options.norm_eps
+        if options.qk_norm in ("head", "full"):
+            heads = (1, 1) if options.qk_norm == "head" else (self.num_heads, self.kv_heads)
+            self.q_norm, self.k_norm = (RMSNorm(h * self.head_dim, eps=options.norm_eps) for h in heads)
 
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, d] -> q [B, T, Hq, D], k and v [B, T, Hkv, D]."""
@@ -26,10 +37,38 @@ class QkvProjection(nn.Module):
             .unflatten(-1, (-1, self.head_dim))
             .split((self.num_heads + self.kv_heads, self.kv_heads), dim=2)
         )
-        if self.rope_base is not None:
-            qk = rotate(qk, self.rope_base, context)
+        if self.qk_norm in ("head", "full"):
+            q, k = (self._rotated(x, context) for x in self._normed(qk))
+            return q, k, v
+        qk = self._rotated(qk, context)
+        if self.qk_norm == "l2":
+            qk = F.rms_norm(qk, (self.head_dim,), eps=self.eps)
         q, k = qk.split((self.num_heads, self.kv_heads), dim=2)
         return q, k, v
 
     def flops(self, tokens: int) -> int:
         return 2 * tokens * self.linear.weight.numel()
+
+    def _normed(self, qk: Tensor) -> tuple[Tensor, Tensor]:
+        q, k = qk.split((self.num_heads, self.kv_heads), dim=2)
+        if self.qk_norm == "head":
+            return self.q_norm(q), self.k_norm(k)
+        return (
+            self.q_norm(q.flatten(2)).unflatten(-1, (-1, self.head_dim)),
+            self.k_norm(k.flatten(2)).unflatten(-1, (-1, self.head_dim)),
+        )
+
+    def _rotated(self, x: Tensor, context: Context) -> Tensor:
+        return x if self.rope is None else rotate(x, self.rope, context)
+
+
+def rope_of(options: Attention | BlockSparseAttention) -> Rope | None:
+    """The rotary positions that the options ask for, or None."""
+    if options.position != "rope":
+        return None
+    return Rope(
+        size=options.rope_size,
+        base=options.rope_base,
+        interleaved=options.rope_interleaved,
+        scaling=options.rope_scaling,
+    )

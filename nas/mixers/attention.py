@@ -1,7 +1,7 @@
 """Softmax attention with grouped keys and values, rotary positions or none, over everything or a sliding window.
 
 Sources: Vaswani et al. (arXiv 1706.03762); grouped queries: Ainslie et al. (arXiv 2305.13245); sliding window: Mistral
-(arXiv 2310.06825), section 2.
+(arXiv 2310.06825), section 2; output gate: Qiu et al. (arXiv 2505.06708), section 3.
 """
 
 import torch
@@ -23,8 +23,11 @@ class AttentionMixer(Mixer):
         super().__init__()
         self.family = options.family
         self.window = options.window
+        self.scale = options.score_scale * options.head_dim**-0.5
         self.qkv = QkvProjection(options, d_model)
-        self.out_proj = Linear(options.num_heads * options.head_dim, d_model)
+        inner = options.num_heads * options.head_dim
+        self.gate_proj = Linear(d_model, inner) if options.output_gate == "sigmoid" else None
+        self.out_proj = Linear(inner, d_model, bias=options.out_bias)
 
     def forward(
         self, x: Tensor, state: State | None = None, context: Context | None = None
@@ -33,8 +36,8 @@ class AttentionMixer(Mixer):
         q, k, v = self.qkv(x, context)
         if state is not None:
             k, v = extend(state["k"], k, context.position), extend(state["v"], v, context.position)
-        o = attention(q, k, v, window=self.window)
-        return self.out_proj(o.flatten(2)), state
+        o = attention(q, k, v, scale=self.scale, window=self.window)
+        return self._finish(o, x), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
         q, k, v = self.qkv(x.unsqueeze(1), context)
@@ -42,8 +45,8 @@ class AttentionMixer(Mixer):
         slot = context.position % slots
         state["k"][:, slot], state["v"][:, slot] = k[:, 0], v[:, 0]
         filled = min(context.position + 1, slots)
-        o = attention_step(q[:, 0], state["k"].to(q.dtype), state["v"].to(q.dtype), filled)
-        return self.out_proj(o.flatten(1)), state
+        o = attention_step(q[:, 0], state["k"].to(q.dtype), state["v"].to(q.dtype), filled, scale=self.scale)
+        return self._finish(o, x), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
         slots = max_len if self.window is None else min(max_len, self.window)
@@ -52,8 +55,14 @@ class AttentionMixer(Mixer):
     def flops(self, tokens: int, context_len: int) -> int:
         pairs = pairs_in_window(tokens, context_len, self.window)
         products = 4 * pairs * self.qkv.num_heads * self.qkv.head_dim
-        return self.qkv.flops(tokens) + products + linear_flops(tokens, self.out_proj)
+        gate = 0 if self.gate_proj is None else linear_flops(tokens, self.gate_proj)
+        return self.qkv.flops(tokens) + products + gate + linear_flops(tokens, self.out_proj)
 
     def state_traffic(self, tokens: int, context_len: int, dtype: torch.dtype) -> int:
         # All keys and values in sight are read; only those of the new tokens are written.
         return self.state_bytes(context_len + tokens, dtype) + self.state_bytes(tokens, dtype)
+
+    def _finish(self, o: Tensor, x: Tensor) -> Tensor:
+        """o [..., H, D] gated by x [..., d] and projected."""
+        heads = o.flatten(-2)
+        return self.out_proj(heads if self.gate_proj is None else heads * self.gate_proj(x).sigmoid())

@@ -9,11 +9,13 @@ from nas.architecture import (
     GatedDeltaNet,
     Glu,
     HeadMix,
+    LinearScaling,
     Mamba1,
     Mamba2,
     Moe,
     NoFfn,
     NoMixer,
+    YarnScaling,
     canonical,
     canonical_id,
 )
@@ -21,6 +23,7 @@ from nas.architecture.options import option
 
 ATTENTION = Attention(num_heads=2, head_dim=16)
 FFN = Glu(d_ff=64)
+STRETCHED = YarnScaling(factor=2, original_length=32)
 
 
 def network(*blocks: Block, **changes) -> Architecture:
@@ -37,6 +40,11 @@ def network(*blocks: Block, **changes) -> Architecture:
             network(Block(mixer=replace(ATTENTION, position="none"))),
             network(Block(mixer=replace(ATTENTION, position="none", rope_base=500.0))),
         ),
+        (
+            network(Block(mixer=replace(ATTENTION, position="none"))),
+            network(Block(mixer=replace(ATTENTION, position="none", rope_fraction=0.5, rope_scaling=STRETCHED))),
+        ),
+        (network(Block(mixer=ATTENTION)), network(Block(mixer=replace(ATTENTION, norm_eps=1e-5)))),
         (
             network(Block(mixer=HeadMix(parts=(ATTENTION, Mamba2(num_heads=1))))),
             network(Block(mixer=HeadMix(parts=(Mamba2(num_heads=1), ATTENTION)))),
@@ -67,6 +75,12 @@ def test_architectures_that_compute_the_same_have_the_same_id(first, second):
         (network(Block(mixer=ATTENTION)), network(Block(mixer=replace(ATTENTION, num_kv_heads=1)))),
         (network(Block(mixer=ATTENTION)), network(Block(mixer=replace(ATTENTION, rope_base=500.0)))),
         (network(Block(mixer=ATTENTION)), network(Block(mixer=replace(ATTENTION, window=8)))),
+        (network(Block(mixer=ATTENTION)), network(Block(mixer=replace(ATTENTION, rope_scaling=STRETCHED)))),
+        (
+            network(Block(mixer=replace(ATTENTION, rope_scaling=LinearScaling(factor=2)))),
+            network(Block(mixer=replace(ATTENTION, rope_scaling=STRETCHED))),
+        ),
+        (network(Block(mixer=ATTENTION)), network(Block(mixer=replace(ATTENTION, qk_norm="head")))),
         (network(Block(mixer=ATTENTION)), network(Block(mixer=ATTENTION), tie_embeddings=False)),
         (
             network(Block(mixer=HeadMix(parts=(ATTENTION, ATTENTION), fuse="norm_mean"))),

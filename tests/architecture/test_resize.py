@@ -12,6 +12,7 @@ from nas.architecture import (
     Mamba2,
     Moe,
     Scale,
+    YarnScaling,
     diagram,
     resized,
 )
@@ -52,6 +53,13 @@ def test_tokens_scale_windows_and_blocks_alone():
     assert short.blocks[3].mixer.block_size == 4
     assert short.d_model == PROXY.d_model
     assert short.blocks[1] == PROXY.blocks[1]
+
+
+def test_the_length_that_rotary_angles_were_made_for_scales_as_tokens():
+    mixer = Attention(num_heads=4, head_dim=32, rope_scaling=YarnScaling(factor=4, original_length=512))
+    proxy = Architecture(d_model=128, vocab_size=256, blocks=(Block(mixer=mixer),))
+    scaling = resized(proxy, Scale(tokens=0.25, width=2)).blocks[0].mixer.rope_scaling
+    assert scaling == YarnScaling(factor=4, original_length=128)
 
 
 @pytest.mark.parametrize(

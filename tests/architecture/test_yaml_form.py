@@ -11,6 +11,7 @@ from nas.architecture import (
     HeadMix,
     Mamba2,
     Moe,
+    YarnScaling,
     from_dict,
     read_architecture,
     to_dict,
@@ -45,6 +46,17 @@ def test_defaults_may_be_left_out():
     assert from_dict(short).blocks == (Block(mixer=Attention(num_heads=2)),)
 
 
+def test_options_within_options_are_read_and_rare_ones_at_their_defaults_not_written(tmp_path):
+    stretched = Attention(num_heads=2, rope_scaling=YarnScaling(factor=4, original_length=64), qk_norm="head")
+    architecture = Architecture(d_model=64, vocab_size=9, blocks=(Block(mixer=stretched),))
+    write_architecture(tmp_path / "a.yaml", architecture)
+    assert read_architecture(tmp_path / "a.yaml") == architecture
+    written = to_dict(architecture)["blocks"][0]["mixer"]
+    assert written["rope_scaling"] == {"kind": "yarn", "factor": 4, "original_length": 64, "slow": 1.0, "fast": 32.0,
+        "truncate": True}  # fmt: skip
+    assert written["qk_norm"] == "head" and "rope_fraction" not in written
+
+
 HEAD = "d_model: 64\nvocab_size: 9\nblocks:\n- "
 
 
@@ -59,6 +71,10 @@ HEAD = "d_model: 64\nvocab_size: 9\nblocks:\n- "
         (HEAD + "mixer: {kind: attention, num_heads: 2, window: 0}", "window must be at least 1, but got 0."),
         (HEAD + "mixer: {kind: attention, num_heads: two}", "num_heads must be of type int, but got 'two'."),
         (HEAD + "mixer: {kind: attention, num_heads: 2, head_dim: 30}", "head_dim must be a multiple of 4"),
+        (HEAD + "mixer: {kind: attention, num_heads: 2, rope_fraction: 0.01}", "rope_fraction must rotate an even"),
+        (HEAD + "mixer: {kind: attention, num_heads: 2, rope_scaling: {kind: yarm}}", ".rope_scaling: unknown kind"),
+        (HEAD + "mixer: {kind: attention, num_heads: 2, rope_scaling: {kind: linear, factor: 0.5}}", "at least 1"),
+        (HEAD + "mixer: {kind: attention, num_heads: 2, rope_scaling: linear}", "rope_scaling must be a mapping"),
         (HEAD + "mixer: {kind: head_mix, parts: [{kind: none}, {kind: none}]}", "must be a mixer with heads"),
         (HEAD + "ffn: {kind: moe, num_experts: 2, top_k: 3, d_ff: 8}", "top_k must be at most num_experts"),
         (HEAD + "mixer: [1, 2]", "blocks[0].mixer must be a mapping"),

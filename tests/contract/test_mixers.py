@@ -16,6 +16,7 @@ from nas.architecture import (
     Mamba2,
     MixerOptions,
     NoMixer,
+    YarnScaling,
 )
 from nas.compile import MIXERS, build_mixer
 from nas.context import Context
@@ -30,6 +31,19 @@ CASES: dict[str, MixerOptions] = {
     "attention window": Attention(num_heads=2, num_kv_heads=1, head_dim=16, window=5),
     "attention window of one": Attention(num_heads=2, head_dim=16, window=1),
     "attention without positions": Attention(num_heads=2, head_dim=20, position="none"),
+    "attention with norms per head": Attention(
+        num_heads=4, num_kv_heads=2, head_dim=16, qk_norm="head", norm_eps=1e-5, score_scale=0.5, out_bias=True
+    ),
+    "attention with norms over all heads": Attention(
+        num_heads=4, num_kv_heads=2, head_dim=16, qk_norm="full", rope_fraction=0.5, qkv_bias=True
+    ),
+    "attention gated": Attention(num_heads=2, head_dim=16, output_gate="sigmoid", qk_norm="l2", rope_interleaved=True),
+    "attention stretched": Attention(
+        num_heads=2, head_dim=16, window=9, rope_fraction=0.75, rope_scaling=YarnScaling(factor=4, original_length=8)
+    ),
+    "block sparse with norms": BlockSparseAttention(
+        num_heads=2, head_dim=16, block_size=4, top_k=2, qk_norm="head", rope_fraction=0.25, qkv_bias=True
+    ),
     "block sparse": BlockSparseAttention(num_heads=2, head_dim=16, block_size=4, top_k=2),
     "block sparse grouped": BlockSparseAttention(num_heads=4, num_kv_heads=2, head_dim=16, block_size=3, top_k=1),
     "block sparse sees all": BlockSparseAttention(num_heads=2, head_dim=16, block_size=8, top_k=4),
