@@ -7,6 +7,8 @@ from kernels._matrix_recurrence import matrix_recurrence as matrix_recurrence
 from kernels._matrix_recurrence import matrix_recurrence_step as matrix_recurrence_step
 from kernels._selective_scan import selective_scan as selective_scan
 from kernels._selective_scan import selective_scan_step as selective_scan_step
+from kernels._short_convolution import short_convolution as short_convolution
+from kernels._short_convolution import short_convolution_step as short_convolution_step
 from kernels.backend import Backend as Backend
 from kernels.backend import use_backend as use_backend
 from kernels.backend import use_substitutes as use_substitutes

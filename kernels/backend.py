@@ -31,6 +31,8 @@ OPERATIONS = (
     "matrix_recurrence_step",
     "selective_scan",
     "selective_scan_step",
+    "short_convolution",
+    "short_convolution_step",
 )
 
 # Plain module variables, for all threads: torch.compile can read them while tracing, which it cannot do with a

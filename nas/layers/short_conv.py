@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels import short_convolution, short_convolution_step
+
 
 class ShortConv(nn.Module):
     """SiLU(depthwise causal convolution) over [B, T, C]; of size 0, SiLU alone.
@@ -33,26 +35,18 @@ class ShortConv(nn.Module):
         if self.filter is None:
             return F.silu(x), state
         if state is None:
-            padded, last = F.pad(x, (0, 0, self.size - 1, 0)), None
-        else:
-            padded = torch.cat((state.to(x.dtype), x), dim=1)
-            last = padded[:, x.shape[1] :].to(state.dtype)
-        # As an image of height 1 with channels last: no transposition in memory, a third faster on a CPU than conv1d.
-        image = padded.transpose(1, 2).unsqueeze(2)
-        filter = self.filter.to(x.dtype)[:, None, None]
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        y = F.conv2d(image, filter, bias, groups=self.channels).squeeze(2).transpose(1, 2)
-        return F.silu(y), last
+            y = short_convolution(x, self.filter, bias=self.bias)
+            assert isinstance(y, Tensor), "without return_state there is no state"
+            return y, None
+        y, last = short_convolution(x, self.filter, bias=self.bias, initial_state=state.to(x.dtype), return_state=True)
+        return y, last.to(state.dtype)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One token: x [B, C]; returns (y [B, C], the new state)."""
         if self.filter is None:
             return F.silu(x), state
-        seen = torch.cat((state.to(x.dtype), x.unsqueeze(1)), dim=1)
-        y = (seen * self.filter.t().to(x.dtype)).sum(1)
-        if self.bias is not None:
-            y = y + self.bias.to(x.dtype)
-        return F.silu(y), seen[:, 1:].to(state.dtype)
+        y, new = short_convolution_step(x, state.to(x.dtype), self.filter, bias=self.bias)
+        return y, new.to(state.dtype)
 
     def flops(self, tokens: int) -> int:
         """Two per multiply-accumulate."""
