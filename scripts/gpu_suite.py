@@ -45,7 +45,16 @@ FUNCTIONS = (  # of kernels, which is not imported: the plan is shown at once
     "selective_scan",
     "selective_scan_step",
     "grouped_matmul",
+    "short_convolution",
+    "short_convolution_step",
 )
+FAMILIES = (
+    "attention",
+    "matrix_recurrence",
+    "selective_scan",
+    "grouped_matmul",
+    "short_convolution",
+)  # of kernels, to be tuned
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ def stages(work: Path, arch: int, device_name: str) -> list[Stage]:
     tests = ("--jobs", str(min(8, os.cpu_count() or 1)), "--out", str(work / "tests"))
     tune = [
         Stage(f"tune-{op}", script("tune_kernels", "--op", op, "--seconds", seconds), f"kernels/tuned, {device_name}")
-        for op in ("attention", "matrix_recurrence", "selective_scan", "grouped_matmul")
+        for op in FAMILIES
     ]
     bench = ("--limit", seconds, "--out", str(work / "bench"))
     return [

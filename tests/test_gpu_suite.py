@@ -7,7 +7,7 @@ import tarfile
 import pytest
 import torch
 
-from kernels import backend
+from kernels import ahead_of_time, backend
 from scripts import check_kernels, gpu_suite
 from scripts.gpu_suite import Stage
 from scripts.kernel_lab.problem_lists import launch_problems, tiny_problems
@@ -55,6 +55,7 @@ def test_only_takes_stages_and_groups_and_names_what_there_is(capsys):
 
 def test_every_function_is_benchmarked_and_every_command_exists(tmp_path):
     assert set(gpu_suite.FUNCTIONS) == set(backend.OPERATIONS)
+    assert set(gpu_suite.FAMILIES) == set(ahead_of_time.OPS)
     for one in gpu_suite.stages(tmp_path, 90, "a GPU"):
         assert one.command[1] == "-m" or (gpu_suite.ROOT / one.command[1]).exists(), one.command
 

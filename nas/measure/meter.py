@@ -23,7 +23,7 @@ from nas.measure.device import DTYPES, choose_device, choose_dtype, while_it_ans
 from nas.measure.lock import DeviceLock
 from nas.measure.prediction import TableReader, predict
 from nas.measure.rivals import verified_rivals
-from nas.measure.timing import Effort
+from nas.measure.timing import Effort, Rivals
 from nas.measure.whole_model import (
     OPTIMIZER_BYTES,
     SHARE_OF_TIMING,
@@ -109,9 +109,16 @@ def effort_of(deployment: Deployment, seconds: float) -> Effort:
     return Effort(
         seconds=seconds,
         spread=deployment.spread,
-        rivals=verified_rivals(device, dtype, gradients=False),
-        training_rivals=verified_rivals(device, training_dtype(device), gradients=True) if training else {},
+        rivals=of_networks(verified_rivals(device, dtype, gradients=False)),
+        training_rivals=of_networks(verified_rivals(device, training_dtype(device), gradients=True))
+        if training
+        else {},
     )
+
+
+def of_networks(rivals: Rivals) -> Rivals:
+    """Those that whole networks are timed with."""
+    return {function: [rival for rival in found if rival.in_networks] for function, found in rivals.items()}
 
 
 def training_dtype(device: torch.device) -> torch.dtype:

@@ -16,6 +16,7 @@ import torch
 from torch.nn.attention import SDPBackend
 
 import kernels
+from nas.measure import rival_fused
 from nas.measure.child import ChildFailed, in_child
 from nas.measure.memory import DoesNotFit
 from nas.measure.rival_adapters import Substitute, fla_recurrence, fla_step, grouped_mm, sdpa, sdpa_step
@@ -26,13 +27,17 @@ LIMITS = {torch.float32: 2e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}  # of 
 
 @dataclass(frozen=True)
 class Rival:
-    """`call` stands for the public function `function` of `kernels` on devices of the named types."""
+    """`call` stands for the public function `function` of `kernels` on devices of the named types.
+
+    in_networks: whole networks are timed with it, too, and not kernels alone.
+    """
 
     name: str
     function: str
     call: Substitute
     devices: tuple[str, ...] = ("cuda",)
     library: str = "torch"
+    in_networks: bool = True
 
     def available(self, device: torch.device) -> bool:
         """Whether it may be tried; the library is looked for, not imported: fla breaks where there is no GPU."""
@@ -182,6 +187,9 @@ def _rivals() -> tuple[Rival, ...]:
         whole, step = partial(fla_recurrence, kind=kind), partial(fla_step, kind=kind)
         found.append(Rival(f"fla chunk_{kind}", "matrix_recurrence", whole, library="fla"))
         found.append(Rival(f"fla fused_recurrent_{kind}", "matrix_recurrence_step", step, library="fla"))
+    for name, function, adapter, library in rival_fused.ADAPTERS:
+        devices = everywhere if library == "torch" else ("cuda",)
+        found.append(Rival(name, function, adapter, devices, library, in_networks=False))
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""What the seven public functions of `kernels` are asked in benchmarks: sizes, arguments, arithmetic and traffic.
+"""What the public functions of `kernels` are asked in benchmarks: sizes, arguments, arithmetic and traffic.
 
 One class an operation. `arguments` are the keyword arguments of the public function. Costs are lower bounds: each
 tensor moves once, each product that the mathematics needs is made once (causal halves left out), so that a time divided
@@ -66,6 +66,10 @@ class Operation(ABC):
     def backward_cost(self, itemsize: int) -> Cost:
         return Cost(0, 0)
 
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        """Of the first output; asked of what has gradients."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(Operation):
@@ -97,6 +101,9 @@ class Attention(Operation):
         mask = None if self.block_size is None else self._block_mask(random, self.block_size)
         options = {"causal": self.causal, "window": self.window}
         return {"q": q, "k": k, "v": v, **options, "block_mask": mask, "block_size": self.block_size}
+
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return tuple(arguments["q"].shape)
 
     def forward_cost(self, itemsize: int) -> Cost:
         tensors = 2 * self.B * (self.queries * self.Hq + self.T * self.Hkv) * self.D  # q and o, k and v
@@ -198,6 +205,9 @@ class Recurrence(Operation):
         gates = {"log_decay": self._log_decay(random), "beta": beta}
         return {"q": q, "k": k, "v": v, **gates, "initial_state": state, "return_state": self.state}
 
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return tuple(arguments["v"].shape)
+
     def forward_cost(self, itemsize: int) -> Cost:
         token_heads = self.B * self.T * self.Hv
         within, with_state = CHUNK * (self.K + self.V), self.K * self.V
@@ -278,6 +288,9 @@ class SelectiveScan(Operation):
         weights = {"A": A, "B": B, "C": C, "D": random.normal(self.Dm, dtype=torch.float32)}
         return {"u": u, "delta": delta, **weights, "z": z, "initial_state": state, "return_state": self.state}
 
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return tuple(arguments["u"].shape)
+
     def forward_cost(self, itemsize: int) -> Cost:
         tokens = self.B * self.T
         moved = itemsize * tokens * (4 * self.Dm + 2 * self.N)  # u, delta, z, y; B, C
@@ -331,6 +344,9 @@ class GroupedMatmul(Operation):
         w = random.normal(self.E, self.K, self.N) * self.K**-0.5
         sizes = torch.bincount(drawn, minlength=self.E).to(torch.int32)
         return {"x": random.normal(self.M, self.K), "w": w, "group_sizes": sizes}
+
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return (self.M, self.N)
 
     def forward_cost(self, itemsize: int) -> Cost:
         # With fewer rows than experts, no more matrices are read than there are rows.

@@ -82,9 +82,9 @@ class Problem:
             arguments[name].requires_grad_()
         if not self.has_backward:
             return Inputs(arguments, ())
-        cotangents = [random.normal(*first_output_shape(arguments))]
+        cotangents = [random.normal(*self.operation.output_shape(arguments))]
         if arguments.get("return_state"):
-            cotangents.append(random.normal(*arguments["initial_state"].shape, dtype=torch.float32))
+            cotangents.append(random.normal(*arguments["initial_state"].shape, dtype=arguments["initial_state"].dtype))
         return Inputs(arguments, tuple(cotangents))
 
     def forward(self, inputs: Inputs) -> Result:
@@ -157,16 +157,6 @@ def in_float32(inputs: Inputs) -> Inputs:
 
     arguments = {name: upcast(value) for name, value in inputs.arguments.items()}
     return Inputs(arguments, tuple(one.float() for one in inputs.cotangents))
-
-
-def first_output_shape(arguments: Arguments) -> tuple[int, ...]:
-    """Of o, y or the product, which has the shape of v's rows, of u or of x times w."""
-    if "u" in arguments:
-        return tuple(arguments["u"].shape)
-    if "x" in arguments:
-        return (arguments["x"].shape[0], arguments["w"].shape[2])
-    is_attention = "causal" in arguments
-    return tuple(arguments["q" if is_attention else "v"].shape)
 
 
 def as_tuple(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""The short convolution: exact examples, portable and Triton against the definition, an outside oracle, and refusals."""
+"""The short convolution: an exact example, both implementations against the definition, an outside oracle, refusals."""
 
 import pytest
 import torch

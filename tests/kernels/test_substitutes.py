@@ -21,6 +21,8 @@ CALLS = {
     "selective_scan_step": lambda: kernels.selective_scan_step(
         WIDE[0], WIDE[0], -torch.ones(4, 2), WIDE[0, :, :2], WIDE[0, :, :2], torch.zeros(3, 4, 2)
     ),
+    "short_convolution": lambda: kernels.short_convolution(WIDE, torch.ones(4, 2)),
+    "short_convolution_step": lambda: kernels.short_convolution_step(WIDE[0], torch.zeros(3, 1, 4), torch.ones(4, 2)),
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import kernels
-from nas.measure import rival_adapters, rivals
+from nas.measure import meter, rival_adapters, rivals
 from nas.measure.rival_cases import CASES, decline, relative_error
 from nas.measure.rivals import RIVALS, Rival, first_to_accept, refused_rivals, verified_rivals
 
@@ -28,6 +28,14 @@ def test_what_pytorch_brings_counts_on_a_cpu(dtype):
     assert [rival.name for rival in verified["attention_step"]] == ["sdpa step"]
     assert [rival.name for rival in verified["grouped_matmul"]] == ["grouped_mm"]
     assert verified["selective_scan"] == []
+
+
+def test_whole_networks_are_timed_with_rivals_of_the_large_operations_alone():
+    verified = verified_rivals(CPU, torch.float32)
+    assert [rival.name for rival in verified["short_convolution"]] == ["conv1d"]
+    rivals_of_networks = meter.of_networks(verified)
+    assert [rival.name for rival in rivals_of_networks["attention"]] == ["sdpa"]
+    assert rivals_of_networks["short_convolution"] == []
 
 
 def test_fla_is_never_imported_without_a_gpu():
@@ -114,7 +122,9 @@ def pretend_fla(module, name):
     return call
 
 
-@pytest.mark.parametrize("rival", [one for one in RIVALS if one.library == "fla"], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "rival", [one for one in RIVALS if one.library == "fla" and one.in_networks], ids=lambda one: one.name
+)
 def test_adapters_of_fla_hand_over_what_was_asked(rival, monkeypatch):
     monkeypatch.setattr(rival_adapters, "fla_function", pretend_fla)
     here = Rival(rival.name, rival.function, rival.call, ("cpu",))

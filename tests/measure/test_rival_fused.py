@@ -1,0 +1,48 @@
+"""Adapters of the fused neighbours of a mixer: what they hand over is what the other library was told to expect."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+import kernels
+from nas.measure import rival_fused, rivals
+from nas.measure.rivals import RIVALS, Rival, refused_rivals
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def fresh_verdicts():
+    rivals._verdicts.cache_clear()
+    yield
+    rivals._verdicts.cache_clear()
+
+
+def causal_conv1d(x, weight, bias, *, activation):
+    assert x.is_contiguous() and weight.dtype == x.dtype
+    with kernels.use_substitutes({"short_convolution": lambda *_, **__: NotImplemented}):
+        return kernels.short_convolution(x, weight, bias=bias, activation=activation), None
+
+
+PRETENDED = {("causal_conv1d.ops", "causal_conv1d"): causal_conv1d}
+"""fla's functions by module and name, with its conventions and our arithmetic: the real ones need a GPU."""
+
+
+@pytest.mark.parametrize(
+    "rival", [one for one in RIVALS if one.library == "fla" and not one.in_networks], ids=lambda one: one.name
+)
+def test_adapters_of_fla_hand_over_what_was_asked(rival, monkeypatch):
+    monkeypatch.setattr(rival_fused, "fla_module", lambda module, name: PRETENDED[module, name])
+    monkeypatch.setattr(rivals, "RIVALS", (Rival(rival.name, rival.function, rival.call, ("cpu",)),))
+    assert refused_rivals(CPU, torch.float32) == {}
+
+
+@pytest.mark.parametrize(("module", "name"), PRETENDED)
+def test_what_fla_is_asked_for_exists(module, name):
+    spec = importlib.util.find_spec("fla")  # not imported: fla breaks where there is no GPU
+    if spec is None or spec.submodule_search_locations is None:
+        pytest.skip("fla is not installed")
+    source = Path(spec.submodule_search_locations[0], "modules", *module.split(".")).with_suffix(".py")
+    assert f"def {name}(" in source.read_text()
