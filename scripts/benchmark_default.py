@@ -45,8 +45,8 @@ def main() -> None:
 
 def train_designs(settings: SearchSettings, seeds: int) -> tuple[Values, list[float]]:
     """Every score of every reference design over seeds, and the seconds that each training took."""
-    from nas.study.evaluator import open_evaluator
     from nas.study.events import Observer
+    from nas.study.training.evaluator import open_evaluator
 
     class Unheard(Observer):
         """Nobody watches a benchmark."""

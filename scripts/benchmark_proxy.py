@@ -27,7 +27,7 @@ from scripts.settings import SearchSettings
 from search_spaces import RandomTrial
 
 if TYPE_CHECKING:
-    from nas.study.rung_training import RungTrainer
+    from nas.study.training.rung_training import RungTrainer
 
 OUT = Path("docs/benchmarks")
 TRIES = 20  # random points for each architecture that is wanted
@@ -85,8 +85,8 @@ def checked_plan(arguments: argparse.Namespace) -> Plan:
 def run(settings: SearchSettings, plan: Plan, out: Path, deadline: float) -> bool:
     """Train what the record lacks, write it and its summary; whether all of it is there."""
     from nas.measure import choose_device
-    from nas.study.rung_training import RungTrainer
-    from nas.study.task_training import make_trainers
+    from nas.study.training.rung_training import RungTrainer
+    from nas.study.training.task_training import make_trainers
 
     out.mkdir(parents=True, exist_ok=True)
     path = out / "proxy.json"

@@ -31,7 +31,7 @@ from scripts.search_verdict import RANDOM, Found, Recorder, judge
 from scripts.settings import SearchSettings
 
 if TYPE_CHECKING:
-    from nas.study.oracle import Oracle
+    from nas.study.truth.oracle import Oracle
 
 OUT = Path("docs/benchmarks")
 SPACE = ("search_space=oracle", "budget=oracle", "measure=table")
@@ -122,7 +122,7 @@ def replay_all(runs: Sequence[Run], processes: int) -> list[Found]:
 
 @cache
 def read_table(path: str) -> "Oracle":
-    from nas.study.oracle import Oracle
+    from nas.study.truth.oracle import Oracle
 
     return Oracle.read(Path(path))
 
@@ -135,9 +135,9 @@ def settings_of(overrides: tuple[str, ...]) -> SearchSettings:
 def replay(run: Run) -> Found:
     """One search on the table, by the run loop and with the wiring of search.py."""
     from nas.study.crew import Crew
-    from nas.study.replay import OracleEvaluator, memory_study
     from nas.study.samplers import make_sampler, prior_from
     from nas.study.trials import enqueue_references
+    from nas.study.truth.replay import OracleEvaluator, memory_study
     from scripts.search_job import make_loop
 
     began = time.perf_counter()

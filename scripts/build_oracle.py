@@ -31,8 +31,8 @@ from search_spaces import SearchSpace
 from search_spaces.every_point import every_point
 
 if TYPE_CHECKING:
-    from nas.study.oracle import Entry, Oracle, Scores
-    from nas.study.rung_training import RungTrainer
+    from nas.study.training.rung_training import RungTrainer
+    from nas.study.truth.oracle import Entry, Oracle, Scores
 
 OUT = Path("docs/benchmarks/oracle.json")
 DEFAULTS = ("search_space=oracle", "budget=oracle", "fidelity=rungs", "measure=table")
@@ -96,7 +96,7 @@ def only_writer(out: Path) -> Iterator[None]:
 def open_oracle(out: Path, settings: SearchSettings) -> "Oracle":
     """The table so far, with an entry for each architecture. Raises UserError for one with other settings."""
     from nas.architecture import canonical_id
-    from nas.study.oracle import Entry, Oracle
+    from nas.study.truth.oracle import Entry, Oracle
 
     trained_as = {key: settings.definition[key] for key in ("search_space", "task", "train", "seed", "fidelity")}
     if out.exists():
@@ -189,8 +189,8 @@ class Trainer:
     @classmethod
     def of(cls, settings: SearchSettings) -> "Trainer":
         from nas.measure import choose_device
-        from nas.study.rung_training import RungTrainer
-        from nas.study.task_training import make_trainers
+        from nas.study.training.rung_training import RungTrainer
+        from nas.study.training.task_training import make_trainers
 
         trainers = make_trainers(settings.tasks, settings.recipes, choose_device(settings.device))
         rungs = RungTrainer(trainers=trainers, shares=settings.fidelity.shares)
@@ -257,7 +257,7 @@ def price_all(oracle: "Oracle", settings: SearchSettings, out: Path, deadline: f
     Costs that were taken in another way are taken anew. Blocks that the device's table lacks are measured.
     """
     from nas.measure import choose_device, describe_device, open_meter
-    from nas.study.evaluator import ProxyEvaluator
+    from nas.study.training.evaluator import ProxyEvaluator
     from nas.tasks import cache_folder
 
     wanted = settings.definition["measure"] | {"timed": settings.definition["timed"]}

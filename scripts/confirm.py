@@ -32,9 +32,10 @@ from scripts.settings import fidelity_from, minutes, recipe_for, recipe_on_rungs
 
 if TYPE_CHECKING:
     from nas.report import Progress
-    from nas.study.evaluator import ProxyEvaluator
-    from nas.study.judgement import Judgement
-    from nas.study.loop import Bars, Loop
+    from nas.study.bars import Bars
+    from nas.study.confirmation.judgement import Judgement
+    from nas.study.loop import Loop
+    from nas.study.training.evaluator import ProxyEvaluator
     from scripts.settings import SearchSettings
 
 DEFAULTS: dict[str, Any] = {"seeds": 3, "tune": True, "anew": False, "device": None, "storage": None}
@@ -87,10 +88,10 @@ def confirm(directory: Path, asked: Asked, config: Mapping[str, Any]) -> "Judgem
     time_limit = minutes("budget.trial_minutes", config["budget"].get("trial_minutes"))
 
     from nas.measure import choose_device
-    from nas.study.confirming import confirm_study, deciding_scores
+    from nas.study.confirmation.confirming import confirm_study, deciding_scores
+    from nas.study.confirmation.retraining import alone, open_retrainer
     from nas.study.gpu_claim import claimed_gpus
-    from nas.study.retraining import alone, open_retrainer
-    from nas.study.storage import close_study, load_study
+    from nas.study.storage.studies import close_study, load_study
 
     bars = bars_of(config, tasks)
     device = str(asked.device or config["device"])
@@ -128,11 +129,11 @@ def confirm_at_end(settings: "SearchSettings", loop: "Loop", evaluator: "ProxyEv
 
     The search is over and reported: what keeps it from being confirmed is told and breaks nothing.
     """
-    from nas.study.confirming import confirm_study, deciding_scores
+    from nas.study.confirmation.confirming import confirm_study, deciding_scores
+    from nas.study.confirmation.retrained import current_plan
+    from nas.study.confirmation.retraining import Retrainer, alone
     from nas.study.errors import StorageLost, StudyError
-    from nas.study.evaluator import forget
-    from nas.study.retrained import current_plan
-    from nas.study.retraining import Retrainer, alone
+    from nas.study.training.evaluator import forget
 
     begun = current_plan(loop.study)
     try:
@@ -164,7 +165,7 @@ def confirm_at_end(settings: "SearchSettings", loop: "Loop", evaluator: "ProxyEv
 
 def bars_of(config: Mapping[str, Any], tasks: Mapping[str, Task]) -> "Bars":
     """What the study optimises and requires; a required score that no task of it gives is left out."""
-    from nas.study.loop import Bars
+    from nas.study.bars import Bars
 
     scored = {metric.name for task in tasks.values() for metric in task.metrics}
     required = parse_requirements(config["require"], str(config["baseline"]))

@@ -99,11 +99,11 @@ def answer(directory: Path, asked: Asked, config: Mapping[str, Any]) -> Iterator
     objective = chosen_objective(asked, config)
     deployment = deployment_for(asked, config)
 
-    from nas.study.confirmation import confirmed_rows
+    from nas.study.confirmation.costs import confirmed_rows
+    from nas.study.confirmation.retrained import retrained_rows
     from nas.study.noise import stored_floors
     from nas.study.recommendation import recommend
-    from nas.study.retrained import retrained_rows
-    from nas.study.storage import close_study, load_study
+    from nas.study.storage.studies import close_study, load_study
     from nas.study.trials import rows_of
 
     study = load_study(directory, str(config["study"]), storage=asked.fields.get("storage"))

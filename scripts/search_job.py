@@ -14,23 +14,24 @@ from nas.deployment import Deployment
 from nas.measure import choose_device, describe_device, device_name
 from nas.objectives import OBJECTIVES, Objective
 from nas.report import Progress, Tracker, check_ready, print_summary, write_front, write_page, write_plot, write_trials
-from nas.study.bring_over import bring_version_over
+from nas.study.bars import Bars
+from nas.study.beginning.bring_over import bring_version_over
+from nas.study.beginning.warm_start import warm_start
 from nas.study.candidate import Evaluator
 from nas.study.crew import Crew
 from nas.study.errors import StudyError
-from nas.study.evaluator import forget, open_evaluator
 from nas.study.events import Observer
 from nas.study.front import hypervolume, losses
 from nas.study.gpu_claim import claimed_gpus
-from nas.study.loop import Bars, Loop
+from nas.study.loop import Loop
 from nas.study.noise import noise_floors, repeat_seeds
 from nas.study.robust import robust_members
 from nas.study.rows import NoiseFloor, Row, StudyResult
 from nas.study.samplers import check_sampler, make_sampler, prior_from
-from nas.study.storage import Study, close_study, earlier_version, make_folder, open_study, tell_of_storage
-from nas.study.storage import shown as shown_url
+from nas.study.storage.connect import shown as shown_url
+from nas.study.storage.studies import Study, close_study, earlier_version, make_folder, open_study, tell_of_storage
+from nas.study.training.evaluator import forget, open_evaluator
 from nas.study.trials import enqueue_references
-from nas.study.warm_start import warm_start
 from nas.tasks import cache_folder, task_configs
 from scripts.command_line import write_config
 from scripts.confirm import confirm_at_end

@@ -15,8 +15,8 @@ from nas.study.rows import Row
 from scripts.settings import SearchSettings
 
 if TYPE_CHECKING:
-    from nas.study.oracle import Oracle
-    from nas.study.truth import Truth
+    from nas.study.truth.oracle import Oracle
+    from nas.study.truth.truth import Truth
 
 RANDOM = "random"
 TENTH = 0.1  # of the space
@@ -66,7 +66,7 @@ class Recorder(Observer):
 def judge(found: Sequence[Found], settings: SearchSettings, oracle: "Oracle") -> dict[str, Any]:
     """The variants on one problem."""
     from nas.architecture import canonical_id
-    from nas.study.truth import Truth
+    from nas.study.truth.truth import Truth
 
     placed = settings.space.references(settings.designs)
     references = {name: canonical_id(settings.space.at(params)) for name, params in placed}

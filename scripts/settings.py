@@ -23,7 +23,7 @@ from nas.objectives import (
     parse_objectives,
     parse_requirements,
 )
-from nas.study.earlier import Earlier
+from nas.study.beginning.earlier import Earlier
 from nas.study.rungs import Fidelity
 from nas.tasks import TASKS, Task, make_tasks
 from nas.training.recipe import Recipe, recipe_from

@@ -8,7 +8,7 @@ import pytest
 from nas.architecture import canonical_id
 from nas.count import Counts
 from nas.measurement import Measurement
-from nas.study.oracle import Entry, Oracle
+from nas.study.truth.oracle import Entry, Oracle
 from scripts.command_line import composing
 from scripts.search_page import between, page
 from scripts.search_verdict import Found, Recorder, against_random, aims, curve, first_at, interval

@@ -2,7 +2,7 @@
 
 import json
 
-from nas.study.oracle import Oracle
+from nas.study.truth.oracle import Oracle
 from scripts.build_oracle import Trainer, Work, line, missing_work
 from scripts.exit_codes import UNFINISHED
 from search_spaces.picks import Given

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from nas.study.retrained import FIRST_SEED, TRAINING
-from nas.study.storage import close_study, load_study
+from nas.study.confirmation.retrained import FIRST_SEED, TRAINING
+from nas.study.storage.studies import close_study, load_study
 from scripts.confirm import main
 from scripts.settings import SearchSettings
 from tests.test_end_to_end import ROOT, environment, search

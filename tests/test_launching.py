@@ -11,7 +11,7 @@ from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
 from nas.study.errors import StudyError
-from nas.study.journal import Journal
+from nas.study.storage.journal import Journal
 from nas.study.trials import WORKER
 from scripts.command_line import UserError
 from scripts.launching import prepare_launch, speaking_to_launcher, stop_like_control_c

@@ -9,8 +9,8 @@ import yaml
 
 from nas.architecture import read_architecture
 from nas.measurement import Measurement
-from nas.study.retrained import Training, agree_on_plan, store
-from nas.study.storage import close_study, load_study
+from nas.study.confirmation.retrained import Training, agree_on_plan, store
+from nas.study.storage.studies import close_study, load_study
 from nas.study.trials import rows_of
 from scripts.recommend import main
 from scripts.settings import SearchSettings

@@ -14,7 +14,7 @@ from nas.report.files import write_atomically
 from nas.report.numbers import arrow, short, unit_beside, words
 
 if TYPE_CHECKING:
-    from nas.study.judgement import Judged, Judgement
+    from nas.study.confirmation.judgement import Judged, Judgement
     from nas.study.statistics import Estimate
 
 MARKDOWN, JSON = "confirmation.md", "confirmation.json"

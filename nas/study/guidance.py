@@ -13,7 +13,7 @@ from nas.study.rows import Row
 from nas.study.samplers import Screened
 
 if TYPE_CHECKING:
-    from nas.study.loop import Bars
+    from nas.study.bars import Bars
 
 
 def guide(sampler: BaseSampler, bars: "Bars", evaluator: Evaluator, rows: Sequence[Row]) -> None:

@@ -24,13 +24,14 @@ from optuna.trial import TrialState
 
 from nas.architecture import Architecture, canonical_id, write_architecture
 from nas.measurement import Measurement
-from nas.objectives import OBJECTIVES, STAGES, Limit, Objective, Requirement
+from nas.objectives import OBJECTIVES, STAGES
+from nas.study.bars import Bars
 from nas.study.candidate import Candidate, CannotMeasure, Evaluator, Rejected, describe
-from nas.study.confirmation import confirm_members, confirmed_rows
+from nas.study.confirmation.costs import confirm_members, confirmed_rows
 from nas.study.crew import Crew
 from nas.study.errors import StudyError
 from nas.study.events import Observer
-from nas.study.front import front_of, meets, reference_value
+from nas.study.front import meets, reference_value
 from nas.study.guidance import guide
 from nas.study.rows import Row, Rung, State, standing_rows
 from nas.study.rungs import ROUNDING, Fidelity, Ladder, Step
@@ -55,33 +56,6 @@ FAILURES_THAT_STOP = 5
 FRUITLESS_BEFORE_RANDOM = 8
 WAIT_SECONDS = 1.0  # between two looks at whether others have left something to do
 EXPLORER_SEED = 1_000_003  # apart from the seeds of the samplers, whose stream it must not repeat
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bars:
-    """What is optimised, required and limited, and the reference design that relative requirements refer to."""
-
-    objectives: tuple[Objective, ...]
-    requirements: tuple[Requirement, ...]
-    limits: tuple[Limit, ...]
-    reference: str
-
-    def reference_row(self, rows: Sequence[Row]) -> Row | None:
-        """The trained reference design, if it lies in the space and has been trained."""
-        wanted = f"reference: {self.reference}"
-        return next((r for r in rows if r.origin == wanted and r.state == "complete"), None)
-
-    def applicable(self, rows: Sequence[Row]) -> tuple[Requirement, ...]:
-        """The requirements that can be judged: relative ones need the reference."""
-        known = self.reference_row(rows) is not None
-        return tuple(r for r in self.requirements if known or not r.relative_to_reference)
-
-    def fronts(self, rows: Sequence[Row]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Trial numbers of the front, and of the front among those that meet the requirements."""
-        reference, requirements = self.reference_row(rows), self.applicable(rows)
-        judged = len(requirements) == len(self.requirements)
-        able = [r for r in rows if judged and r.state == "complete" and meets(r, requirements, reference)]
-        return front_of(rows, self.objectives), front_of(able, self.objectives)
 
 
 @dataclass(kw_only=True)

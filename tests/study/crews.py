@@ -16,7 +16,7 @@ from nas.measurement import Measurement
 from nas.objectives import parse_objectives
 from nas.study.crew import Crew
 from nas.study.rows import Row
-from nas.study.storage import open_study
+from nas.study.storage.studies import open_study
 from nas.study.trials import note_row, note_start
 
 OBJECTIVES = parse_objectives(["text_loss", "decode_latency_ms"])

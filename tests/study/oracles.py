@@ -3,7 +3,7 @@
 from nas.architecture import canonical_id
 from nas.count import Counts
 from nas.measurement import Measurement
-from nas.study.oracle import Entry, Oracle
+from nas.study.truth.oracle import Entry, Oracle
 from search_spaces.every_point import every_point
 from tests.study.toys import space
 

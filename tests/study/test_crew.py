@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from nas.study import crew as crew_module
 from nas.study.crew import CHOOSING, GRACE_BEATS, RECORD, Crew, birth, machine
-from nas.study.storage import StudyError, open_study
+from nas.study.storage.studies import StudyError, open_study
 from nas.study.trials import KILLED, MOST_DEATHS, REASON, RETRY_OF, WORKER, TakenAway, note_row, rows_of
 from tests.study.crews import OBJECTIVES, check_study, open_toy, row, run_workers, space
 

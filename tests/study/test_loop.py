@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from nas.study.candidate import CannotMeasure, Rejected
 from nas.study.crew import Crew
 from nas.study.loop import Loop
-from nas.study.storage import StudyError
+from nas.study.storage.studies import StudyError
 from tests.study.toys import ALL_ATTENTION, FreeEvaluator, Silent, run_toy
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,13 +11,14 @@ import optuna
 from nas.architecture import Architecture, Attention, Block, Glu, Mamba2
 from nas.measurement import Measurement
 from nas.objectives import parse_limits, parse_objectives, parse_requirements
+from nas.study.bars import Bars
 from nas.study.candidate import Candidate
 from nas.study.crew import Crew
 from nas.study.events import Observer
-from nas.study.loop import Bars, Loop
+from nas.study.loop import Loop
 from nas.study.rungs import Fidelity
 from nas.study.samplers import Prior, make_sampler
-from nas.study.storage import open_study
+from nas.study.storage.studies import open_study
 from nas.study.trials import enqueue_references
 
 OBJECTIVES = parse_objectives(["text_loss", "decode_latency_ms"])

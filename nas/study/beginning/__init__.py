@@ -1,0 +1,1 @@
+"""What a study begins with: its earlier version, other studies, and designs from files."""

@@ -1,0 +1,117 @@
+"""One task's copy of an architecture, trained and scored: what comes back, and that measuring is given way."""
+
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nas.architecture import Architecture, Attention, Block, Glu
+from nas.measure import DeviceLock
+from nas.study.training.task_training import Job, TaskTrainer, TookTooLong
+from nas.tasks import RecallTask
+from nas.training import Recipe
+from nas.training import loop as training_loop
+
+ATTENTION = Attention(num_heads=1, head_dim=16, window=8)
+
+
+@dataclass
+class Lock:
+    """A device's lock that remembers what was asked of it."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def shared(self) -> "Lock":
+        return self
+
+    def __enter__(self) -> None:
+        self.asked.append("take")
+
+    def __exit__(self, *_: object) -> None:
+        self.asked.append("put down")
+
+    def give_way(self) -> None:
+        self.asked.append("give way")
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Any, Lock, list[int]]:
+    lock, steps = Lock(), []
+    task = RecallTask(sequence_length=16, num_pairs=2, vocab_size=16, easier=0, score_sequences=32)
+    trainer = TaskTrainer(
+        task=task,
+        recipe=Recipe(tokens=3 * 4 * 16, batch_size=4),
+        tokens=0.5,
+        device="cpu",
+        lock=lock,  # type: ignore[arg-type]
+    )
+    architecture = Architecture(d_model=16, vocab_size=99, blocks=(Block(mixer=ATTENTION, ffn=Glu(d_ff=16)),))
+    outcome = trainer(Job(architecture=architecture, seed=0), lambda step, total, loss: steps.append(step))
+    return outcome, lock, steps
+
+
+def test_scores_say_that_they_were_scored(trained) -> None:
+    scores = trained[0].scores
+    assert set(scores) == {"recall", "recall_bits"}
+    for score in scores.values():
+        assert score.source == "scored"
+        assert score.low <= score.value <= score.high
+        assert score.n > 1
+
+
+def test_the_network_has_the_vocabulary_of_its_task(trained) -> None:
+    assert trained[0].weights["embedding.weight"].shape == (16, 16)
+    assert all(tensor.device == torch.device("cpu") for tensor in trained[0].weights.values())
+    assert trained[0].seconds > 0
+
+
+def test_the_device_is_shared_and_left_to_who_measures_after_every_step(trained) -> None:
+    _, lock, steps = trained
+    assert steps == [1, 2, 3]
+    assert lock.asked == ["take", "give way", "give way", "give way", "put down"]
+
+
+def test_a_trainer_can_be_sent_to_a_process_of_its_own() -> None:
+    task = RecallTask(sequence_length=16, num_pairs=2, vocab_size=16, easier=0, score_sequences=32)
+    trainer = TaskTrainer(
+        task=task, recipe=Recipe(tokens=64, batch_size=4), tokens=1.0, device="cpu", lock=DeviceLock("test")
+    )
+    assert pickle.loads(pickle.dumps(trainer)).recipe == trainer.recipe
+
+
+def quick_trainer(steps: int) -> TaskTrainer:
+    task = RecallTask(sequence_length=16, num_pairs=2, vocab_size=16, easier=0, score_sequences=32)
+    recipe = Recipe(tokens=steps * 4 * 16, batch_size=4)
+    return TaskTrainer(task=task, recipe=recipe, tokens=0.5, device="cpu", lock=Lock())  # type: ignore[arg-type]
+
+
+ARCHITECTURE = Architecture(d_model=16, vocab_size=99, blocks=(Block(mixer=ATTENTION, ffn=Glu(d_ff=16)),))
+
+
+def test_an_interrupted_training_goes_on_from_its_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_loop, "RESUME_SECONDS", 0.0)
+    trainer, steps = quick_trainer(8), []
+    whole = trainer(Job(architecture=ARCHITECTURE, seed=3), lambda *_: None)
+    job = Job(architecture=ARCHITECTURE, seed=3, checkpoints=tmp_path / "id")
+
+    def interrupt(step: int, total: int, loss: float) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(job, interrupt)
+    assert [path.name for path in (tmp_path / "id").iterdir()] == ["recall-3.ckpt"]
+    again = trainer(job, lambda step, total, loss: steps.append(step))
+    assert steps == [5, 6, 7, 8]
+    assert again.scores == whole.scores
+    assert list((tmp_path / "id").iterdir()) == [], "nothing is left of a training that ended"
+
+
+def test_a_training_that_takes_too_long_is_given_up() -> None:
+    with pytest.raises(TookTooLong, match=r"training recall took longer than budget.trial_minutes=0.0001"):
+        quick_trainer(10_000)(Job(architecture=ARCHITECTURE, seed=0, seconds=0.006), lambda *_: None)
