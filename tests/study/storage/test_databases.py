@@ -86,7 +86,7 @@ def test_workers_share_a_journal_through_the_grpc_proxy(tmp_path):
     ],
 )
 def test_a_storage_that_cannot_be_used_is_one_sentence(tmp_path, monkeypatch, url, sentence):
-    monkeypatch.setattr("nas.study.storage.studies.TRIES_TO_CONNECT", 1)
+    monkeypatch.setattr("nas.study.storage.connect.TRIES_TO_CONNECT", 1)
     with pytest.raises(StudyError, match=sentence) as raised:
         open_toy(tmp_path, url)
     assert "secret" not in str(raised.value) and "\n" not in str(raised.value)
