@@ -3,37 +3,73 @@
 import torch
 from torch import Tensor
 
+from kernels._matrix_recurrence.options import Options
+
 LARGEST_HEAD = 256
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_arguments(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None, state: Tensor | None, *, step: bool
-) -> None:
-    """Raise ValueError or TypeError unless the arguments fit together; `step` drops the T axis from every rule."""
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor | None,
+    erase: tuple[Tensor, Tensor] | None,
+    bonus: Tensor | None,
+    state: Tensor | None,
+    *,
+    step: bool,
+) -> Options:
+    """The optional arguments as one value. Raises ValueError or TypeError unless the arguments fit together; `step`
+    drops the T axis from every rule."""
     _check_tokens(q, k, v, step=step)
+    if beta is not None and erase is not None:
+        raise ValueError("beta and erase exclude one another, but both were given: write beta as part of erase's b.")
+    a, b = _erase_pair(erase)
     lead = tuple(v.shape[:-2])
     heads, key_size, value_size = v.shape[-2], q.shape[-1], v.shape[-1]
-    per_head = (*lead, heads)
+    per_head, per_key = (*lead, heads), (*lead, heads, key_size)
     axes = "[B, {}]" if step else "[B, T, {}]"
-    if log_decay is not None and tuple(log_decay.shape) not in ((heads,), per_head, (*per_head, key_size)):
+    if log_decay is not None and tuple(log_decay.shape) not in ((heads,), per_head, per_key):
         forms = f"[Hv], {axes.format('Hv')} or {axes.format('Hv, K')}"
         raise ValueError(
-            f"log_decay must have shape {forms} = {[heads]}, {list(per_head)} or {[*per_head, key_size]} for these q "
+            f"log_decay must have shape {forms} = {[heads]}, {list(per_head)} or {list(per_key)} for these q "
             f"and v, but got {list(log_decay.shape)}."
         )
-    if beta is not None and tuple(beta.shape) != per_head:
-        raise ValueError(
-            f"beta must have shape {axes.format('Hv')} = {list(per_head)} for this v, but got {list(beta.shape)}."
-        )
-    for name, gate in (("log_decay", log_decay), ("beta", beta)):
+    shapes = (
+        ("beta", beta, axes.format("Hv"), per_head),
+        ("a of erase", a, axes.format("Hv, K"), per_key),
+        ("b of erase", b, axes.format("Hv, K"), per_key),
+        ("bonus", bonus, "[Hv, K]", (heads, key_size)),
+    )
+    for name, tensor, form, shape in shapes:
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(
+                f"{name} must have shape {form} = {list(shape)} for these q and v, but got {list(tensor.shape)}."
+            )
+    for name, gate in (("log_decay", log_decay), ("beta", beta), ("bonus", bonus)):
         if gate is not None and gate.dtype not in (q.dtype, torch.float32):
             raise TypeError(f"{name} must be {q.dtype} like q or torch.float32, but got {gate.dtype}.")
+    for name, key in (("a of erase", a), ("b of erase", b)):
+        if key is not None and key.dtype != q.dtype:
+            raise TypeError(f"{name} must be {q.dtype} like q and k, but got {key.dtype}.")
     if state is not None:
         _check_state(state, (lead[0], heads, key_size, value_size), "state" if step else "initial_state")
-    for name, other in (("k", k), ("v", v), ("log_decay", log_decay), ("beta", beta), ("state", state)):
+    others = (("k", k), ("v", v), ("log_decay", log_decay), *((name, x) for name, x, _, _ in shapes), ("state", state))
+    for name, other in others:
         if other is not None and other.device != q.device:
             raise ValueError(f"All tensors must be on one device, but q is on {q.device} and {name} on {other.device}.")
+    return Options(log_decay, beta, a, b, bonus)
+
+
+def _erase_pair(erase: tuple[Tensor, Tensor] | None) -> tuple[Tensor | None, Tensor | None]:
+    if erase is None:
+        return None, None
+    is_pair = isinstance(erase, tuple | list) and len(erase) == 2 and all(isinstance(x, Tensor) for x in erase)
+    if not is_pair:
+        raise TypeError(f"erase must be a pair of tensors (a, b), but got {type(erase).__name__}.")
+    return erase[0], erase[1]
 
 
 def _check_tokens(q: Tensor, k: Tensor, v: Tensor, *, step: bool) -> None:

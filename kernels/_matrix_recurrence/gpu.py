@@ -13,6 +13,7 @@ from kernels._matrix_recurrence.cases import ahead_of_time_cases as ahead_of_tim
 from kernels._matrix_recurrence.cases import launch_case as launch_case
 from kernels._matrix_recurrence.gpu_step import step_kernel
 from kernels._matrix_recurrence.launches import launch_candidates as launch_candidates
+from kernels._matrix_recurrence.options import Options
 from kernels._matrix_recurrence.plan import Plan
 
 
@@ -20,15 +21,15 @@ def recurrence(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    log_decay: Tensor | None,
-    beta: Tensor | None,
+    options: Options,
     initial_state: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Same contract as `reference.recurrence`."""
+    """Same contract as `reference.recurrence`, without erase and bonus."""
+    log_decay = options.log_decay
     if log_decay is not None and log_decay.ndim == 1:
         log_decay = log_decay.expand(v.shape[:3])
-    return _forward(q, k, v, log_decay, beta, initial_state, scale)
+    return _forward(q, k, v, log_decay, options.beta, initial_state, scale)
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
@@ -117,12 +118,13 @@ _forward.register_autograd(_differentiate, setup_context=_setup_context)
 
 
 def recurrence_step(
-    q: Tensor, k: Tensor, v: Tensor, state: Tensor, log_decay: Tensor | None, beta: Tensor | None, scale: float
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, options: Options, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Same contract as `reference.recurrence_step`, but not differentiable."""
+    """Same contract as `reference.recurrence_step`, without erase and bonus, and not differentiable."""
+    log_decay = options.log_decay
     if log_decay is not None and log_decay.ndim == 1:
         log_decay = log_decay.expand(v.shape[:2])
-    return _step(q, k, v, state, log_decay, beta, scale)
+    return _step(q, k, v, state, log_decay, options.beta, scale)
 
 
 @torch.library.custom_op("hybrid_nas::matrix_recurrence_step", mutates_args=())

@@ -144,6 +144,8 @@ def fla_recurrence(
     *,
     log_decay: Tensor | None,
     beta: Tensor | None,
+    erase: tuple[Tensor, Tensor] | None,
+    bonus: Tensor | None,
     initial_state: Tensor | None,
     return_state: bool,
     scale: float,
@@ -151,7 +153,7 @@ def fla_recurrence(
     form: str = "chunk",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`kernels.matrix_recurrence` by one function of fla; all other kinds of layer are declined."""
-    if kind_of(v, log_decay, beta) != kind:
+    if kind_of(v, log_decay, beta) != kind or erase is not None or bonus is not None:
         return NotImplemented
     if log_decay is not None and log_decay.dim() == 1 and log_decay.requires_grad and torch.is_grad_enabled():
         return NotImplemented  # fla gives a fixed decay no gradient
@@ -176,6 +178,8 @@ def fla_step(
     *,
     log_decay: Tensor | None,
     beta: Tensor | None,
+    erase: tuple[Tensor, Tensor] | None,
+    bonus: Tensor | None,
     scale: float,
     kind: str,
 ) -> tuple[Tensor, Tensor]:
@@ -187,6 +191,8 @@ def fla_step(
         v.unsqueeze(1),
         log_decay=log_decay if log_decay is None or fixed else log_decay.unsqueeze(1),
         beta=None if beta is None else beta.unsqueeze(1),
+        erase=None if erase is None else (erase[0].unsqueeze(1), erase[1].unsqueeze(1)),
+        bonus=bonus,
         initial_state=state,
         return_state=True,
         scale=scale,

@@ -1,11 +1,10 @@
-"""The matrix recurrence: every implementation against the definition, and the definition against an outside one.
+"""The matrix recurrence: every implementation against the definition (test_matrix_recurrence_oracles.py checks that).
 
-Gates are named by what they are: none, fixed ([Hv]), per head ([B, T, Hv]), per channel ([B, T, Hv, K]).
+Gates are named by what they are: none, fixed ([Hv]), per head ([B, T, Hv]), per channel ([B, T, Hv, K]); kinds by what
+a token does beside writing: nothing (plain), erase with beta (delta), erase freely (erase), or read before it (bonus).
 """
 
-import os
-import subprocess
-import sys
+import itertools
 
 import pytest
 import torch
@@ -15,10 +14,11 @@ from kernels.backend import use_backend
 from tests.kernels.closeness import assert_close_relative
 
 GATES = ("none", "fixed", "per head", "per channel")
+KINDS = ("plain", "delta", "erase", "bonus", "erase and bonus")
 
 
-def inputs(length, key_size, value_size, gate, delta, *, batch=1, heads=(1, 2), initial=True, seed=0, strongest=1.0):
-    """Arguments by name, ready for gradients; keys have length one, as the delta rule wants them."""
+def inputs(length, key_size, value_size, gate, kind, *, batch=1, heads=(1, 2), initial=True, seed=0, strongest=1.0):
+    """Tensors by name, ready for gradients, a and b of erase apart; keys have length one, as erasing wants them."""
     torch.manual_seed(seed)
     tokens, written = (batch, length, heads[0], key_size), (batch, length, heads[1], value_size)
     per_head = (batch, length, heads[1])
@@ -30,17 +30,30 @@ def inputs(length, key_size, value_size, gate, delta, *, batch=1, heads=(1, 2), 
     shapes = {"fixed": (heads[1],), "per head": per_head, "per channel": (*per_head, key_size)}
     if gate != "none":
         given["log_decay"] = -strongest * torch.rand(shapes[gate])
-    if delta:
+    if kind == "delta":
         given["beta"] = torch.rand(per_head)
+    if "erase" in kind:
+        a = torch.nn.functional.normalize(torch.randn(*per_head, key_size), dim=-1)
+        given["a"], given["b"] = a, 0.2 * torch.randn(a.shape) / key_size**0.5 - torch.rand(*per_head, 1) * a
+    if "bonus" in kind:
+        given["bonus"] = torch.randn(heads[1], key_size)
     if initial:
         given["initial_state"] = torch.randn(batch, heads[1], key_size, value_size)
     return {name: tensor.requires_grad_() for name, tensor in given.items()}
 
 
+def arguments(given):
+    """As the door takes them."""
+    given = dict(given)
+    if "a" in given:
+        given["erase"] = (given.pop("a"), given.pop("b"))
+    return given
+
+
 def run(backend, given, d_out, d_state):
     """Values and all gradients, by name."""
     with use_backend(backend):
-        out, state = matrix_recurrence(**given, return_state=True)
+        out, state = matrix_recurrence(**arguments(given), return_state=True)
     loss = (out.float() * d_out).sum() + (state * d_state).sum()
     grads = torch.autograd.grad(loss, list(given.values()))
     return {"o": out, "S": state, **{f"d {name}": grad for name, grad in zip(given, grads, strict=True)}}
@@ -60,89 +73,97 @@ def compare(backend, given, limit, reference_given=None):
             raise AssertionError(f"{name}: {error}") from None
 
 
-@pytest.mark.parametrize("initial", [True, False], ids=["initial state", "from zero"])
-@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gate", GATES)
-@pytest.mark.parametrize("length", [1, 15, 63, 130])
-def test_portable_agrees_with_the_definition(length, gate, delta, initial):
-    sizes = {1: (16, 16), 15: (20, 24), 63: (48, 64), 130: (20, 24)}[length]
-    compare("portable", inputs(length, *sizes, gate, delta, batch=2, heads=(2, 4), initial=initial), 1e-5)
+@pytest.mark.parametrize("length", [1, 15, 63, 100, 130])
+def test_portable_agrees_with_the_definition(length, gate, kind):
+    sizes = {1: (16, 16), 15: (20, 24), 63: (48, 64), 100: (80, 16), 130: (20, 24)}[length]
+    initial = length != 100
+    compare("portable", inputs(length, *sizes, gate, kind, batch=2, heads=(2, 4), initial=initial), 1e-5)
 
 
 @pytest.mark.parametrize(
-    ("length", "key_size", "value_size", "gate", "delta"),
+    ("length", "key_size", "value_size", "gate", "kind"),
     [
-        (1, 16, 16, "per head", False),
-        (1, 16, 16, "per channel", True),
-        (15, 20, 24, "none", False),
-        (15, 20, 24, "fixed", True),
-        (15, 20, 24, "per channel", True),
-        (63, 32, 16, "fixed", False),
-        (63, 32, 16, "none", True),
-        (70, 16, 24, "per channel", True),
-        (100, 16, 64, "none", False),
-        (100, 16, 64, "per head", True),
-        (100, 16, 24, "per channel", False),
-        (130, 48, 24, "per head", False),
-        (130, 80, 24, "per head", True),
-        (20, 48, 40, "per channel", False),
-        (20, 48, 40, "per channel", True),
+        (1, 16, 16, "per head", "plain"),
+        (1, 16, 16, "per channel", "delta"),
+        (15, 20, 24, "none", "plain"),
+        (15, 20, 24, "fixed", "delta"),
+        (15, 20, 24, "per channel", "delta"),
+        (63, 32, 16, "fixed", "plain"),
+        (63, 32, 16, "none", "delta"),
+        (70, 16, 24, "per channel", "delta"),
+        (100, 16, 64, "none", "plain"),
+        (100, 16, 64, "per head", "delta"),
+        (100, 16, 24, "per channel", "plain"),
+        (130, 48, 24, "per head", "plain"),
+        (130, 80, 24, "per head", "delta"),
+        (20, 48, 40, "per channel", "plain"),
+        (20, 48, 40, "per channel", "delta"),
     ],
 )
-def test_kernels_agree_with_the_definition(length, key_size, value_size, gate, delta, nan_filled_memory):
-    compare("gpu", inputs(length, key_size, value_size, gate, delta), 1e-5)
+def test_kernels_agree_with_the_definition(length, key_size, value_size, gate, kind, nan_filled_memory):
+    compare("gpu", inputs(length, key_size, value_size, gate, kind), 1e-5)
 
 
 def test_kernels_share_query_heads_and_start_from_zero(nan_filled_memory):
-    compare("gpu", inputs(20, 16, 16, "per head", True, batch=2, heads=(2, 4), initial=False), 1e-5)
+    compare("gpu", inputs(20, 16, 16, "per head", "delta", batch=2, heads=(2, 4), initial=False), 1e-5)
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
-@pytest.mark.parametrize(("gate", "delta"), [("per head", False), ("per head", True), ("per channel", True)])
-def test_float16_agrees_with_the_definition(backend, gate, delta):
-    given = inputs(40, 20, 24, gate, delta)
-    half = {n: x.detach().half() if n in "qkv" else x.detach() for n, x in given.items()}
+@pytest.mark.parametrize(
+    ("gate", "kind"),
+    [("per head", "plain"), ("per head", "delta"), ("per channel", "delta"), ("per channel", "erase and bonus")],
+)
+def test_float16_agrees_with_the_definition(backend, gate, kind):
+    given = inputs(40, 20, 24, gate, kind)
+    half = {n: x.detach().half() if n in ("q", "k", "v", "a", "b") else x.detach() for n, x in given.items()}
     half = {name: tensor.requires_grad_() for name, tensor in half.items()}
     exact = {name: tensor.detach().float().requires_grad_() for name, tensor in half.items()}
     compare(backend, half, 3e-3, exact)
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
-@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
-@pytest.mark.parametrize("gate", ["per head", "per channel"])
-def test_decays_down_to_exp_of_minus_50_stay_finite_and_right(backend, gate, delta):
+@pytest.mark.parametrize(
+    ("gate", "kind"), [*itertools.product(("per head", "per channel"), ("plain", "delta")), ("per channel", "erase")]
+)
+def test_decays_down_to_exp_of_minus_50_stay_finite_and_right(backend, gate, kind):
     """Half of the tokens forget everything and half next to nothing; sums to -3200 keep 1e-4 of a difference."""
-    given = inputs(70, 16, 16, gate, delta)
+    given = inputs(70, 16, 16, gate, kind)
     gates = torch.where(torch.rand(given["log_decay"].shape) < 0.5, -50.0, -0.01)
     compare(backend, given | {"log_decay": gates.requires_grad_()}, 3e-4)
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
-@pytest.mark.parametrize(("gate", "delta"), [("per head", True), ("per channel", False)])
-def test_two_pieces_with_the_state_between_equal_one_pass(backend, gate, delta):
-    given = {name: tensor.detach() for name, tensor in inputs(90, 16, 24, gate, delta).items()}
-    per_token = [name for name in given if name != "initial_state"]
+@pytest.mark.parametrize(
+    ("gate", "kind"), [("per head", "delta"), ("per channel", "plain"), ("per channel", "erase and bonus")]
+)
+def test_two_pieces_with_the_state_between_equal_one_pass(backend, gate, kind):
+    given = {name: tensor.detach() for name, tensor in inputs(90, 16, 24, gate, kind).items()}
+    fixed = {name: given.pop(name) for name in ("bonus",) if name in given}
+    initial = given.pop("initial_state")
     with use_backend(backend):
-        out, state = matrix_recurrence(**given, return_state=True)
-        first = {name: given[name][:, :37] for name in per_token}
-        rest = {name: given[name][:, 37:] for name in per_token}
-        out_first, between = matrix_recurrence(**first, initial_state=given["initial_state"], return_state=True)
+        out, state = matrix_recurrence(**arguments(given), **fixed, initial_state=initial, return_state=True)
+        first = arguments({name: tensor[:, :37] for name, tensor in given.items()}) | fixed
+        rest = arguments({name: tensor[:, 37:] for name, tensor in given.items()}) | fixed
+        out_first, between = matrix_recurrence(**first, initial_state=initial, return_state=True)
         out_rest, last = matrix_recurrence(**rest, initial_state=between, return_state=True)
     assert_close_relative(torch.cat((out_first, out_rest), dim=1), out, 1e-5)
     assert_close_relative(last, state, 1e-5)
 
 
 @pytest.mark.parametrize("backend", ["reference", "portable", "gpu"])
-@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gate", GATES)
-def test_steps_equal_the_whole_sequence(backend, gate, delta):
-    given = {name: tensor.detach() for name, tensor in inputs(3, 20, 24, gate, delta, batch=2).items()}
-    out, last = matrix_recurrence(**given, return_state=True)
-    state = given["initial_state"]
+def test_steps_equal_the_whole_sequence(backend, gate, kind):
+    given = {name: tensor.detach() for name, tensor in inputs(3, 20, 24, gate, kind, batch=2).items()}
+    out, last = matrix_recurrence(**arguments(given), return_state=True)
+    state = given.pop("initial_state")
+    fixed = {"bonus"} | ({"log_decay"} if gate == "fixed" else set())
     for t in range(3):
-        gates = {n: given[n] if gate == "fixed" and n == "log_decay" else given[n][:, t] for n in given if n[0] in "lb"}
+        token = {name: tensor if name in fixed else tensor[:, t] for name, tensor in given.items()}
         with use_backend(backend):
-            step, state = matrix_recurrence_step(given["q"][:, t], given["k"][:, t], given["v"][:, t], state, **gates)
+            step, state = matrix_recurrence_step(**arguments(token), state=state)
         assert_close_relative(step, out[:, t], 1e-5)
     assert_close_relative(state, last, 1e-5)
 
@@ -161,8 +182,32 @@ def test_two_tokens_by_hand(backend):
     torch.testing.assert_close(state.flatten(), torch.tensor([3.0]))
 
 
+@pytest.mark.parametrize("backend", ["reference", "portable", "gpu"])
+def test_erase_and_bonus_by_hand(backend):
+    """S = 4 before; it decays to 2, 0.5·(3·4) = 6 is added, and 1·5. o = 10·(1·4 + 1·7·1·5)."""
+    one = torch.ones(1, 1, 1, 1)
+    with use_backend(backend):
+        out, state = matrix_recurrence(
+            one, one, 5 * one, log_decay=torch.tensor([0.5]).log(), erase=(3 * one, 0.5 * one),
+            bonus=torch.tensor([[7.0]]), initial_state=4 * one, return_state=True, scale=10.0,
+        )  # fmt: skip
+    assert out.item() == pytest.approx(390.0)
+    assert state.item() == pytest.approx(13.0)
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_beta_is_erasing_with_the_decayed_key(backend):
+    given = {name: tensor.detach() for name, tensor in inputs(40, 16, 24, "per channel", "delta", heads=(2, 2)).items()}
+    beta, decay = given.pop("beta")[..., None], given["log_decay"].exp()
+    erase = (given["k"] * decay, -beta * given["k"])
+    with use_backend(backend):
+        expected = matrix_recurrence(**given, beta=beta[..., 0])
+        actual = matrix_recurrence(**given | {"k": beta * given["k"]}, erase=erase)
+    assert_close_relative(actual, expected, 1e-5)
+
+
 def test_a_step_is_differentiable_on_every_backend():
-    given = {name: tensor.detach()[:, 0] for name, tensor in inputs(1, 16, 16, "per head", True).items()}
+    given = {name: tensor.detach()[:, 0] for name, tensor in inputs(1, 16, 16, "per head", "delta").items()}
     given["state"] = torch.zeros(1, 2, 16, 16)
     del given["initial_state"]
     given["v"].requires_grad_()
@@ -173,62 +218,21 @@ def test_a_step_is_differentiable_on_every_backend():
 
 
 def test_autocast_leaves_the_sums_in_float32():
-    given = {name: tensor.detach() for name, tensor in inputs(40, 16, 16, "per head", True).items()}
+    given = {name: tensor.detach() for name, tensor in inputs(40, 16, 16, "per head", "delta").items()}
     expected = matrix_recurrence(**given)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(matrix_recurrence(**given), expected)
 
 
 def test_the_operator_keeps_the_rules_of_torch_compile():
-    given = inputs(5, 16, 16, "per head", True)
+    given = inputs(5, 16, 16, "per head", "delta")
     arguments = (*(given[n] for n in ("q", "k", "v", "log_decay", "beta", "initial_state")), 0.25)
     with use_backend("gpu"):
         matrix_recurrence(**given)
     torch.library.opcheck(torch.ops.hybrid_nas.matrix_recurrence.default, arguments)
 
 
-ORACLE = """
-import sys, torch
-from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
-from fla.ops.gla.naive import naive_recurrent_gla
-from fla.ops.kda.naive import naive_recurrent_kda
-from fla.ops.simple_gla.naive import naive_recurrent_simple_gla
-
-naive = {
-    ("per head", False): lambda q, k, v, g, b, s: naive_recurrent_simple_gla(
-        q, k, v, g, initial_state=s, output_final_state=True),
-    ("per channel", False): lambda q, k, v, g, b, s: naive_recurrent_gla(
-        q, k, v, g, initial_state=s, output_final_state=True),
-    ("per head", True): lambda q, k, v, g, b, s: naive_recurrent_gated_delta_rule(
-        q, k, v, b, g, initial_state=s, output_final_state=True),
-    ("per channel", True): lambda q, k, v, g, b, s: naive_recurrent_kda(
-        q, k, v, g, b, initial_state=s, output_final_state=True),
-}
-cases = torch.load(sys.argv[1])
-torch.save({kind: naive[kind](*given) for kind, given in cases.items()}, sys.argv[2])
-"""
-
-
-def test_the_definition_agrees_with_the_naive_functions_of_flash_linear_attention(tmp_path):
-    """In a process of its own: that package compiles its kernels on import, and here the interpreter is on."""
-    cases = {}
-    for gate in ("per head", "per channel"):
-        for delta in (False, True):
-            given = {n: x.detach() for n, x in inputs(20, 16, 24, gate, delta, heads=(2, 2)).items()}
-            cases[gate, delta] = [given.get(n) for n in ("q", "k", "v", "log_decay", "beta", "initial_state")]
-    torch.save(cases, tmp_path / "cases.pt")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", ORACLE, str(tmp_path / "cases.pt"), str(tmp_path / "answers.pt")]
-    finished = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert finished.returncode == 0, finished.stderr
-    for kind, (expected, expected_state) in torch.load(tmp_path / "answers.pt").items():
-        q, k, v, log_decay, beta, state = cases[kind]
-        with use_backend("reference"):
-            out, last = matrix_recurrence(
-                q, k, v, log_decay=log_decay, beta=beta, initial_state=state, return_state=True
-            )
-        assert_close_relative(out, expected, 1e-5)
-        assert_close_relative(last, expected_state, 1e-5)
+PAIR = (torch.zeros(1, 5, 4, 16), torch.zeros(1, 5, 4, 16))
 
 
 @pytest.mark.parametrize(
@@ -246,6 +250,11 @@ def test_the_definition_agrees_with_the_naive_functions_of_flash_linear_attentio
         ({"beta": torch.zeros(1, 5, 2)}, ValueError, r"beta must have shape .*\[1, 5, 4\].*but got \[1, 5, 2\]"),
         ({"initial_state": torch.zeros(1, 4, 8, 16)}, ValueError, r"initial_state must have shape .*\[1, 4, 16, 8\]"),
         ({"initial_state": torch.zeros(1, 4, 16, 8).half()}, TypeError, "initial_state must be torch.float32"),
+        ({"beta": torch.zeros(1, 5, 4), "erase": PAIR}, ValueError, "beta and erase exclude one another"),
+        ({"erase": (PAIR[0], torch.zeros(1, 5, 2, 16))}, ValueError, r"b of erase must have shape .*\[1, 5, 4, 16\]"),
+        ({"erase": (PAIR[0].half(), PAIR[1])}, TypeError, "a of erase must be torch.float32 like q and k"),
+        ({"erase": PAIR[0]}, TypeError, r"erase must be a pair of tensors \(a, b\), but got Tensor"),
+        ({"bonus": torch.zeros(2, 16)}, ValueError, r"bonus must have shape \[Hv, K\] = \[4, 16\].*got \[2, 16\]"),
         ({"beta": torch.zeros(1, 5, 4, device="meta")}, ValueError, "q is on cpu and beta on meta"),
     ],
 )
