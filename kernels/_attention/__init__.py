@@ -3,19 +3,21 @@
 Decided here once for all implementations: which shapes belong together, where the queries lie among the keys, and which
 implementation runs. The queries are the last Tq of the Tk positions, so a long prompt can be read in chunks.
 
-Source: Vaswani et al. (arXiv 1706.03762), section 3.2; grouped queries: Ainslie et al. (arXiv 2305.13245); windows:
-Beltagy et al. (arXiv 2004.05150), section 3.1; blocks selected per token: Lu et al., MoBA (arXiv 2502.13189).
+Sources: Vaswani et al. (arXiv 1706.03762), section 3.2; grouped queries: Ainslie et al. (arXiv 2305.13245); windows:
+Beltagy et al. (arXiv 2004.05150), section 3.1; global keys beside a window: Xiao et al. (arXiv 2309.17453), section 3;
+a sink logit per head: gpt-oss (arXiv 2508.10925), section 2; capped scores: Gemma 2 (arXiv 2408.00118), section 2;
+forgetting: Lin et al. (arXiv 2503.02130), section 3; latent attention: DeepSeek-V2 (arXiv 2405.04434), section 2.1;
+blocks selected per token: Lu et al., MoBA (arXiv 2502.13189).
 """
 
 from types import ModuleType
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from kernels._attention import portable, reference
+from kernels._attention import checks, portable, reference
+from kernels._attention.options import Options, StepOptions
 from kernels.backend import ask_substitute, choose_backend
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def attention(
@@ -26,83 +28,148 @@ def attention(
     scale: float | None = None,
     causal: bool = True,
     window: int | None = None,
+    num_global: int = 0,
+    prefix: int = 0,
+    softcap: float | None = None,
+    sink: Tensor | None = None,
+    log_forget: Tensor | None = None,
     block_mask: Tensor | None = None,
     block_size: int | None = None,
-) -> Tensor:
-    """Attention of each query over the keys that it may see: o_i = sum_j softmax_j(scale q_i . k_j) v_j.
+    return_lse: bool = False,
+) -> Any:  # a tensor, or two with return_lse
+    """Attention of each query over the keys that it may see: o_i = sum_j softmax_j(s_ij) v_j, s_ij = scale q_i . k_j.
 
     Args:
         q: queries [B, Tq, Hq, D]; query i is at position Tk - Tq + i when causal.
-        k, v: keys and values [B, Tk, Hkv, D]; query head h reads key head h // (Hq / Hkv).
+        k: keys [B, Tk, Hkv, D]; query head h reads key head h // (Hq / Hkv).
+        v: values [B, Tk, Hkv, Dv]. D and Dv are multiples of 4 from 16 to 256.
         scale: factor of the scores; D^-0.5 unless given.
         causal: a query sees no position after its own.
         window: how many keys a query sees, itself included; all unless given. Needs `causal`.
+        num_global: how many keys, from the first on, a window never hides from a later query.
+        prefix: how many keys, from the first on, every query sees, even those after its own position and outside its
+            window: the prefix of a prefix language model. Needs `causal`.
+        softcap: a bound c of the scores: c tanh(s / c) takes the place of s.
+        sink: [Hq] in float32 or in the type of q, for each head the score of one more key, whose value is zero.
+        log_forget: [B, Tk, Hq] in float32 or in the type of q, logarithms (at most 0) of forget gates: s_ij, after a
+            cap, gets their sum over the positions after j up to that of query i. Needs `causal`, and no prefix.
         block_mask: bool [B, Tq, Hkv, ceil(Tk / block_size)], the blocks of keys that each query may see, one choice
             for the heads of a group; combined with `causal` and `window`.
         block_size: keys in a block of `block_mask`.
+        return_lse: also return the natural logarithm of the softmax's denominator.
 
-    Returns o [B, Tq, Hq, D] in the type of q; the softmax is taken in float32. A query that sees no key gets zeros.
-    q, k and v receive gradients, computed by the implementation that computed o.
+    Returns o [B, Tq, Hq, Dv] in the type of q; the softmax is taken in float32. A query that sees no key gets zeros.
+    With `return_lse` (o, lse [B, Tq, Hq] in float32): log(sum_j exp s_ij + exp(sink)), -inf where nothing is seen.
+    Every tensor but `block_mask` receives gradients, from o and lse, computed by the implementation that computed o.
 
     Raises ValueError when shapes, types, devices or options do not belong together.
     """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
-        _check_tensor(name, tensor, "[B, T, H, D]", q)
-    _check_heads(q, k, v, "k", "v")
-    _check_visibility(q, k, causal, window)
-    _check_block_mask(q, k, block_mask, block_size)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+        checks.check_tensor(name, tensor, "[B, T, H, D]", q)
+    checks.check_heads(q, k, v)
+    checks.check_head_size("q", q, checks.LARGEST_HEAD)
+    checks.check_head_size("v", v, checks.LARGEST_HEAD)
+    checks.check_visibility(q, k, causal, window, num_global, prefix)
+    checks.check_scores(q, sink, softcap)
+    checks.check_forgetting(q, k, log_forget, causal, prefix)
+    checks.check_block_mask(q, k, block_mask, block_size)
+    checks.check_alone(block_mask, num_global, prefix, log_forget)
+    factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
     substituted = ask_substitute(
         "attention",
         q,
         k,
         v,
-        scale=scale,
+        scale=factor,
         causal=causal,
         window=window,
+        num_global=num_global,
+        prefix=prefix,
+        softcap=softcap,
+        sink=sink,
+        log_forget=log_forget,
         block_mask=block_mask,
         block_size=block_size,
+        return_lse=return_lse,
     )
     if substituted is not NotImplemented:
         return substituted
-    return _implementation(q).attention(q, k, v, scale, causal, window, block_mask, block_size)
+    options = Options(factor, causal, window, num_global, prefix, softcap, block_size, return_lse)
+    o, lse = _implementation(q).attention(q, k, v, sink, log_forget, block_mask, options)
+    return (o, lse) if return_lse else o
 
 
 def attention_step(
     q: Tensor,
     k_cache: Tensor,
-    v_cache: Tensor,
-    length: int,
+    v_cache: Tensor | None,
+    length: int | Tensor,
     *,
     scale: float | None = None,
     keep: Tensor | None = None,
-) -> Tensor:
+    softcap: float | None = None,
+    sink: Tensor | None = None,
+    bias: Tensor | None = None,
+    value_size: int | None = None,
+    return_lse: bool = False,
+) -> Any:  # a tensor, or two with return_lse
     """Attention of one new token over a cache that already holds it, for decoding; not differentiable on every backend.
 
     Args:
         q: queries [B, Hq, D].
-        k_cache, v_cache: [B, S, Hkv, D]; slots may be in any order, so a window is a ring buffer.
-        length: how many slots, from the first, are filled; 1 to S.
+        k_cache: keys [B, S, Hkv, D]; slots may be in any order, so a window is a ring buffer.
+        v_cache: values [B, S, Hkv, Dv]; None where they are the first `value_size` numbers of the keys, as in latent
+            attention in its absorbed form: the cache is then read once. D is at most 576, Dv at most 512.
+        length: how many slots, from the first, are filled, 1 to S. As int32 or int64 on the device of q, [] or one for
+            each sequence [B], it is read there, so that a CUDA graph of the call serves every length; such a length
+            is not checked, and one beyond S counts as S.
         scale: factor of the scores; D^-0.5 unless given.
         keep: bool [B, Hkv, S], the slots that may be seen; all filled ones unless given.
+        softcap, sink: as in `attention`.
+        bias: [B, Hq, S] in float32 or in the type of q, added to the scores after a cap; with the forget gates of
+            `attention`, the sum of their logarithms after each slot.
+        value_size: Dv where there is no v_cache.
+        return_lse: also return the natural logarithm of the softmax's denominator.
 
-    Returns o [B, Hq, D] in the type of q. A head that sees no slot gets zeros.
+    Returns o [B, Hq, Dv] in the type of q, with `return_lse` (o, lse [B, Hq] in float32). A head that sees no slot gets
+    zeros, and -inf unless it has a sink.
     Raises ValueError when shapes, types, devices or options do not belong together.
     """
-    _check_tensor("q", q, "[B, Hq, D]", q)
-    for name, tensor in (("k_cache", k_cache), ("v_cache", v_cache)):
-        _check_tensor(name, tensor, "[B, S, Hkv, D]", q)
-    _check_heads(q, k_cache, v_cache, "k_cache", "v_cache")
-    slots = k_cache.shape[1]
-    if not 1 <= length <= slots:
-        raise ValueError(f"length must lie between 1 and the {slots} slots of the cache, but got {length}.")
+    checks.check_tensor("q", q, "[B, Hq, D]", q)
+    checks.check_tensor("k_cache", k_cache, "[B, S, Hkv, D]", q)
+    if v_cache is not None:
+        checks.check_tensor("v_cache", v_cache, "[B, S, Hkv, D]", q)
+    values = checks.values_of(k_cache, v_cache, value_size)
+    checks.check_heads(q, k_cache, values, "k_cache", "v_cache")
+    checks.check_head_size("q", q, checks.LARGEST_STEP_HEAD)
+    checks.check_head_size("v_cache", values, checks.LARGEST_STEP_VALUE)
+    checks.check_length(length, k_cache)
+    checks.check_scores(q, sink, softcap)
+    batch, slots, kv_heads = k_cache.shape[:3]
     if keep is not None:
-        _check_mask("keep", keep, [q.shape[0], k_cache.shape[2], slots], "[B, Hkv, S]", q)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    substituted = ask_substitute("attention_step", q, k_cache, v_cache, length, scale=scale, keep=keep)
+        checks.check_mask("keep", keep, [batch, kv_heads, slots], "[B, Hkv, S]", q)
+    if bias is not None:
+        checks.check_float("bias", bias, [batch, q.shape[1], slots], "[B, Hq, S]", q)
+    factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
+    substituted = ask_substitute(
+        "attention_step",
+        q,
+        k_cache,
+        v_cache,
+        length,
+        scale=factor,
+        keep=keep,
+        softcap=softcap,
+        sink=sink,
+        bias=bias,
+        value_size=value_size,
+        return_lse=return_lse,
+    )
     if substituted is not NotImplemented:
         return substituted
-    return _implementation(q).attention_step(q, k_cache, v_cache, length, scale, keep)
+    options = StepOptions(factor, softcap, values.shape[-1], return_lse)
+    o, lse = _implementation(q).attention_step(q, k_cache, v_cache, length, keep, sink, bias, options)
+    return (o, lse) if return_lse else o
 
 
 def _implementation(q: Tensor) -> ModuleType:
@@ -113,68 +180,3 @@ def _implementation(q: Tensor) -> ModuleType:
 
         return gpu
     return {"reference": reference, "portable": portable}[backend]
-
-
-def _check_tensor(name: str, tensor: Tensor, layout: str, first: Tensor) -> None:
-    """Layout such as "[B, T, H, D]"; type and device are those of the first argument."""
-    if tensor.dim() != layout.count(",") + 1 or 0 in tensor.shape:
-        raise ValueError(f"{name} must be {layout} and not empty, but got shape {list(tensor.shape)}.")
-    if tensor.dtype not in DTYPES:
-        raise ValueError(f"{name} must be float32, float16 or bfloat16, but got {tensor.dtype}.")
-    if (tensor.dtype, tensor.device) != (first.dtype, first.device):
-        raise ValueError(
-            f"{name} must have the type and device of q, {first.dtype} on {first.device}, but got {tensor.dtype} on "
-            f"{tensor.device}."
-        )
-
-
-def _check_heads(q: Tensor, k: Tensor, v: Tensor, k_name: str, v_name: str) -> None:
-    """q [B, ..., Hq, D] beside k and v [B, T, Hkv, D]."""
-    if v.shape != k.shape:
-        raise ValueError(f"{v_name} must have the shape of {k_name}, {list(k.shape)}, but got {list(v.shape)}.")
-    if k.shape[0] != q.shape[0]:
-        raise ValueError(f"{k_name} must have the {q.shape[0]} sequences of q, but got shape {list(k.shape)}.")
-    if k.shape[-1] != q.shape[-1]:
-        raise ValueError(f"{k_name} must have the head size {q.shape[-1]} of q, but got shape {list(k.shape)}.")
-    if q.shape[-2] % k.shape[-2] != 0:
-        raise ValueError(
-            f"q must have a multiple of the {k.shape[-2]} heads of {k_name}, but got {q.shape[-2]} heads in shape "
-            f"{list(q.shape)}."
-        )
-    size = q.shape[-1]
-    if not 16 <= size <= 256 or size % 4 != 0:
-        raise ValueError(
-            f"The head size must be a multiple of 4 from 16 to 256, but got {size} in q of shape {list(q.shape)}."
-        )
-
-
-def _check_visibility(q: Tensor, k: Tensor, causal: bool, window: int | None) -> None:
-    if causal and q.shape[1] > k.shape[1]:
-        raise ValueError(
-            f"q must have at most the {k.shape[1]} tokens of k when causal, but got {q.shape[1]} in shape "
-            f"{list(q.shape)}."
-        )
-    if window is not None and window <= 0:
-        raise ValueError(f"window must be at least 1, the query itself, but got {window}.")
-    if window is not None and not causal:
-        raise ValueError(f"window needs causal=True, because it looks back from the query, but got window={window}.")
-
-
-def _check_block_mask(q: Tensor, k: Tensor, block_mask: Tensor | None, block_size: int | None) -> None:
-    if (block_mask is None) != (block_size is None):
-        given, missing = ("block_size", "block_mask") if block_mask is None else ("block_mask", "block_size")
-        raise ValueError(f"block_mask and block_size belong together, but got {given} without {missing}.")
-    if block_mask is None or block_size is None:
-        return
-    if block_size <= 0:
-        raise ValueError(f"block_size must be at least 1, but got {block_size}.")
-    blocks = -(-k.shape[1] // block_size)
-    _check_mask("block_mask", block_mask, [q.shape[0], q.shape[1], k.shape[2], blocks], "[B, Tq, Hkv, blocks]", q)
-
-
-def _check_mask(name: str, mask: Tensor, shape: list[int], layout: str, q: Tensor) -> None:
-    if list(mask.shape) != shape or mask.dtype != torch.bool or mask.device != q.device:
-        raise ValueError(
-            f"{name} must be bool {layout} = {shape} on {q.device}, but got {mask.dtype} {list(mask.shape)} on "
-            f"{mask.device}."
-        )

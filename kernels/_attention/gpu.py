@@ -11,6 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels._attention import portable
 from kernels._attention.cases import ahead_of_time_cases as ahead_of_time_cases
 from kernels._attention.cases import launch_case as launch_case
 from kernels._attention.gpu_backward import attention_bwd_dkv_kernel, attention_bwd_dq_kernel
@@ -26,6 +27,7 @@ from kernels._attention.launches import (
     step_key,
 )
 from kernels._attention.launches import launch_candidates as launch_candidates
+from kernels._attention.options import Options, StepOptions
 from kernels.tuning import choose, run
 
 LOG2_E = 1.0 / math.log(2.0)
@@ -37,23 +39,36 @@ def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    scale: float,
-    causal: bool,
-    window: int | None,
+    sink: Tensor | None,
+    log_forget: Tensor | None,
     block_mask: Tensor | None,
-    block_size: int | None,
-) -> Tensor:
-    """See `kernels.attention`."""
+    options: Options,
+) -> tuple[Tensor, Tensor | None]:
+    """See `kernels.attention`. What the kernels do not know yet is computed in PyTorch."""
     _refuse_bfloat16_in_the_interpreter(q)
-    return attention_forward(q, k, v, block_mask, scale, causal, window or 0, block_size or 0)[0]
+    plain = sink is None and log_forget is None and options.softcap is None and not options.return_lse
+    if not plain or options.prefix > 0 or options.num_global > 0 or q.shape[3] != v.shape[3]:
+        return portable.attention(q, k, v, sink, log_forget, block_mask, options)
+    window, block_size = options.window or 0, options.block_size or 0
+    return attention_forward(q, k, v, block_mask, options.scale, options.causal, window, block_size)[0], None
 
 
 def attention_step(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, length: int, scale: float, keep: Tensor | None
-) -> Tensor:
-    """See `kernels.attention_step`. Not differentiable."""
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor | None,
+    length: int | Tensor,
+    keep: Tensor | None,
+    sink: Tensor | None,
+    bias: Tensor | None,
+    options: StepOptions,
+) -> tuple[Tensor, Tensor | None]:
+    """See `kernels.attention_step`. Not differentiable. What the kernels do not know yet is computed in PyTorch."""
     _refuse_bfloat16_in_the_interpreter(q)
-    return attention_decode(q, k_cache, v_cache, keep, length, scale)
+    plain = sink is None and bias is None and options.softcap is None and not options.return_lse
+    if not plain or v_cache is None or isinstance(length, Tensor) or v_cache.shape != k_cache.shape:
+        return portable.attention_step(q, k_cache, v_cache, length, keep, sink, bias, options)
+    return attention_decode(q, k_cache, v_cache, keep, length, options.scale), None
 
 
 @torch.library.custom_op("hybrid_nas::attention_forward", mutates_args=())

@@ -5,34 +5,60 @@
 * causal over equal lengths: its own fast path, which skips the upper triangle;
 * a window much shorter than the sequence: queries in blocks of a window, each beside its own strip of keys, so that the
   cost follows T x window;
-* everything else: a mask, a chunk of queries at a time, each beside only the keys that its chunk may see.
+* a mask: a chunk of queries at a time, each beside only the keys that its chunk may see.
+
+What it does not compute (sinks, caps, forget gates, global keys, the log-sum-exp) is written out in
+`portable_chunks.py`.
 """
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels._attention.options import Options, StepOptions
+from kernels._attention.portable_chunks import QUERIES_PER_CHUNK, attention_in_chunks
+
 # Measured on a CPU core in float32, heads of 64, T 256 to 4096, windows 32 to 512. Strips cost a copy of keys and
 # values and pay only from eight windows on, where chunks lose to one whole gradient of k and v for each chunk.
 SMALLEST_STRIP = 64
 WINDOWS_FOR_STRIPS = 8
-QUERIES_PER_CHUNK = 128
 
 
 def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    scale: float,
-    causal: bool,
-    window: int | None,
+    sink: Tensor | None,
+    log_forget: Tensor | None,
     block_mask: Tensor | None,
-    block_size: int | None,
-) -> Tensor:
-    """See `kernels.attention`."""
-    queries, keys = q.shape[1], k.shape[1]
-    if window is not None and window >= keys:
+    options: Options,
+) -> tuple[Tensor, Tensor | None]:
+    """See `kernels.attention`; without the log-sum-exp where it is not asked for."""
+    window = options.window
+    if window is not None and window >= k.shape[1]:
         window = None
+    extras = sink is not None or log_forget is not None or options.softcap is not None or options.return_lse
+    reach_back = options.prefix > 0 or (options.num_global > 0 and window is not None)
+    if extras or reach_back:
+        forgotten = None if log_forget is None else log_forget.float().cumsum(1).transpose(1, 2)
+        o, lse = attention_in_chunks(
+            q, k, v, sink, forgotten, block_mask, options.scale, options.causal, window, options.num_global,
+            options.prefix, options.softcap, options.block_size,
+        )  # fmt: skip
+        return o, lse.transpose(1, 2)
+    size = v.shape[3]
+    if q.shape[3] != size:
+        # One head size for both, filled up with zeros: PyTorch has its fast path for that alone.
+        q, k, v = (F.pad(x, (0, max(q.shape[3], size) - x.shape[3])) for x in (q, k, v))
+    return _plain(q, k, v, block_mask, replace(options, window=window))[..., :size], None
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, block_mask: Tensor | None, options: Options) -> Tensor:
+    """What `scaled_dot_product_attention` computes, with one head size."""
+    queries, keys = q.shape[1], k.shape[1]
+    scale, causal, window = options.scale, options.causal, options.window
     if block_mask is None:
         if not causal or (queries == 1 and window is None):
             return _sdpa(q, k, v, scale)
@@ -40,28 +66,77 @@ def attention(
             return _sdpa(q, k, v, scale, is_causal=True)
         if window is not None and queries > WINDOWS_FOR_STRIPS * max(window, SMALLEST_STRIP):
             return _banded(q, k, v, scale, window)
-    return _masked(q, k, v, scale, causal, window, block_mask, block_size)
+    return _masked(q, k, v, scale, causal, window, block_mask, options.block_size)
 
 
 def attention_step(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, length: int, scale: float, keep: Tensor | None
-) -> Tensor:
-    """See `kernels.attention_step`."""
-    batch, heads, size = q.shape
-    kv_heads = k_cache.shape[2]
-    k, v = (cache[:, :length].transpose(1, 2) for cache in (k_cache, v_cache))  # [B, Hkv, S, D]
-    if keep is not None:
-        keep = keep[:, :, :length]
-        most = int(keep.sum(-1).max())
-        # Gathering copies each kept slot once; reading all slots costs about as much as copying half of them.
-        if most <= length // 2:
-            slots = keep.byte().topk(max(most, 1), dim=-1).indices  # [B, Hkv, most]
-            keep = keep.gather(-1, slots)
-            k, v = (x.gather(2, slots.unsqueeze(-1).expand(-1, -1, -1, size)) for x in (k, v))
-        keep = keep.unsqueeze(2)
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor | None,
+    length: int | Tensor,
+    keep: Tensor | None,
+    sink: Tensor | None,
+    bias: Tensor | None,
+    options: StepOptions,
+) -> tuple[Tensor, Tensor | None]:
+    """See `kernels.attention_step`; without the log-sum-exp where it is not asked for."""
+    v_cache = k_cache[..., : options.value_size] if v_cache is None else v_cache
+    kv_heads, slots = k_cache.shape[2], k_cache.shape[1]
+    if isinstance(length, Tensor):
+        filled = torch.arange(slots, device=q.device) < length.reshape(-1, 1, 1)  # [1 or B, 1, S]
+        keep = filled.expand(q.shape[0], kv_heads, slots) if keep is None else keep & filled
+    else:
+        k_cache, v_cache = k_cache[:, :length], v_cache[:, :length]
+        keep, bias = (None if x is None else x[..., :length] for x in (keep, bias))
+    k, v = k_cache.transpose(1, 2), v_cache.transpose(1, 2)  # [B, Hkv, S, D]
     # The heads of a group are the queries of one key head: no key is copied.
-    o = _masked_sdpa(q.reshape(batch, kv_heads, heads // kv_heads, size), k, v, scale, keep)
-    return o.reshape(batch, heads, size)
+    rows = q.unflatten(1, (kv_heads, -1))  # [B, Hkv, G, D]
+    extras = sink is not None or bias is not None or options.softcap is not None or options.return_lse
+    if extras:
+        o, lse = _step_in_full(rows, k, v, keep, sink, bias, options)
+        return o.flatten(1, 2).to(q.dtype), lse.flatten(1, 2)
+    if keep is not None:
+        # A length on a device is not known here, and nor is how many slots are kept.
+        if not isinstance(length, Tensor):
+            k, v, keep = _only_kept(k, v, keep)
+        keep = keep.unsqueeze(2)
+    return _masked_sdpa(rows, k, v, options.scale, keep).flatten(1, 2), None
+
+
+def _only_kept(k: Tensor, v: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """k, v [B, Hkv, S, D] and keep [B, Hkv, S] without the slots that nobody keeps, where that pays."""
+    most = int(keep.sum(-1).max())
+    # Gathering copies each kept slot once; reading all slots costs about as much as copying half of them.
+    if most > keep.shape[-1] // 2:
+        return k, v, keep
+    slots = keep.byte().topk(max(most, 1), dim=-1).indices  # [B, Hkv, most]
+    k, v = (x.gather(2, slots.unsqueeze(-1).expand(-1, -1, -1, x.shape[3])) for x in (k, v))
+    return k, v, keep.gather(-1, slots)
+
+
+def _step_in_full(
+    rows: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keep: Tensor | None,
+    sink: Tensor | None,
+    bias: Tensor | None,
+    options: StepOptions,
+) -> tuple[Tensor, Tensor]:
+    """Any option, written out in float32: rows [B, Hkv, G, D] -> (o [B, Hkv, G, Dv], lse [B, Hkv, G])."""
+    kv_heads = k.shape[1]
+    scores = options.scale * torch.matmul(rows.float(), k.float().transpose(-1, -2))
+    if options.softcap is not None:
+        scores = options.softcap * torch.tanh(scores / options.softcap)
+    if bias is not None:
+        scores = scores + bias.float().unflatten(1, (kv_heads, -1))
+    if keep is not None:
+        scores = scores.masked_fill(~keep.unsqueeze(2), float("-inf"))
+    lse = scores.logsumexp(-1)
+    if sink is not None:
+        lse = torch.logaddexp(lse, sink.float().unflatten(0, (kv_heads, -1)))
+    weights = torch.exp(scores - lse.masked_fill(lse == float("-inf"), 0.0).unsqueeze(-1))
+    return torch.matmul(weights, v.float()), lse
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, is_causal: bool = False) -> Tensor:

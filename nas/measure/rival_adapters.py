@@ -28,16 +28,25 @@ def sdpa(
     scale: float,
     causal: bool,
     window: int | None,
+    num_global: int,
+    prefix: int,
+    softcap: float | None,
+    sink: Tensor | None,
+    log_forget: Tensor | None,
     block_mask: Tensor | None,
     block_size: int | None,
+    return_lse: bool,
     backend: SDPBackend | None = None,
 ) -> Tensor:
-    """`kernels.attention` by `scaled_dot_product_attention`; a block mask it declines: T x T for each head."""
+    """`kernels.attention` by `scaled_dot_product_attention`, which knows neither caps, sinks nor a log-sum-exp.
+
+    A block mask and forget gates it declines: T x T for each head.
+    """
     queries, keys = q.shape[1], k.shape[1]
-    if block_mask is not None:
+    if block_mask is not None or softcap is not None or sink is not None or log_forget is not None or return_lse:
         return NotImplemented
-    plain = causal and queries == keys and (window is None or window >= keys)
-    mask = None if plain or not causal else band(queries, keys, window, q.device)
+    plain = causal and queries == keys and prefix == 0 and (window is None or window >= keys)
+    mask = None if plain or not causal else band(queries, keys, window, q.device, num_global, prefix)
     if mask is not None and backend is SDPBackend.FLASH_ATTENTION:
         return NotImplemented
     o = attend(*(x.transpose(1, 2) for x in (q, k, v)), mask=mask, is_causal=plain, scale=scale, backend=backend)
@@ -47,20 +56,32 @@ def sdpa(
 def sdpa_step(
     q: Tensor,
     k_cache: Tensor,
-    v_cache: Tensor,
-    length: int,
+    v_cache: Tensor | None,
+    length: int | Tensor,
     *,
     scale: float,
     keep: Tensor | None,
+    softcap: float | None,
+    sink: Tensor | None,
+    bias: Tensor | None,
+    value_size: int | None,
+    return_lse: bool,
     backend: SDPBackend | None = None,
 ) -> Tensor:
-    """`kernels.attention_step` by `scaled_dot_product_attention`: the heads of a group are queries of one key head."""
+    """`kernels.attention_step` by `scaled_dot_product_attention`: the heads of a group are queries of one key head.
+
+    A length that lies on the device it declines: it would have to wait for it.
+    """
+    if softcap is not None or sink is not None or bias is not None or return_lse or isinstance(length, Tensor):
+        return NotImplemented
     if keep is not None and backend is SDPBackend.FLASH_ATTENTION:
         return NotImplemented
-    batch, heads, size = q.shape
+    batch, heads, _ = q.shape
     kv_heads = k_cache.shape[2]
+    v_cache = k_cache[..., :value_size] if v_cache is None else v_cache
+    size = v_cache.shape[3]
     k, v = (cache[:, :length].transpose(1, 2) for cache in (k_cache, v_cache))
-    grouped = q.reshape(batch, kv_heads, heads // kv_heads, size)
+    grouped = q.unflatten(1, (kv_heads, -1))
     if keep is None:
         o = attend(grouped, k, v, mask=None, is_causal=False, scale=scale, backend=backend)
         return o if o is NotImplemented else o.reshape(batch, heads, size)
@@ -96,12 +117,17 @@ def attend(
         return NotImplemented
 
 
-def band(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """Bool [Tq, Tk]: the positions up to a query's own, the last `window` of them where there is one."""
+def band(
+    queries: int, keys: int, window: int | None, device: torch.device, num_global: int = 0, prefix: int = 0
+) -> Tensor:
+    """Bool [Tq, Tk]: the positions up to a query's own, the last `window` of them where there is one and the first
+    `num_global`; and the first `prefix` of all."""
     position = torch.arange(keys - queries, keys, device=device).unsqueeze(1)
     key = torch.arange(keys, device=device)
     seen = key <= position
-    return seen if window is None else seen & (key > position - window)
+    if window is not None:
+        seen = seen & ((key > position - window) | (key < num_global))
+    return seen | (key < prefix)
 
 
 # Grouped products of PyTorch.

@@ -84,10 +84,10 @@ def relative_error(actual: list[Tensor], expected: list[Tensor]) -> float:
     return worst
 
 
-def attention(queries: int, **options: Any) -> Make:
+def attention(queries: int, *, value_size: int = SIZE, **options: Any) -> Make:
     def make(generator: torch.Generator) -> Arguments:
         q = torch.randn(2, queries, 4, SIZE, generator=generator)
-        k, v = (torch.randn(2, TOKENS, 2, SIZE, generator=generator) for _ in range(2))
+        k, v = (torch.randn(2, TOKENS, 2, size, generator=generator) for size in (SIZE, value_size))
         return {"q": q, "k": k, "v": v, **options}
 
     return make
@@ -160,6 +160,9 @@ def cases() -> dict[str, tuple[Case, ...]]:
         Case("not causal", "attention", attention(30, causal=False)),
         Case("later queries", "attention", attention(30)),
         Case("window", "attention", attention(TOKENS, window=20)),
+        Case("window and global keys", "attention", attention(TOKENS, window=20, num_global=3)),
+        Case("prefix", "attention", attention(TOKENS, prefix=30)),
+        Case("values of another size", "attention", attention(TOKENS, value_size=32)),
         Case("step", "attention_step", attention_step(length=50, kept=False), has_gradients=False),
         Case("step over kept slots", "attention_step", attention_step(length=50, kept=True), has_gradients=False),
         *recurrence_cases(),

@@ -4,8 +4,13 @@ import os
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from dataclasses import replace
+
 import pytest
 import torch
+
+from kernels._attention import launches
+from kernels.tuning import forget_tables
 
 
 @pytest.fixture
@@ -22,3 +27,15 @@ def nan_filled_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", filled_with_nan(torch.empty))
     monkeypatch.setattr(torch, "empty_like", filled_with_nan(torch.empty_like))
     monkeypatch.setattr(torch.Tensor, "new_empty", filled_with_nan(torch.Tensor.new_empty))
+
+
+@pytest.fixture
+def small_attention_tiles(monkeypatch: pytest.MonkeyPatch):
+    """Tiles so small that tiny inputs have several of them."""
+    for name, table in launches.TABLES.items():
+        keys = 32 if name == "attention.step" else 16
+        small = {at: (replace(choices[0], BM=32, BN=keys),) for at, choices in table.items()}
+        monkeypatch.setitem(launches.TABLES, name, small)
+    forget_tables()
+    yield
+    forget_tables()

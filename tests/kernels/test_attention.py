@@ -1,14 +1,11 @@
 """Attention: every implementation computes the definition, its gradients too, and refuses what has no meaning."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels._attention import attention, attention_step, gpu, launches, portable
+from kernels._attention import attention, attention_step, gpu, portable
 from kernels.backend import use_backend
-from kernels.tuning import forget_tables
 from tests.kernels.closeness import assert_close_relative
 
 LIMITS = {torch.float32: 1e-5, torch.float16: 3e-3}
@@ -71,21 +68,9 @@ def by_torch(q, k, v, do, mask):
     return o, *torch.autograd.grad(o, (q, k, v), do.float())
 
 
-@pytest.fixture
-def small_tiles(monkeypatch):
-    """Tiles so small that tiny inputs have several of them."""
-    for name, table in launches.TABLES.items():
-        keys = 32 if name == "attention.step" else 16
-        small = {at: (replace(choices[0], BM=32, BN=keys),) for at, choices in table.items()}
-        monkeypatch.setitem(launches.TABLES, name, small)
-    forget_tables()
-    yield
-    forget_tables()
-
-
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
 @pytest.mark.parametrize("case", CASES)
-def test_output_and_gradients_are_those_of_the_reference(case, backend, small_tiles, nan_filled_memory):
+def test_output_and_gradients_are_those_of_the_reference(case, backend, small_attention_tiles, nan_filled_memory):
     tensors, do, options = inputs(case)
     expected = output_and_gradients(tensors, do, options, "reference")
     for actual, wanted in zip(output_and_gradients(tensors, do, options, backend), expected, strict=True):
@@ -94,7 +79,7 @@ def test_output_and_gradients_are_those_of_the_reference(case, backend, small_ti
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
 @pytest.mark.parametrize("case", ["grouped queries", "padded head size", "blocks"])
-def test_half_precision_stays_close_to_the_reference_in_single(case, backend, small_tiles, nan_filled_memory):
+def test_half_precision_stays_close_to_the_reference_in_single(case, backend, small_attention_tiles, nan_filled_memory):
     tensors, do, options = inputs(case, torch.float16)
     single = [x.float() for x in tensors]
     expected = output_and_gradients(single, do.float(), options, "reference")
@@ -211,52 +196,3 @@ def test_the_operators_keep_the_rules_of_torch_library():
     torch.library.opcheck(gpu.attention_forward, arguments, test_utils=tests)
     decode = (q.detach()[:, 0], k.detach(), v.detach(), None, 15, 0.25)
     torch.library.opcheck(gpu.attention_decode, decode, test_utils=("test_schema", "test_faketensor"))
-
-
-@pytest.mark.parametrize(
-    ("shapes", "options", "message"),
-    [
-        (((2, 5, 16), (2, 5, 1, 16), (2, 5, 1, 16)), {}, r"q must be \[B, T, H, D\]"),
-        (((2, 5, 2, 16), (2, 5, 1, 16), (2, 6, 1, 16)), {}, "v must have the shape of k"),
-        (((2, 5, 2, 16), (1, 5, 1, 16), (1, 5, 1, 16)), {}, "the 2 sequences of q"),
-        (((2, 5, 2, 16), (2, 5, 1, 32), (2, 5, 1, 32)), {}, "the head size 16 of q"),
-        (((2, 5, 3, 16), (2, 5, 2, 16), (2, 5, 2, 16)), {}, "a multiple of the 2 heads of k"),
-        (((2, 5, 2, 18), (2, 5, 1, 18), (2, 5, 1, 18)), {}, "a multiple of 4 from 16 to 256, but got 18"),
-        (((2, 5, 2, 12), (2, 5, 1, 12), (2, 5, 1, 12)), {}, "a multiple of 4 from 16 to 256, but got 12"),
-        (((2, 6, 2, 16), (2, 5, 1, 16), (2, 5, 1, 16)), {}, "at most the 5 tokens of k when causal"),
-        (((2, 0, 2, 16), (2, 5, 1, 16), (2, 5, 1, 16)), {}, "not empty"),
-        (((2, 5, 2, 16), (2, 5, 1, 16), (2, 5, 1, 16)), {"window": 0}, "window must be at least 1"),
-        (((2, 5, 2, 16), (2, 5, 1, 16), (2, 5, 1, 16)), {"window": 2, "causal": False}, "window needs causal=True"),
-        (((2, 5, 2, 16), (2, 5, 1, 16), (2, 5, 1, 16)), {"block_size": 2}, "block_size without block_mask"),
-        (
-            ((2, 5, 2, 16), (2, 5, 1, 16), (2, 5, 1, 16)),
-            {"block_size": 2, "block_mask": torch.ones(2, 5, 1, 2, dtype=torch.bool)},
-            r"block_mask must be bool \[B, Tq, Hkv, blocks\] = \[2, 5, 1, 3\]",
-        ),
-    ],
-)
-def test_shapes_and_options_that_do_not_belong_together_are_refused(shapes, options, message):
-    with pytest.raises(ValueError, match=message):
-        attention(*(torch.zeros(shape) for shape in shapes), **options)
-
-
-def test_mixed_and_unknown_types_are_refused():
-    q = torch.zeros(1, 2, 1, 16)
-    with pytest.raises(ValueError, match=r"k must have the type and device of q, torch\.float32 on cpu"):
-        attention(q, q.half(), q)
-    with pytest.raises(ValueError, match="v must have the type and device of q"):
-        attention(q, q, q.to("meta"))
-    with pytest.raises(ValueError, match="q must be float32, float16 or bfloat16"):
-        attention(q.double(), q.double(), q.double())
-    with use_backend("gpu"), pytest.raises(ValueError, match="the Triton interpreter multiplies bfloat16 wrongly"):
-        attention(q.bfloat16(), q.bfloat16(), q.bfloat16())
-
-
-def test_steps_outside_the_cache_are_refused():
-    q, cache = torch.zeros(1, 2, 16), torch.zeros(1, 8, 1, 16)
-    with pytest.raises(ValueError, match="length must lie between 1 and the 8 slots"):
-        attention_step(q, cache, cache, 9)
-    with pytest.raises(ValueError, match=r"keep must be bool \[B, Hkv, S\] = \[1, 1, 8\]"):
-        attention_step(q, cache, cache, 8, keep=torch.ones(1, 8, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"q must be \[B, Hq, D\]"):
-        attention_step(q.unsqueeze(1), cache, cache, 8)
