@@ -11,6 +11,7 @@ import torch
 
 from kernels import record_launches
 from nas.architecture import Architecture, Block, FfnOptions, MixerOptions
+from nas.deployment import Busy
 from nas.devices import DeviceSpec
 from nas.measure.block_table import Ends, Entry, Part
 from nas.measure.child import in_child
@@ -32,13 +33,17 @@ CPU_NETWORK_BYTES = 256_000_000  # about the weights and the state of a network 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Where blocks are measured, in which type, and how carefully (the effort is for one block in one phase)."""
+    """Where blocks are measured, in which type, and how carefully (the effort is for one block in one phase).
+
+    busy: whether a block that would be measured beside others is flagged or not measured (`DeviceBusy`).
+    """
 
     device: torch.device
     dtype: str
     spec: DeviceSpec
     effort: Effort
     threads: int | None = None
+    busy: Busy = "flag"
 
     @property
     def cache_bytes(self) -> float:

@@ -11,6 +11,10 @@ import torch
 
 from nas.workload import WorkloadError
 
+CPU_INFO = Path("/proc/cpuinfo")
+MODEL_NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+"""What tells processors of one name apart, by the names of CPU_INFO."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -88,11 +92,19 @@ def device_name(device: torch.device) -> str:
 
 
 def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    """The processor's name as the system gives it; with family, model and stepping where the name says no model.
+
+    Hypervisors call unlike processors of many generations `AMD EPYC` or `Intel(R) Xeon(R) Processor`, and what one of
+    them measured must not be taken for another's.
+    """
+    fields: dict[str, str] = {}
+    for line in CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []:
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())  # of the first core
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{key} {fields[field]}" for key, field in MODEL_NUMBERS.items() if fields.get(field)]
+    names_model = any(letter.isdigit() for letter in name.partition("@")[0])  # behind it stands a clock
+    return name if names_model or not numbers else f"{name} ({', '.join(numbers)})"
 
 
 def usable_cores() -> int:

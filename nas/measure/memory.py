@@ -134,16 +134,6 @@ def available_bytes(device: torch.device) -> int | None:
     return min(found) if found else None
 
 
-def check_fits(needed: int, what: str, device: torch.device) -> None:
-    """Raise DoesNotFit when `needed` bytes cannot be had; an overcommitted CPU would kill the process instead."""
-    available = available_bytes(device)
-    if available is not None and needed > available:
-        raise DoesNotFit(
-            f"{what} need {needed:,} bytes, which is {needed - available:,} more than {device} has free; "
-            "a shorter context, a smaller batch or fewer parameters fit."
-        )
-
-
 @contextmanager
 def out_of_memory_is_a_result(device: torch.device) -> Iterator[None]:
     """Turn running out of memory into DoesNotFit, and give memory back to the device in any case."""

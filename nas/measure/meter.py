@@ -81,7 +81,14 @@ def open_meter(deployment: Deployment, tables: Path) -> Meter:
     if deployment.method == "model":
         return whole
     effort = effort_of(deployment, deployment.block_seconds)
-    bench = Bench(device=device, dtype=dtype_of(deployment), spec=spec, effort=effort, threads=deployment.threads)
+    bench = Bench(
+        device=device,
+        dtype=dtype_of(deployment),
+        spec=spec,
+        effort=effort,
+        threads=deployment.threads,
+        busy=deployment.busy,
+    )
     reader = TableReader(open_table(deployment, spec, tables), spec, bench.dtype, bench)
     return TableMeter(deployment, spec, reader, whole)
 

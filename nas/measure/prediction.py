@@ -14,7 +14,7 @@ from nas.devices import DeviceSpec
 from nas.measure.block_table import VERSIONS, BlockTable, Ends, Entry, Part, describe_part, grid_neighbours
 from nas.measure.blocks import Bench, measure_block
 from nas.measure.composition import ENOUGH, NOTHING_LEARNED, Composition, Whole, composition_of
-from nas.measure.conditions import FLAG_KINDS, watch
+from nas.measure.conditions import FLAG_KINDS, check_idle, watch
 from nas.measure.device import describe_device, pinned_threads, while_it_answers
 from nas.measure.lock import DeviceLock
 from nas.measure.sources import operations_of_part
@@ -74,15 +74,14 @@ class TableReader:
         self.table.save()
 
     def measure(self, part: Part, d_model: int, phase: Phase) -> Entry:
-        """Measure one block and put it into the table, which the caller saves."""
+        """Measure one block and put it into the table, which the caller saves. Raises DeviceBusy and DoesNotFit."""
         assert self.bench is not None
-        with (
-            DeviceLock.of(self.bench.device).exclusive(),
-            pinned_threads(self.bench.threads),
-            watch(self.bench.device) as conditions,
-            while_it_answers(self.bench.device),
-        ):
-            entry = measure_block(part, d_model, phase, self.bench)
+        device = self.bench.device
+        with DeviceLock.of(device).exclusive(), pinned_threads(self.bench.threads):
+            if self.bench.busy == "refuse":
+                check_idle(device)
+            with watch(device) as conditions, while_it_answers(device):
+                entry = measure_block(part, d_model, phase, self.bench)
         entry = entry.flagged(conditions.flags)
         self.table.add(entry)
         self._known[part, d_model, phase] = entry

@@ -11,6 +11,7 @@ from nas.architecture import Architecture, Attention, Block, Glu, Mamba2
 from nas.measure import prediction
 from nas.measure.block_table import BlockTable, Ends, Entry
 from nas.measure.blocks import Bench
+from nas.measure.conditions import DeviceBusy
 from nas.measure.prediction import NotInTable, TableReader, added, parts_of, predict
 from nas.parts import ffn_width
 from nas.workload import Decode, Phase, Prefill
@@ -202,6 +203,19 @@ def test_conditions_of_measuring_are_noted_on_the_entry(monkeypatch: pytest.Monk
     monkeypatch.setattr(prediction, "watch", lambda device: Flags())
     measured = reader_of(at=bench()).measure(ATTENTION, D, DECODE)
     assert "busy: others" in measured.own.notes and "busy: others" in measured.best.notes
+
+
+def test_no_block_is_measured_on_a_busy_device_that_is_to_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(device: torch.device) -> None:
+        raise DeviceBusy("others use it")
+
+    fake = FakeBench(monkeypatch)
+    monkeypatch.setattr(prediction, "check_idle", busy)
+    with pytest.raises(DeviceBusy):
+        reader_of(at=replace(bench(), busy="refuse")).measure(ATTENTION, D, DECODE)
+    assert fake.measured == []
+    reader_of(at=bench()).measure(ATTENTION, D, DECODE)
+    assert fake.measured == [ATTENTION]
 
 
 def test_two_thousand_networks_a_second_are_predicted_from_a_filled_table() -> None:

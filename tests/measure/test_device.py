@@ -1,0 +1,35 @@
+"""What a device is called: two processors that a hypervisor gives one name are not one device."""
+
+from pathlib import Path
+
+import pytest
+
+from nas.measure import device
+from nas.measure.device import cpu_name
+
+EPYC = {"cpu family": "25", "model": "1", "model name": "AMD EPYC", "stepping": "1"}
+
+
+def name_of(fields: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name by a /proc/cpuinfo of two cores."""
+    core = "".join(f"{name}\t: {value}\n" for name, value in fields.items())
+    info = folder / "cpuinfo"
+    info.write_text(f"processor : 0\n{core}\nprocessor : 1\n{core}")
+    monkeypatch.setattr(device, "CPU_INFO", info)
+    return cpu_name()
+
+
+def test_a_processor_that_names_no_model_is_told_by_its_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert name_of(EPYC, tmp_path, monkeypatch) == "AMD EPYC (family 25, model 1, stepping 1)"
+    later = name_of(EPYC | {"model": "17"}, tmp_path, monkeypatch)
+    assert later == "AMD EPYC (family 25, model 17, stepping 1)", "another generation of the same name"
+    cloud = name_of(EPYC | {"model name": "Intel(R) Xeon(R) CPU @ 2.20GHz"}, tmp_path, monkeypatch)
+    assert cloud == "Intel(R) Xeon(R) CPU @ 2.20GHz (family 25, model 1, stepping 1)", "a clock is no model"
+
+
+def test_a_name_with_a_model_stands_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = EPYC | {"model name": "AMD EPYC 7763 64-Core Processor"}
+    assert name_of(named, tmp_path, monkeypatch) == "AMD EPYC 7763 64-Core Processor"
+    assert name_of({"model name": "Neoverse"}, tmp_path, monkeypatch) == "Neoverse"
