@@ -73,6 +73,7 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult | None:
         )
         tracker = Tracker(settings.study, directory, settings.tracker, definition, worker=crew.label)
         loop = make_loop(settings, study, crew, evaluator)
+        evaluator.on_hang = loop.give_up
         progress = stack.enter_context(Progress(shown(settings), rows=loop.rows, front=loop.bars.fronts(loop.rows)[0]))
         with tracker:
             table = TrialsTable(directory / "trials.csv", shown(settings), loop)

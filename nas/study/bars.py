@@ -33,3 +33,8 @@ class Bars:
         judged = len(requirements) == len(self.requirements)
         able = [r for r in rows if judged and r.state == "complete" and meets(r, requirements, reference)]
         return front_of(rows, self.objectives), front_of(able, self.objectives)
+
+    def members(self, rows: Sequence[Row]) -> set[int]:
+        """Trial numbers on either front."""
+        front, required = self.fronts(rows)
+        return {*front, *required}

@@ -69,6 +69,13 @@ class Evaluator(Protocol):
         """Train on that share of the tokens, going on from a smaller share where one was trained before, and score."""
         ...
 
+    def let_go(self, identity: str, *, ended: bool) -> None:
+        """Delete what an interrupted training of an architecture would go on from, because its scores are stored.
+
+        ended: no further training of it is to be expected; else what a longer one goes on from is kept.
+        """
+        ...
+
     def save(self, candidate: Candidate, stem: str) -> None:
         """Write the trained weights beside `stem`, a path without its ending."""
         ...

@@ -75,7 +75,11 @@ class Crew:
         self.leaving.set()
         self.thread.join(self.interval)
         if not isinstance(error, StorageLost):
-            self._record(state="left")
+            self.leave()
+
+    def leave(self) -> None:
+        """Say that this worker is gone; from any thread."""
+        self._record(state="left")
 
     def claim(self, trial: optuna.Trial) -> None:
         """Write on a trial that this worker has it; to be called right after it was asked for."""

@@ -8,12 +8,16 @@
 * A failure is recorded with its reason and the search goes on; if the first five trials all fail, it stops.
 * A sampler that keeps proposing what is known gives way to random sampling until something new is found.
 * Ctrl-C leaves the current trial as interrupted; the next run takes it up again.
+
+What is trained next stands in nas/study/allowance.py, what a front leaves on disk in nas/study/front_files.py.
 """
 
 import math
+import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,39 +26,40 @@ import optuna
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from nas.architecture import Architecture, canonical_id, write_architecture
+from nas.architecture import Architecture, canonical_id
 from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES, STAGES
+from nas.study.allowance import Allowance
 from nas.study.bars import Bars
 from nas.study.candidate import Candidate, CannotMeasure, Evaluator, Rejected, describe
 from nas.study.confirmation.costs import confirm_members, confirmed_rows
 from nas.study.crew import Crew
 from nas.study.errors import StudyError
 from nas.study.events import Observer
-from nas.study.front import meets, reference_value
+from nas.study.front import reference_value
+from nas.study.front_files import FrontFiles
 from nas.study.guidance import guide
 from nas.study.rows import Row, Rung, State, standing_rows
-from nas.study.rungs import ROUNDING, Fidelity, Ladder, Step
+from nas.study.rungs import ROUNDING, Fidelity, Step
 from nas.study.samplers import Exhaustive
 from nas.study.trials import (
     INTERRUPTED,
-    ORIGIN,
     PROMOTED_FROM,
     PROXY,
     REASON,
     ROW,
-    SAMPLED,
     TakenAway,
+    end_hung,
     go_on,
     note_row,
     note_start,
     read_row,
-    taken,
 )
 
 FAILURES_THAT_STOP = 5
 FRUITLESS_BEFORE_RANDOM = 8
 WAIT_SECONDS = 1.0  # between two looks at whether others have left something to do
+HANGS = "this worker ends, because a training in it hangs and cannot be stopped otherwise"
 EXPLORER_SEED = 1_000_003  # apart from the seeds of the samplers, whose stream it must not repeat
 
 
@@ -84,7 +89,13 @@ class Loop:
         self.work_seconds = 0.0
         self.sampler = self.study.sampler
         self.explorer = RandomSampler(seed=EXPLORER_SEED + self.seed + len(self.rows))
-        (self.directory / "architectures").mkdir(parents=True, exist_ok=True)
+        self.current: int | None = None
+        self.allowance = Allowance(
+            study=self.study, bars=self.bars, fidelity=self.fidelity, trials=self.trials, known=self._read
+        )
+        folder = self.directory / "architectures"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.files = FrontFiles(folder=folder, evaluator=self.evaluator, say=lambda text: self.observer.message(text))
 
     @property
     def done(self) -> int:
@@ -93,7 +104,7 @@ class Loop:
 
     @property
     def spent(self) -> float:
-        return sum(row.trained for row in self._read.values())
+        return self.allowance.spent
 
     def refresh(self) -> None:
         """Read the rows that this and other workers have finished; `rows` stays the same list."""
@@ -106,7 +117,8 @@ class Loop:
 
     def run(self) -> None:
         """Walk the ladder with one architecture after another. Raises StudyError when the search cannot go on."""
-        while self._next(self.trials - self.spent) is not None:
+        # Who ends leaves nothing behind that somebody was killed with.
+        while self.allowance.next_step(self.rows, new=not self._is_fruitless()) or self.crew.requeue():
             self.crew.requeue()
             trial = self._ask()
             if trial is None:
@@ -123,16 +135,22 @@ class Loop:
         start = self.clock()
         self.refresh()
         try:
-            count = confirm_members(self.study, self.evaluator, self.rows, self._members, self.observer)
+            count = confirm_members(self.study, self.evaluator, self.rows, self.bars.members, self.observer)
         except CannotMeasure as error:
             raise StudyError(str(error)) from None
         if count:
-            self._write_members()
+            self.files.write(self.rows, self.bars.members(self.rows))
         self.work_seconds += self.clock() - start
 
-    def _members(self, rows: Sequence[Row]) -> set[int]:
-        front, required = self.bars.fronts(rows)
-        return {*front, *required}
+    def give_up(self, reason: str) -> None:
+        """End this process, whose training hangs, and its trial as failed. To be called in another thread."""
+        if self.current is not None:
+            end_hung(self.study, self.current, reason)
+            self.observer.message(f"trial {self.current} failed: {reason}")
+        self.observer.message(f"{HANGS}; every finished trial is kept, and the same command goes on")
+        self.crew.leave()
+        sys.stdout.flush()
+        os._exit(1)
 
     def _is_fruitless(self) -> bool:
         exhausted = isinstance(self.sampler, Exhaustive) and self.sampler.exhausted
@@ -164,50 +182,12 @@ class Loop:
             return trial
 
     def _room(self) -> Step | None:
-        """What to train next with the budget that the trials that run leave over."""
         self.refresh()
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return self._next(self.trials - self.spent - sum(self._cost(trial.user_attrs) for trial in running))
-
-    def _next(self, left: float) -> Step | None:
-        """What to train next with so much of the budget left; None when it pays for nothing, or nothing new is found.
-
-        What is queued comes first.
-        """
-        queued = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        new = not self._is_fruitless()
-        if queued and new:
-            cost = self._cost(queued[0].user_attrs)
-            return Step(cost=cost) if cost <= left + ROUNDING else None
-        judged = [*self.bars.objectives, *(r.objective for r in self.bars.requirements)]
-        ladder = Ladder(
-            fidelity=self.fidelity,
-            qualities=tuple(dict.fromkeys(o for o in judged if o.is_quality)),
-            costs=[o for o in self.bars.objectives if not o.is_quality],
-            taken=taken(self.study),
-        )
-        return ladder.next_step(self.rows, self._able(), left, new=new)
-
-    def _able(self) -> list[Row]:
-        """The rows that meet what is required of counted and measured numbers."""
-        reference = self.bars.reference_row(self.rows)
-        requirements = [r for r in self.bars.applicable(self.rows) if r.objective.stage != "train"]
-        return [row for row in self.rows if row.state == "stopped" and meets(row, requirements, reference)]
-
-    def _stay(self, attrs: Mapping[str, Any]) -> range:
-        """The rungs that a trial trains: reference designs go to the top, others to the next rung."""
-        before = self._read.get(attrs.get(PROMOTED_FROM, -1))
-        first = 0 if before is None else len(before.rungs)
-        is_reference = attrs.get(ORIGIN, SAMPLED).startswith("reference: ")
-        return range(first, (self.fidelity.top if is_reference else first) + 1)
-
-    def _cost(self, attrs: Mapping[str, Any]) -> float:
-        """What a trial trains, in full trainings."""
-        stay = self._stay(attrs)
-        return self.fidelity.cost(stay[0], stay[-1])
+        return self.allowance.room(self.rows, new=not self._is_fruitless())
 
     def _run(self, trial: optuna.Trial) -> None:
         """One trial to its end: its row is stored, and Optuna is told."""
+        self.current = trial.number
         try:
             self._walk(trial)
         except TakenAway as lost:
@@ -219,6 +199,8 @@ class Loop:
             if isinstance(stop, CannotMeasure):
                 raise StudyError(str(stop)) from None
             raise
+        finally:
+            self.current = None
 
     def _walk(self, trial: optuna.Trial) -> None:
         """One architecture up the ladder; its row is stored, and Optuna is told."""
@@ -254,14 +236,10 @@ class Loop:
             seconds=seconds,
             seed=self.seed,
             rungs=(*(() if before is None else before.rungs), *passed),
-            trained=self._trained(trial.user_attrs, len(passed)) if state in ("complete", "stopped") else 0.0,
+            trained=self.allowance.trained(trial.user_attrs, len(passed)) if state in ("complete", "stopped") else 0.0,
             promoted_from=None if before is None else before.number,
         )
         self._finish(trial, row, candidate, kind)
-
-    def _trained(self, attrs: Mapping[str, Any], rungs: int) -> float:
-        first = self._stay(attrs)[0]
-        return self.fidelity.cost(first, first + rungs - 1)
 
     def _climb(
         self,
@@ -306,7 +284,7 @@ class Loop:
     def _train(self, trial: optuna.Trial, candidate: Candidate, passed: list[Rung]) -> None:
         """Train and score the candidate on every rung of the trial's stay."""
         seconds = 0.0
-        for rung in self._stay(trial.user_attrs):
+        for rung in self.allowance.stay(trial.user_attrs):
             share = self.fidelity.shares[rung]
             self.evaluator.train(candidate, self.seed, self.observer, share)
             passed.append(Rung(share=share, scores=dict(candidate.scores)))
@@ -341,7 +319,7 @@ class Loop:
             self.rows[:] = confirmed_rows(self.study, standing_rows(self._read.values(), INTERRUPTED))
             front, required = self.bars.fronts(self.rows)
             if row.state == "complete":
-                self._keep_weights(row, candidate, {*front, *required})
+                self.files.keep(row, candidate, self.rows, {*front, *required})
                 self._note_constraints(trial, row)
                 self.fruitless.clear()
             else:
@@ -357,7 +335,15 @@ class Loop:
                 del self._read[row.number]
                 raise
             self._tell(trial, row)
+            self._let_go(row)
         self.observer.row_finished(row, front, self.done, self.trials)
+
+    def _let_go(self, row: Row) -> None:
+        """Delete what trainings would go on from that end with this row, and those of rows too far behind to go on."""
+        if row.state in ("complete", "rejected", "stopped"):
+            self.evaluator.let_go(row.id, ended=row.state != "stopped")
+        for behind in self.allowance.hopeless(self.rows):
+            self.evaluator.let_go(behind.id, ended=True)
 
     def _tell(self, trial: optuna.Trial, row: Row) -> None:
         if row.state == "complete":
@@ -370,37 +356,6 @@ class Loop:
         for requirement in self.bars.applicable(self.rows):
             violation = requirement.violation(row.values[requirement.name], reference_value(requirement, reference))
             trial.set_constraint(requirement.name, violation)
-
-    def _keep_weights(self, row: Row, candidate: Candidate, members: set[int]) -> None:
-        """Store file and weights of a member of a front; delete those of rows that left both."""
-        folder = self.directory / "architectures"
-        if row.number in members:
-            path = folder / f"{row.id}.yaml"
-            try:
-                write_architecture(path, row.architecture, comment=f"trial {row.number}, {row.origin}")
-                self.evaluator.save(candidate, str(folder / row.id))
-            except OSError as error:  # a full disk costs the files, not the trial
-                self.observer.message(f"the files of trial {row.number} were not written ({error}); its row is kept")
-        self._delete_others(members)
-
-    def _write_members(self) -> None:
-        """The architecture file of every member; a late one has no weights, because it was none when it was trained."""
-        folder = self.directory / "architectures"
-        members = self._members(self.rows)
-        for row in self.rows:
-            path = folder / f"{row.id}.yaml"
-            if row.number in members and not path.exists():
-                write_architecture(path, row.architecture, comment=f"trial {row.number}, {row.origin}")
-                self.observer.message(
-                    f"trial {row.number} came onto the front after its training, so its weights were not kept"
-                )
-        self._delete_others(members)
-
-    def _delete_others(self, members: set[int]) -> None:
-        kept = {row.id for row in self.rows if row.number in members}
-        for path in (self.directory / "architectures").iterdir():
-            if path.suffix in (".yaml", ".safetensors") and path.stem not in kept:
-                path.unlink()
 
     def _explain_exhaustion(self) -> None:
         counts = ", ".join(f"{n} by {kind}" for kind, n in self.fruitless.most_common())

@@ -37,6 +37,7 @@ def repeat_seeds(
         known[seed] = {name: m.to_dict() for name, m in candidate.scores.items()}
         stored.append({"id": row.id, "seed": seed, "scores": known[seed]})
         study.set_user_attr(REPEATS, stored)
+        evaluator.let_go(row.id, ended=True)
     own = {name: m for name, m in row.values.items() if OBJECTIVES[name].stage == "train"}
     wanted = [seed for seed in range(row.seed + 1, row.seed + seeds) if seed in known]
     return [own, *({n: Measurement.from_dict(m) for n, m in known[seed].items()} for seed in wanted)]

@@ -17,7 +17,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from nas.measurement import Measurement
 from nas.objectives import Objective
 from nas.study.rows import Row
 
@@ -91,9 +90,10 @@ class Ladder:
         last = self.fidelity.top
         waiting = [row for row in able if row.state == "stopped" and row.number not in self.taken]
         affordable = [row for row in waiting if self._cost(row) <= left + ROUNDING]
-        ranked = sorted(affordable, key=lambda row: (-self._rung(row), self.standing(row, rows), row.number))
+        standings = self.standings(affordable, rows)
+        ranked = sorted(affordable, key=lambda row: (-self._rung(row), standings[row.number], row.number))
         for row in ranked:
-            if self.goes_on(row, rows):
+            if self._goes_on(row, rows, standings[row.number]):
                 return Step(cost=self._cost(row), row=row)
         start = self.fidelity.cost(0, 0)
         rest = self.fidelity.cost(1, last) if last else 0.0
@@ -101,8 +101,29 @@ class Ladder:
             return Step(cost=start)
         return Step(cost=self._cost(ranked[0]), row=ranked[0]) if ranked else None
 
+    def hopeless(self, rows: Sequence[Row], able: Sequence[Row]) -> list[Row]:
+        """The stopped rows that are too far behind to go on, so that what they would go on from need not be kept.
+
+        Should one of them go on after all, because all better ones are gone, it is trained from its beginning.
+        """
+        left = [row for row in rows if row.state == "stopped" and row.number not in self.taken]
+        standings = self.standings(left, rows)
+        numbers = {row.number for row in able}
+        return [
+            row
+            for row in left
+            if row.number not in numbers
+            or (
+                standings[row.number] >= MOST / self.fidelity.halving(self._rung(row))
+                and not is_lucky(row.id, self._rung(row))
+            )
+        ]
+
     def goes_on(self, row: Row, rows: Sequence[Row]) -> bool:
         """Whether a stopped row has earned the next rung, or is lucky."""
+        return self._goes_on(row, rows, self.standings([row], rows)[row.number])
+
+    def _goes_on(self, row: Row, rows: Sequence[Row], standing: float) -> bool:
         rung = self._rung(row)
         eta = self.fidelity.halving(rung)
         reached = [other for other in rows if len(other.rungs) > rung]
@@ -112,34 +133,19 @@ class Ladder:
             return False
         promoted = sum(len(other.rungs) > rung + 1 or other.number in self.taken for other in reached)
         crowded = promoted >= MOST * len(reached) / eta
-        return not crowded and self.standing(row, rows) < 1 / eta
+        return not crowded and standing < 1 / eta
 
-    def standing(self, row: Row, rows: Sequence[Row]) -> float:
-        """The share of the neighbours, itself among them, that beat a row by more than the noise on its last rung."""
-        rung = self._rung(row)
-        near = self.neighbours(row, [other for other in rows if len(other.rungs) > rung], rung)
-        return sum(self._beats(other, row, rung) for other in near) / len(near)
-
-    def neighbours(self, row: Row, reached: Sequence[Row], rung: int) -> list[Row]:
-        """Those of most similar cost among the rows that reached a rung, the row itself among them."""
-        number = max(2, math.ceil(GENERATIONS * self.fidelity.halving(rung)))
-        if not self.costs:
-            return list(reached)
-        places = np.array([[_log(other.values[o.name].value) for o in self.costs] for other in reached])
-        spread = places.std(axis=0)
-        places = places / np.where(spread > 0, spread, 1.0)
-        own = next(i for i, other in enumerate(reached) if other.number == row.number)
-        distance = np.linalg.norm(places - places[own], axis=1)
-        distance[own] = -1.0
-        return [reached[i] for i in np.argsort(distance, kind="stable")[:number]]
-
-    def _beats(self, other: Row, row: Row, rung: int) -> bool:
-        """Whether another is better in every quality, by more than the noise of the difference."""
-        theirs, own = other.rungs[rung].scores, row.rungs[rung].scores
-        return other.number != row.number and all(
-            _loss(o, theirs[o.name]) < _loss(o, own[o.name]) - _noise(theirs[o.name], own[o.name])
-            for o in self.qualities
-        )
+    def standings(self, wanted: Sequence[Row], rows: Sequence[Row]) -> dict[int, float]:
+        """By number, the share of a row's neighbours, itself among them, that beat it by more than the noise on its
+        last rung. Neighbours are those of most similar cost among the rows that reached that rung."""
+        found: dict[int, float] = {}
+        for rung in {self._rung(row) for row in wanted}:
+            reached = [other for other in rows if len(other.rungs) > rung]
+            place = {row.number: i for i, row in enumerate(reached)}
+            near = _Near.of(reached, rung, self.qualities, self.costs)
+            number = max(2, math.ceil(GENERATIONS * self.fidelity.halving(rung)))
+            found |= {row.number: near.standing(place[row.number], number) for row in wanted if self._rung(row) == rung}
+        return found
 
     def _rung(self, row: Row) -> int:
         return len(row.rungs) - 1
@@ -153,13 +159,41 @@ def is_lucky(identity: str, rung: int) -> bool:
     return hashlib.sha256(f"{identity} {rung}".encode()).digest()[0] * LUCKY < 256
 
 
-def _loss(objective: Objective, score: Measurement) -> float:
-    return score.value if objective.direction == "minimize" else -score.value
+@dataclass(frozen=True)
+class _Near:
+    """What one rung knows of the rows that reached it. places [rows, costs]: logarithms over their spread, no columns
+    where there are no costs; losses and errors [rows, qualities]: of the scores there, with the standard error as far
+    as the held-out data tells."""
 
+    places: np.ndarray
+    losses: np.ndarray
+    errors: np.ndarray
 
-def _noise(one: Measurement, other: Measurement) -> float:
-    """Standard error of the difference of two scores, as far as their held-out data tells."""
-    return math.hypot((one.high - one.low) / 2, (other.high - other.low) / 2)
+    @classmethod
+    def of(
+        cls, reached: Sequence[Row], rung: int, qualities: Sequence[Objective], costs: Sequence[Objective]
+    ) -> "_Near":
+        places = np.array([[_log(row.values[o.name].value) for o in costs] for row in reached])
+        places = places.reshape(len(reached), len(costs))
+        spread = places.std(axis=0)
+        scores = [[row.rungs[rung].scores[o.name] for o in qualities] for row in reached]
+        signs = np.array([1.0 if o.direction == "minimize" else -1.0 for o in qualities])
+        return cls(
+            places=places / np.where(spread > 0, spread, 1.0),
+            losses=signs * np.array([[score.value for score in row] for row in scores]),
+            errors=np.array([[(score.high - score.low) / 2 for score in row] for row in scores]),
+        )
+
+    def standing(self, own: int, number: int) -> float:
+        """The share of the `number` nearest, or of all where there are no costs, that beat the row in that place."""
+        near = np.arange(len(self.places))
+        if self.places.shape[1]:
+            distance = np.linalg.norm(self.places - self.places[own], axis=1)
+            distance[own] = -1.0
+            near = np.argsort(distance, kind="stable")[:number]
+        ahead = self.losses[own] - self.losses[near]
+        beats = np.all(ahead > np.hypot(self.errors[own], self.errors[near]), axis=1) & (near != own)
+        return float(beats.mean())
 
 
 def _log(value: float) -> float:

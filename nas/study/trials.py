@@ -99,6 +99,14 @@ def go_on(study: optuna.Study, row: Row) -> None:
     study.enqueue_trial(parameters(trial), user_attrs={ORIGIN: row.origin, PROMOTED_FROM: row.number})
 
 
+def end_hung(study: optuna.Study, number: int, reason: str) -> None:
+    """End a running trial as failed from another thread than its own; nothing where it has ended or has its row."""
+    (trial,) = (trial for trial in study.get_trials(deepcopy=False) if trial.number == number)
+    if trial.state == TrialState.RUNNING and ROW not in trial.user_attrs:
+        study._storage.set_trial_user_attr(trial._trial_id, REASON, reason)
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
 def taken(study: optuna.Study) -> set[int]:
     """The trials that others go on from, or have gone on from."""
     found = (trial.user_attrs.get(PROMOTED_FROM) for trial in study.get_trials(deepcopy=False))
@@ -162,7 +170,8 @@ def end_lost(study: optuna.Study, trials: Sequence[FrozenTrial], trial: FrozenTr
     if ROW in trial.user_attrs:
         finish_as_row_says(study, trial)
         return
-    deadly = killed and deaths(trials, trial) + 1 >= MOST_DEATHS
+    # Who ended it before may have been killed between two of these writes, so the mark may be there already.
+    deadly = killed and deaths(trials, trial) + (KILLED not in trial.user_attrs) >= MOST_DEATHS
     if killed:
         study._storage.set_trial_user_attr(trial._trial_id, KILLED, True)
     study._storage.set_trial_user_attr(trial._trial_id, REASON, DEADLY if deadly else INTERRUPTED)

@@ -128,7 +128,7 @@ def fit_here(
     module = TrainingModule(model, LOSSES[loss], recipe, learning_rates, total, stop, on_step, time_limit, accelerator)
     resume, notes = _readable(resume_path)
     if resume is None:
-        resume, more = _readable(branch_path)
+        resume, more = _readable(branch_path, end=stop)
         notes += more
     keepers: list[Keep] = [] if resume_path is None else [KeepForResume(resume_path)]
     if branch_path is not None:
@@ -159,19 +159,22 @@ def fit_here(
     return result, weights.weights
 
 
-def _readable(path: Path | None) -> tuple[Path | None, list[str]]:
-    """The file to resume from, if there is one that can be read, and what to say of one that cannot."""
+def _readable(path: Path | None, *, end: float = math.inf) -> tuple[Path | None, list[str]]:
+    """The file to resume from, if there is one that can be read, and what to say of one that cannot.
+
+    end: the last step of this training; a checkpoint of a longer one beyond it is of no use.
+    """
     import torch
 
     if path is None or not path.exists():
         return None, []
     try:
-        torch.load(path, map_location="cpu", weights_only=True)
+        step = torch.load(path, map_location="cpu", weights_only=True)["global_step"]
     except Exception as error:  # a torn file raises nearly anything
         path.unlink(missing_ok=True)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return None, [f"the checkpoint {path} cannot be read ({reason[:100]}); training starts anew"]
-    return path, []
+    return (path if step < end else None), []
 
 
 def evaluate(model: Model, task: Task, recipe: Recipe, *, device: Device = "auto") -> dict[str, Score]:

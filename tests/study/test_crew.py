@@ -223,3 +223,13 @@ def test_a_study_in_another_form_is_refused(tmp_path):
     study.set_user_attr("format", 99)
     with pytest.raises(StudyError, match=r"has form 99, and this version reads form 1"):
         open_toy(tmp_path)
+
+
+def test_who_is_killed_while_it_ends_the_trial_of_another_does_not_make_that_deadly(tmp_path):
+    in_a_process(claim_and_die, tmp_path).join(60)
+    study = open_toy(tmp_path)
+    (trial,) = study.trials
+    study._storage.set_trial_user_attr(trial._trial_id, KILLED, True)  # and then was killed itself
+    with Crew(study) as crew:
+        assert crew.requeue() == 1
+    assert study.trials[0].user_attrs[REASON] == "interrupted"

@@ -175,3 +175,23 @@ def test_interruption_on_a_later_rung_is_taken_up_on_that_rung(tmp_path):
     loop = run_toy(tmp_path, trials=4, evaluator=evaluator, fidelity=FIDELITY)
     assert len(evaluator.shares) == len(set(evaluator.shares))
     assert loop.spent <= 4.0 + 1e-9
+
+
+def test_who_is_far_behind_need_not_be_kept_and_who_may_go_on_is():
+    rows = [row(i, 1.0 + 0.1 * i, 1.0) for i in range(8)]
+    assert [r.number for r in ladder().hopeless(rows, rows)] == [4, 5, 6, 7]
+    assert [r.number for r in ladder(5).hopeless(rows, rows)] == [4, 6, 7], "somebody goes on from 5 now"
+    assert [r.number for r in ladder().hopeless(rows, rows[1:])] == [0, 4, 5, 6, 7], "0 misses a requirement"
+    lucky = next(name for name in map(str, range(100)) if is_lucky(name, 0))
+    assert not ladder().hopeless([*rows[:4], row(9, 9.0, 1.0, name=lucky)], [row(9, 9.0, 1.0, name=lucky)])[4:]
+
+
+def test_checkpoints_stay_for_those_that_may_go_on_and_for_no_others(tmp_path):
+    evaluator = OnRungs()
+    loop = run_toy(tmp_path, trials=6, evaluator=evaluator, fidelity=FIDELITY)
+    gone = {identity for identity, ended in evaluator.let_gone if ended}
+    assert {r.id for r in loop.rows if r.state == "complete"} <= gone
+    hopeless = {r.id for r in loop.allowance.hopeless(loop.rows)}
+    assert hopeless and hopeless <= gone
+    waiting = {r.id for r in loop.rows if r.state == "stopped"}
+    assert all((identity, False) in evaluator.let_gone for identity in waiting)

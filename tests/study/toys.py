@@ -46,8 +46,10 @@ class FreeEvaluator:
 
     fails: frozenset[str] = frozenset()
     trained: list[tuple[str, int]] = field(default_factory=list)
+    let_gone: list[tuple[str, bool]] = field(default_factory=list)
     on_train: Any = None
     on_measure: Any = None
+    on_hang: Any = None
 
     def admit(self, architecture: Architecture) -> Candidate:
         return Candidate(architecture=architecture, deployed=architecture)
@@ -80,6 +82,9 @@ class FreeEvaluator:
             "text_loss": Measurement.exact(3.0 - 0.1 * layers + 0.001 * seed, "bits/byte"),
             "recall": Measurement.exact(layers / 4, "share"),
         }
+
+    def let_go(self, identity: str, *, ended: bool) -> None:
+        self.let_gone.append((identity, ended))
 
     def save(self, candidate: Candidate, stem: str) -> None:
         Path(f"{stem}.safetensors").write_bytes(b"weights")
@@ -145,6 +150,7 @@ def run_toy(
             patience=patience,
             fidelity=fidelity or Fidelity(),
         )
+        evaluator.on_hang = loop.give_up
         loop.run()
         loop.confirm()
     return loop

@@ -28,7 +28,8 @@ from nas.study.errors import StudyError
 from nas.study.events import Observer
 from nas.study.rows import Row
 from nas.study.training.evaluator import ProxyEvaluator, forget
-from nas.study.training.task_training import Job, Outcome, TaskTrainer, make_trainers
+from nas.study.training.outcomes import Outcome
+from nas.study.training.task_training import Job, TaskTrainer, make_trainers
 from nas.study.training.workers import Workers
 from nas.tasks import Task
 from nas.training import Recipe

@@ -28,7 +28,9 @@ from nas.measure import (
 )
 from nas.study.candidate import Candidate, CannotMeasure, Rejected
 from nas.study.events import Observer
-from nas.study.training.task_training import Job, Outcome, TaskTrainer, make_trainers
+from nas.study.training.outcomes import Outcome, forget_outcomes
+from nas.study.training.task_training import Job, TaskTrainer, make_trainers
+from nas.study.training.watch import watched
 from nas.study.training.workers import Workers
 from nas.tasks import Task
 from nas.training import Recipe
@@ -42,7 +44,8 @@ class ProxyEvaluator:
     proxies are matched to, or None. task_configs: the settings that each task was made from; the first one's are kept
     beside the weights, so that training goes on with the same data. workers: processes that train the tasks side by
     side; None trains them here, one after the other. checkpoints: the folder in which interrupted trainings leave what
-    they go on from. trial_seconds: after which the training of one task is given up.
+    they go on from. trial_seconds: after which the training of one task is given up. on_hang: is told, in another
+    thread, that a training here hangs and cannot be given up otherwise than with this process.
     """
 
     trainers: Mapping[str, TaskTrainer]
@@ -53,6 +56,7 @@ class ProxyEvaluator:
     workers: Workers | None = None
     checkpoints: Path | None = None
     trial_seconds: float | None = None
+    on_hang: Callable[[str], None] | None = None
 
     def admit(self, architecture: Architecture) -> Candidate:
         try:
@@ -102,8 +106,14 @@ class ProxyEvaluator:
         except Exception:
             forget(folder)  # it would break again; only an interruption leaves something to go on from
             raise
-        if share == 1:
-            forget(folder)
+
+    def let_go(self, identity: str, *, ended: bool) -> None:
+        if self.checkpoints is None:
+            return
+        if ended:
+            forget(self.checkpoints / identity)
+        else:
+            forget_outcomes(self.checkpoints / identity)
 
     def _train(self, candidate: Candidate, job: Job, observer: Observer) -> None:
         if self.workers is not None:
@@ -121,7 +131,8 @@ class ProxyEvaluator:
 
     def _train_here(self, name: str, job: Job, observer: Observer) -> Outcome:
         observer.stage_started(f"train {name}")
-        return self.trainers[name](job, lambda step, steps, loss: observer.step(name, step, steps, loss))
+        with watched(name, job.seconds, self.on_hang):
+            return self.trainers[name](job, lambda step, steps, loss: observer.step(name, step, steps, loss))
 
     def save(self, candidate: Candidate, stem: str) -> None:
         name, trainer = next(iter(self.trainers.items()))

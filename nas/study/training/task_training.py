@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from nas.architecture import Architecture, Scale, resized
 from nas.compile import compile_architecture
 from nas.measure import DeviceLock
 from nas.measurement import Measurement
+from nas.study.training.outcomes import ENDING, Outcome, read_outcome, write_outcome
 from nas.tasks import Task
 from nas.training import Device, Recipe, evaluate, fit, learning_rates
 
@@ -40,7 +40,8 @@ def too_long(what: str, seconds: float) -> str:
 class Job:
     """One training: the architecture of the candidate, and the seed of its weights and data order.
 
-    checkpoints: the folder for what an interrupted training goes on from; None keeps nothing. seconds: after which a
+    checkpoints: the folder for what an interrupted training goes on from, and for what a finished one gave; None keeps
+    nothing. seconds: after which a
     training is given up; None for never. rate: multiplies the learning rates of the recipe. share: of the tokens, after
     which training ends; a checkpoint then stays for a training that goes on.
     """
@@ -54,30 +55,24 @@ class Job:
 
     def checkpoint(self, task: str) -> Path | None:
         """The file that an interrupted training of one task goes on from."""
-        at_share = "" if self.share == 1 else f"-{self.share:g}"
-        return self._file(task, f"{at_share}.ckpt")
+        return self._file(task, f"{self._at_share}.ckpt")
+
+    def finished(self, task: str) -> Path | None:
+        """The file of what the training of one task gave, for a trial that is interrupted after it."""
+        return self._file(task, f"{self._at_share}{ENDING}")
 
     def branch(self, task: str) -> Path | None:
         """The file that a training of more tokens goes on from; None where there is none and none is wanted."""
         path = self._file(task, "-stable.ckpt")
         return path if path is not None and (self.share < 1 or path.exists()) else None
 
+    @property
+    def _at_share(self) -> str:
+        return "" if self.share == 1 else f"-{self.share:g}"
+
     def _file(self, task: str, ending: str) -> Path | None:
-        at_rate = "" if self.rate == 1 else f"-{self.rate:g}"
+        at_rate = "" if self.rate == 1 else f"-x{self.rate:g}"
         return None if self.checkpoints is None else self.checkpoints / f"{task}-{self.seed}{at_rate}{ending}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a training gave: the task's scores, the trained weights by name, on the CPU, and the seconds of both.
-
-    notes: what a user should know of, a sentence each.
-    """
-
-    scores: dict[str, Measurement]
-    weights: dict[str, Tensor]
-    seconds: float
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +91,23 @@ class TaskTrainer:
     strategy: str = "auto"
 
     def __call__(self, job: Job, on_step: OnStep) -> Outcome:
+        """What the training gives, or gave when the same job was done before and its row was not stored."""
+        path = job.finished(self.task.name)
+        known = None if path is None else read_outcome(path, self._stamp())
+        if known is not None:
+            return known
+        outcome = self._train(job, on_step)
+        problem = None if path is None else write_outcome(path, outcome, self._stamp())
+        if problem is None:
+            return outcome
+        note = f"what training {self.task.name} gave could not be written to {path} ({problem}); it counts all the same"
+        return replace(outcome, notes=(*outcome.notes, note))
+
+    def _stamp(self) -> str:
+        """What a training is, besides the job."""
+        return f"{self.recipe} {self.tokens} {self.task.name}: {self.task.describe()}"
+
+    def _train(self, job: Job, on_step: OnStep) -> Outcome:
         started = time.perf_counter()
 
         def after_step(step: int, steps: int, loss: float) -> None:

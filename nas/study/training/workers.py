@@ -19,11 +19,12 @@ from types import TracebackType
 import torch
 
 from nas.study.candidate import TaskFailed
-from nas.study.training.task_training import Job, OnStep, Outcome, TaskTrainer, too_long
+from nas.study.training.outcomes import Outcome
+from nas.study.training.task_training import Job, OnStep, TaskTrainer, too_long
+from nas.study.training.watch import LENIENCE
 
 MESSAGES_PER_TASK = 200
 READY = "ready"
-LENIENCE = 1.2  # of the time allowed, before a process is killed
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 

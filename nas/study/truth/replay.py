@@ -50,6 +50,9 @@ class OracleEvaluator:
         entry = self._entry(candidate)
         candidate.scores = dict(entry.scores[seed_for(entry, seed)][self.oracle.shares.index(share)])
 
+    def let_go(self, identity: str, *, ended: bool) -> None:
+        """There are no checkpoints to delete."""
+
     def save(self, candidate: Candidate, stem: str) -> None:
         """There are no weights to keep."""
 

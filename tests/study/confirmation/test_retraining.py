@@ -27,7 +27,8 @@ from nas.study.errors import StudyError
 from nas.study.events import Observer
 from nas.study.loop import Loop
 from nas.study.rows import Row
-from nas.study.training.task_training import Job, Outcome
+from nas.study.training.outcomes import Outcome
+from nas.study.training.task_training import Job
 from nas.study.trials import rows_of
 from nas.tasks import make_tasks
 from tests.study.toys import OBJECTIVES, run_toy

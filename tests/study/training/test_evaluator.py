@@ -4,6 +4,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES
 from nas.study.candidate import Candidate, CannotMeasure, Rejected
 from nas.study.training.evaluator import ProxyEvaluator
-from nas.study.training.task_training import Job, Outcome
+from nas.study.training.outcomes import Outcome
+from nas.study.training.task_training import Job
 from nas.workload import Workload
 from tests.study.toys import Silent
 
@@ -189,9 +191,9 @@ def test_weights_are_kept_with_their_task_and_its_settings(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "left"), [(None, False), (FloatingPointError("nan"), False), (KeyboardInterrupt(), True)], ids=str
+    ("error", "left"), [(None, True), (FloatingPointError("nan"), False), (KeyboardInterrupt(), True)], ids=str
 )
-def test_only_an_interruption_leaves_checkpoints_to_go_on_from(
+def test_what_breaks_leaves_nothing_to_go_on_from_and_all_else_until_its_row_is_stored(
     error: BaseException | None, left: bool, tmp_path: Path
 ) -> None:
     ladder = replace(evaluator(), checkpoints=tmp_path, trial_seconds=60.0)
@@ -210,5 +212,37 @@ def test_only_an_interruption_leaves_checkpoints_to_go_on_from(
     with nullcontext() if error is None else pytest.raises(type(error)):
         ladder.train(ladder.admit(PROXY), 0, observer)
     assert [path.name for path in tmp_path.iterdir()] == ([canonical_id(PROXY)] if left else [])
+    ladder.let_go(canonical_id(PROXY), ended=True)
+    assert list(tmp_path.iterdir()) == []
     assert jobs[0].seconds == 60.0
     assert observer.messages == (["the disk is full"] if error is None else [])
+
+
+def test_a_row_on_a_rung_keeps_what_a_longer_training_goes_on_from_and_nothing_else(tmp_path: Path) -> None:
+    ladder = replace(evaluator(), checkpoints=tmp_path)
+    (tmp_path / "one").mkdir()
+    for name in ("text-0-0.25.done", "recall-0-0.25.done", "text-0-stable.ckpt"):
+        (tmp_path / "one" / name).touch()
+    ladder.let_go("one", ended=False)
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["text-0-stable.ckpt"]
+
+
+def test_a_training_that_hangs_in_this_process_is_told_and_one_that_ends_is_not() -> None:
+    told: list[str] = []
+    hangs = Event()
+
+    def on_hang(reason: str) -> None:
+        told.append(reason)
+        hangs.set()
+
+    ladder = replace(evaluator(), trial_seconds=0.05, on_hang=on_hang)
+    ladder.train(ladder.admit(PROXY), 0, Silent())
+
+    def hang(job: Job, on_step: Any) -> Outcome:
+        assert hangs.wait(30), "nobody noticed"
+        raise FloatingPointError("let go")
+
+    ladder.trainers = {"text": hang}  # type: ignore[dict-item]
+    with pytest.raises(FloatingPointError):
+        ladder.train(ladder.admit(PROXY), 0, Silent())
+    assert len(told) == 1 and told[0].startswith("TookTooLong: training text took longer than budget.trial_minutes=")

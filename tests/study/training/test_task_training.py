@@ -1,7 +1,7 @@
 """One task's copy of an architecture, trained and scored: what comes back, and that measuring is given way."""
 
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +109,61 @@ def test_an_interrupted_training_goes_on_from_its_last_checkpoint(
     again = trainer(job, lambda step, total, loss: steps.append(step))
     assert steps == [5, 6, 7, 8]
     assert again.scores == whole.scores
-    assert list((tmp_path / "id").iterdir()) == [], "nothing is left of a training that ended"
+    assert [path.name for path in (tmp_path / "id").iterdir()] == ["recall-3.done"]
 
 
 def test_a_training_that_takes_too_long_is_given_up() -> None:
     with pytest.raises(TookTooLong, match=r"training recall took longer than budget.trial_minutes=0.0001"):
         quick_trainer(10_000)(Job(architecture=ARCHITECTURE, seed=0, seconds=0.006), lambda *_: None)
+
+
+def test_a_training_that_ended_is_not_repeated_when_its_trial_is_taken_up_again(tmp_path: Path) -> None:
+    trainer, steps = quick_trainer(3), []
+    job = Job(architecture=ARCHITECTURE, seed=3, checkpoints=tmp_path / "id")
+    first = trainer(job, lambda *_: None)
+    again = trainer(job, lambda step, total, loss: steps.append(step))
+    assert steps == [] and again.scores == first.scores and again.seconds == 0.0
+    assert all(torch.equal(again.weights[name], tensor) for name, tensor in first.weights.items())
+    longer = quick_trainer(4)
+    longer(job, lambda step, total, loss: steps.append(step))
+    assert steps == [1, 2, 3, 4], "another recipe is another training"
+
+
+def test_what_a_training_gave_is_given_up_where_its_file_is_torn_or_the_disk_is_full(tmp_path: Path) -> None:
+    trainer, steps = quick_trainer(3), []
+    job = Job(architecture=ARCHITECTURE, seed=3, checkpoints=tmp_path / "id")
+    first = trainer(job, lambda *_: None)
+    path = tmp_path / "id" / "recall-3.done"
+    path.write_bytes(path.read_bytes()[:100])
+    again = trainer(job, lambda step, total, loss: steps.append(step))
+    assert steps == [1, 2, 3] and again.scores == first.scores
+    (tmp_path / "full" / "recall-3.done.partial").mkdir(parents=True)
+    nowhere = Job(architecture=ARCHITECTURE, seed=3, checkpoints=tmp_path / "full")
+    noted = trainer(nowhere, lambda *_: None)
+    assert noted.scores == first.scores
+    assert any("could not be written to" in note and "it counts all the same" in note for note in noted.notes)
+
+
+def test_who_is_killed_on_a_later_rung_takes_up_all_rungs_as_they_were(tmp_path: Path) -> None:
+    recipe = Recipe(tokens=20 * 4 * 16, batch_size=4, schedule="wsd", warmup=0.1, decay=0.2)
+    trainer = replace(quick_trainer(1), recipe=recipe)
+
+    def rungs(folder: Path, on_step: Any) -> list[Any]:
+        jobs = (Job(architecture=ARCHITECTURE, seed=3, checkpoints=folder, share=share) for share in (0.25, 1.0))
+        return [trainer(job, on_step).scores for job in jobs]
+
+    def stop_at_18(step: int, total: int, loss: float) -> None:
+        if (step, total) == (18, 20):  # beyond where the decay of the last rung begins
+            raise KeyboardInterrupt
+
+    whole = rungs(tmp_path / "whole", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        rungs(tmp_path / "killed", stop_at_18)
+    steps: list[tuple[int, int]] = []
+    assert rungs(tmp_path / "killed", lambda step, total, loss: steps.append((step, total))) == whole
+    assert steps == [(step, 20) for step in range(17, 21)], "the first rung is over, the last goes on from its branch"
+    with pytest.raises(KeyboardInterrupt):
+        rungs(tmp_path / "poor", stop_at_18)
+    for path in (tmp_path / "poor").glob("*.done"):  # as where they could not be written
+        path.unlink()
+    assert rungs(tmp_path / "poor", lambda *_: None) == whole

@@ -9,7 +9,8 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.study.candidate import TaskFailed
-from nas.study.training.task_training import Job, Outcome
+from nas.study.training.outcomes import Outcome
+from nas.study.training.task_training import Job
 from nas.study.training.workers import Workers
 from tests.study.toys import ALL_ATTENTION, space
 
