@@ -5,6 +5,8 @@ from kernels._attention import attention_step as attention_step
 from kernels._grouped_matmul import grouped_matmul as grouped_matmul
 from kernels._matrix_recurrence import matrix_recurrence as matrix_recurrence
 from kernels._matrix_recurrence import matrix_recurrence_step as matrix_recurrence_step
+from kernels._moe import moe_ffn as moe_ffn
+from kernels._moe import route_top_k as route_top_k
 from kernels._selective_scan import selective_scan as selective_scan
 from kernels._selective_scan import selective_scan_step as selective_scan_step
 from kernels._short_convolution import short_convolution as short_convolution

@@ -24,7 +24,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-OPS = ("attention", "matrix_recurrence", "selective_scan", "grouped_matmul", "short_convolution")
+OPS = (
+    "attention",
+    "matrix_recurrence",
+    "selective_scan",
+    "grouped_matmul",
+    "moe",
+    "short_convolution",
+)
 ARCHITECTURES = (80, 90, 100)
 # Per block: CUDA C++ programming guide, technical specifications per compute capability.
 SHARED_LIMIT_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}

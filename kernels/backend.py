@@ -29,6 +29,7 @@ OPERATIONS = (
     "grouped_matmul",
     "matrix_recurrence",
     "matrix_recurrence_step",
+    "moe_ffn",
     "selective_scan",
     "selective_scan_step",
     "short_convolution",

@@ -1,5 +1,7 @@
 """Launch configurations of the grouped product: a default for each type and alignment and others worth trying."""
 
+from collections.abc import Iterable, Mapping
+
 from torch import Tensor
 
 from kernels.tuned_table import Config, Key
@@ -7,10 +9,12 @@ from kernels.tuning import key
 
 SMALLEST_WIDTH, LARGEST_WIDTH = 32, 256  # between them the width of a product is told apart
 
+Rectangle = tuple[int, int, int, int, int]
+
 # By bytes of an element, and whether the widths are multiples of 16: rows and columns of a tile, how much of the summed
 # axis at once, warps, stages. The first is the default. Spills and shared memory are checked ahead of time, speed is
 # not yet.
-_LAUNCHES: dict[tuple[int, bool], tuple[tuple[int, int, int, int, int], ...]] = {
+_LAUNCHES: dict[tuple[int, bool], tuple[Rectangle, ...]] = {
     (2, True): (
         (128, 128, 64, 8, 3),
         (128, 256, 64, 8, 3),
@@ -25,27 +29,31 @@ _LAUNCHES: dict[tuple[int, bool], tuple[tuple[int, int, int, int, int], ...]] = 
 }
 
 
-def rows_key(x: Tensor, columns: int, aligned: bool, transposed: bool, tf32: bool) -> Key:
+def rows_key(x: Tensor, columns: int, aligned: bool, transposed: bool, tf32: bool, variant: Mapping[str, bool]) -> Key:
     """Of the product of rows with their group's matrix; `transposed` where that is read by columns."""
-    flags = {"aligned": aligned, "transposed": transposed, "tf32": tf32}
-    return key("grouped_matmul.rows", x.element_size(), {"columns": _width(columns)}, flags)
+    flags = {"aligned": aligned, "transposed": transposed, "tf32": tf32, **variant}
+    return key("grouped_matmul.rows", x.element_size(), {"columns": width_class(columns)}, flags)
 
 
-def matrices_key(x: Tensor, depth: int, columns: int, aligned: bool, tf32: bool) -> Key:
+def matrices_key(x: Tensor, depth: int, columns: int, aligned: bool, tf32: bool, variant: Mapping[str, bool]) -> Key:
     """Of the gradient of the matrices, [depth, columns] each."""
-    sizes = {"depth": _width(depth), "columns": _width(columns)}
-    return key("grouped_matmul.matrices", x.element_size(), sizes, {"aligned": aligned, "tf32": tf32})
+    sizes = {"depth": width_class(depth), "columns": width_class(columns)}
+    return key("grouped_matmul.matrices", x.element_size(), sizes, {"aligned": aligned, "tf32": tf32, **variant})
 
 
-def _width(size: int) -> int:
+def width_class(size: int) -> int:
+    """The width of a product as far as its launch depends on it."""
     return min(max(size, SMALLEST_WIDTH), LARGEST_WIDTH)
+
+
+def as_configs(launches: Iterable[Rectangle]) -> list[Config]:
+    names = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")
+    return [dict(zip(names, launch, strict=True)) for launch in launches]
 
 
 def launch_candidates(key: Key) -> list[Config]:
     """The launches worth trying for a key, the default first; at most six."""
-    names = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")
-    launches = _LAUNCHES[key.element_bytes, dict(key.flags)["aligned"] > 0]
-    return [dict(zip(names, launch, strict=True)) for launch in launches]
+    return as_configs(_LAUNCHES[key.element_bytes, dict(key.flags)["aligned"] > 0])
 
 
 def default_launch(key: Key) -> Config:

@@ -1,8 +1,7 @@
 """Mixture of experts: each token runs through the `top_k` GLUs that a softmax router prefers, weighted by the router.
 
 The weights of the chosen experts sum to one (Mixtral, arXiv 2401.04088, section 2.1). Shared experts run for every
-token; they are one GLU of their joint width. No token is dropped: tokens are sorted by expert and multiplied group by
-group (MegaBlocks, arXiv 2211.15841), and no size ever goes to the host on a GPU.
+token; they are one GLU of their joint width. No token is dropped (`kernels.moe_ffn`).
 In training the balance loss E * sum_e f_e P_e, f the share of assignments and P the mean probability of an expert, is
 added to the context (Switch, arXiv 2101.03961, equation 4, over all top_k choices).
 """
@@ -10,12 +9,11 @@ added to the context (Switch, arXiv 2101.03961, equation 4, over all top_k choic
 import torch
 from torch import Tensor, nn
 
-from kernels import grouped_matmul
+from kernels import moe_ffn, route_top_k
 from nas.architecture.ffns import Activation, Glu, Moe
 from nas.context import Context
 from nas.ffns.base import Ffn
 from nas.ffns.glu import GluFfn
-from nas.layers.activation import ACTIVATIONS
 from nas.layers.linear import INIT_STD, Linear
 
 
@@ -39,23 +37,12 @@ class MoeFfn(Ffn):
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         tokens = x.reshape(-1, x.shape[-1])
-        probabilities = self.router(tokens).float().softmax(-1)
-        weights, chosen = probabilities.topk(self.top_k, dim=-1)
-        weights = weights / weights.sum(-1, keepdim=True)
-        expert_of = chosen.flatten()
-        group_sizes = torch.zeros(self.num_experts, dtype=torch.int64, device=x.device)
-        group_sizes = group_sizes.scatter_add(0, expert_of, torch.ones_like(expert_of))
+        logits = self.router(tokens)
+        chosen, weights = route_top_k(logits, self.top_k)
         if self.training and context is not None and self.balance_weight:
-            share = group_sizes / expert_of.numel()
-            balance = self.num_experts * (share * probabilities.mean(0)).sum()
-            context.losses.append(self.balance_weight * balance)
-
-        order = expert_of.argsort(stable=True)
-        y = self._experts(tokens.index_select(0, order // self.top_k), group_sizes)
-        # Back in the order of the tokens by a gather, which unlike adding into place gives the same sum every time.
-        y = y.index_select(0, order.argsort()).unflatten(0, (-1, self.top_k))
-        y = torch.einsum("nkd,nk->nd", y, weights.to(y.dtype)).view(x.shape)
-        return y if self.shared is None else y + self.shared(x)
+            context.losses.append(self.balance_weight * self._balance(logits, chosen))
+        y = moe_ffn(tokens, self.experts_in, self.experts_out, chosen, weights, activation=self.activation)
+        return y.view(x.shape) if self.shared is None else y.view(x.shape) + self.shared(x)
 
     def flops(self, tokens: int) -> int:
         router = 2 * tokens * self.router.weight.numel()
@@ -71,10 +58,12 @@ class MoeFfn(Ffn):
         if self.shared is not None:
             self.shared.scale_output(factor)
 
-    def _experts(self, sorted_tokens: Tensor, group_sizes: Tensor) -> Tensor:
-        """Each group of rows through its expert: [M, d] -> [M, d]."""
-        gate, up = grouped_matmul(sorted_tokens, self.experts_in, group_sizes).chunk(2, dim=-1)
-        return grouped_matmul(ACTIVATIONS[self.activation](gate) * up, self.experts_out, group_sizes)
+    def _balance(self, logits: Tensor, chosen: Tensor) -> Tensor:
+        """E * sum_e f_e P_e of logits [N, E] and the experts chosen [N, K]."""
+        expert_of = chosen.flatten()
+        times = torch.zeros(self.num_experts, dtype=torch.int64, device=logits.device)
+        share = times.scatter_add(0, expert_of, torch.ones_like(expert_of)) / expert_of.numel()
+        return self.num_experts * (share * logits.float().softmax(-1).mean(0)).sum()
 
     def _expert_parameters(self) -> int:
         return (self.experts_in.numel() + self.experts_out.numel()) // self.num_experts

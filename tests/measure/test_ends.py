@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels import use_substitutes
 from nas.architecture import Block, Moe
 from nas.compile import build_ffn, build_mixer, compile_architecture
 from nas.ffns.moe import MoeFfn
@@ -60,13 +61,16 @@ def test_only_experts_and_picked_blocks_depend_on_content() -> None:
             assert depends_on_content(compile_architecture(network(block))) is depends
 
 
-def test_the_ends_reach_the_experts_of_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ends_reach_the_experts_of_a_layer() -> None:
     ffn = build_ffn(Moe(num_experts=8, top_k=1, d_ff=8), D)
     assert isinstance(ffn, MoeFfn)
     groups: list[list[int]] = []
-    run = ffn._experts
-    monkeypatch.setattr(ffn, "_experts", lambda x, sizes: (groups.append(sizes.tolist()), run(x, sizes))[1])
-    with content_of(ffn) as content:
+
+    def observe(x: Tensor, w_in: Tensor, w_out: Tensor, chosen: Tensor, weights: Tensor, **_: object) -> object:
+        groups.append(chosen.flatten().bincount(minlength=8).tolist())
+        return NotImplemented
+
+    with content_of(ffn) as content, use_substitutes({"moe_ffn": observe}):
         for end in ("spread", "concentrated"):
             content.end = end
             ffn(torch.randn(1, 4000, D))

@@ -1,0 +1,109 @@
+"""Mixtures of gated experts: each token through the experts chosen for it, weighted and summed; and who is chosen.
+
+No token is dropped, whatever the experts' loads: the choices are sorted by expert and multiplied group by group.
+
+Source: Gale et al., MegaBlocks (arXiv 2211.15841), section 3; that neither the sorted tokens nor the experts' outputs
+need to be kept: Guo et al., SonicMoE (arXiv 2512.14080), section 3.
+"""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from kernels._moe import portable, reference
+from kernels._moe.activations import ACTIVATIONS
+from kernels._moe.routing import route_top_k as route_top_k
+from kernels.backend import ask_substitute, choose_backend
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def moe_ffn(
+    x: Tensor,
+    w_in: Tensor,
+    w_out: Tensor,
+    expert_index: Tensor,
+    expert_weight: Tensor,
+    *,
+    activation: str = "silu",
+) -> Tensor:
+    """The weighted sum of gated experts: y_t = sum_k expert_weight_tk expert(expert_index_tk)(x_t).
+
+    An expert e is down(activation(gate) * up) with gate and up the halves of x w_in[e], and down by w_out[e].
+
+    Args:
+        x: tokens [T, d].
+        w_in: [E, d, 2 I], the columns of the gate, then those of the up projection.
+        w_out: [E, I, d]. Under autocast x, w_in and w_out are cast to its type; otherwise they have one type.
+        expert_index: [T, K] int32 or int64, 0 to E - 1; -1 chooses no expert and adds nothing.
+        expert_weight: [T, K] in any floating type, such as float32 from `route_top_k`.
+        activation: silu, gelu or relu2 (the square of relu).
+
+    Returns y [T, d] in the type of x. x, w_in, w_out and expert_weight receive gradients, computed by the
+    implementation that computed y.
+
+    Raises ValueError when shapes, types or devices do not belong together. That an index lies in range is checked by
+    the portable and reference backends only: the GPU would have to wait for it, and takes any other number as -1.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, w_in, w_out = x.to(dtype), w_in.to(dtype), w_out.to(dtype)
+    _check_weights(x, w_in, w_out)
+    _check_choices(x, expert_index, expert_weight)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but got {activation!r}.")
+    given = (x, w_in, w_out, expert_index, expert_weight)
+    substituted = ask_substitute("moe_ffn", *given, activation=activation)
+    if substituted is not NotImplemented:
+        return substituted
+    return _implementation(x).moe_ffn(*given, activation)
+
+
+def _implementation(x: Tensor) -> ModuleType:
+    backend = choose_backend(x)
+    if backend == "gpu":
+        from kernels._moe import gpu  # Triton is installed on Linux alone
+
+        return gpu
+    return reference if backend == "reference" else portable
+
+
+def _check_weights(x: Tensor, w_in: Tensor, w_out: Tensor) -> None:
+    for name, tensor, layout in (("x", x, "[T, d]"), ("w_in", w_in, "[E, d, 2 I]"), ("w_out", w_out, "[E, I, d]")):
+        if tensor.dim() != layout.count(",") + 1 or (tensor is not x and 0 in tensor.shape):
+            raise ValueError(f"{name} must be {layout}, but got shape {list(tensor.shape)}.")
+        if tensor.dtype not in DTYPES or (tensor.dtype, tensor.device) != (x.dtype, x.device):
+            raise ValueError(
+                f"x, w_in and w_out must have one type of float32, float16 and bfloat16 and one device, but {name} is "
+                f"{tensor.dtype} on {tensor.device} and x {x.dtype} on {x.device}."
+            )
+    experts, width, columns = w_in.shape
+    if width != x.shape[1] or columns % 2 != 0:
+        raise ValueError(
+            f"w_in must be [E, d, 2 I] with the d={x.shape[1]} of x, but got w_in {list(w_in.shape)} beside x "
+            f"{list(x.shape)}."
+        )
+    if list(w_out.shape) != [experts, columns // 2, width]:
+        raise ValueError(
+            f"w_out must be [E, I, d] = {[experts, columns // 2, width]} as w_in {list(w_in.shape)} has it, but got "
+            f"{list(w_out.shape)}."
+        )
+
+
+def _check_choices(x: Tensor, expert_index: Tensor, expert_weight: Tensor) -> None:
+    if expert_index.dim() != 2 or expert_index.shape[0] != x.shape[0] or expert_index.shape[1] == 0:
+        raise ValueError(
+            f"expert_index must be [T, K] with the T={x.shape[0]} of x and K at least 1, but got "
+            f"{list(expert_index.shape)}."
+        )
+    if expert_index.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"expert_index must be int32 or int64, but got {expert_index.dtype}.")
+    if expert_weight.shape != expert_index.shape or not expert_weight.is_floating_point():
+        raise ValueError(
+            f"expert_weight must have the shape of expert_index, {list(expert_index.shape)}, and a floating type, but "
+            f"got {list(expert_weight.shape)} of {expert_weight.dtype}."
+        )
+    for name, tensor in (("expert_index", expert_index), ("expert_weight", expert_weight)):
+        if tensor.device != x.device:
+            raise ValueError(f"{name} must lie on the device of x, {x.device}, but got {tensor.device}.")

@@ -1,0 +1,57 @@
+"""Launch configurations of the two kernels of gated experts: a default for each type and others worth trying."""
+
+from torch import Tensor
+
+from kernels._grouped_matmul.launches import Rectangle, as_configs, width_class
+from kernels.tuned_table import Config, Key
+from kernels.tuning import key
+
+# As in kernels/_grouped_matmul/launches.py. The kernel into the hidden layer holds two results, gate and up.
+_IN: dict[tuple[int, bool], tuple[Rectangle, ...]] = {
+    (2, True): (
+        (128, 64, 64, 8, 4),
+        (128, 128, 64, 8, 3),
+        (128, 64, 64, 4, 3),
+        (64, 128, 64, 8, 3),
+        (64, 64, 64, 4, 4),
+        (128, 128, 32, 8, 4),
+    ),
+    (2, False): ((64, 32, 32, 4, 2), (64, 64, 32, 8, 2), (128, 32, 32, 8, 2)),
+    (4, True): ((64, 32, 32, 8, 3), (32, 32, 32, 4, 3), (64, 64, 32, 8, 2)),
+    (4, False): ((32, 32, 16, 4, 2), (64, 32, 16, 8, 2)),
+}
+_HIDDEN_GRAD: dict[tuple[int, bool], tuple[Rectangle, ...]] = {
+    (2, True): (
+        (128, 64, 64, 8, 3),
+        (64, 128, 64, 8, 3),
+        (128, 64, 64, 8, 4),
+        (64, 64, 64, 4, 4),
+        (64, 128, 64, 8, 4),
+        (128, 64, 128, 8, 2),
+    ),
+    (2, False): ((64, 32, 32, 4, 2), (64, 64, 32, 8, 2), (128, 32, 32, 8, 2)),
+    (4, True): ((64, 32, 32, 8, 3), (32, 32, 32, 4, 3), (64, 64, 32, 8, 2)),
+    (4, False): ((32, 32, 16, 4, 2), (64, 32, 16, 8, 2)),
+}
+
+
+def in_key(x: Tensor, columns: int, aligned: bool, tf32: bool, keep: bool, activation: str) -> Key:
+    """Of the product into the hidden layer of `columns`; `keep` where its inputs are written for a backward pass."""
+    flags = {"aligned": aligned, "tf32": tf32, "keep": keep, activation: True}
+    return key("moe.in", x.element_size(), {"columns": width_class(columns)}, flags)
+
+
+def hidden_grad_key(x: Tensor, columns: int, aligned: bool, transposed: bool, tf32: bool, activation: str) -> Key:
+    """Of the product back out of it; `transposed` where w_out is read by columns."""
+    flags = {"aligned": aligned, "transposed": transposed, "tf32": tf32, activation: True}
+    return key("moe.hidden_grad", x.element_size(), {"columns": width_class(columns)}, flags)
+
+
+def launch_candidates(key: Key) -> list[Config]:
+    """The launches worth trying for a key, the default first; at most six."""
+    table = _IN if key.kernel == "moe.in" else _HIDDEN_GRAD
+    return as_configs(table[key.element_bytes, dict(key.flags)["aligned"] > 0])
+
+
+def default_launch(key: Key) -> Config:
+    return launch_candidates(key)[0]

@@ -1,0 +1,327 @@
+"""Mixtures of experts: portable and Triton against the definition, transformers' layers and routers, refusals."""
+
+import pytest
+import torch
+
+from kernels import moe_ffn, route_top_k, use_backend
+from tests.kernels.closeness import assert_close_relative
+
+LIMITS = {torch.float32: 1e-5, torch.float16: 4e-3}
+NAMES = ("x", "w_in", "w_out", "expert_index", "expert_weight")
+CASES = {  # T, d, I, E, K, activation
+    "one token": (1, 8, 4, 3, 1, "silu"),
+    "one expert": (15, 12, 20, 1, 1, "gelu"),
+    "every expert": (15, 20, 8, 3, 3, "relu2"),
+    "several tiles": (100, 32, 80, 4, 2, "silu"),
+    "odd widths": (63, 25, 37, 5, 2, "gelu"),
+    "more experts than choices": (5, 16, 16, 70, 2, "silu"),
+    "wide": (33, 130, 68, 2, 1, "relu2"),
+}
+
+
+def problem(case, dtype=torch.float32, missing=0.2):
+    """Inputs by name; `missing` is the share of choices that choose no expert."""
+    tokens, width, inner, experts, choices, _ = CASES[case]
+    generator = torch.Generator().manual_seed(tokens + inner)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    index = torch.rand(tokens, experts, generator=generator).topk(choices, dim=-1).indices
+    index[torch.rand(index.shape, generator=generator) < missing] = -1
+    tensors = {
+        "x": normal(tokens, width).to(dtype),
+        "w_in": (normal(experts, width, 2 * inner) * width**-0.5).to(dtype),
+        "w_out": (normal(experts, inner, width) * inner**-0.5).to(dtype),
+        "expert_index": index,
+        "expert_weight": torch.rand(tokens, choices, generator=generator) + 0.1,
+    }
+    for name in ("x", "w_in", "w_out", "expert_weight"):
+        tensors[name].requires_grad_()
+    return tensors, normal(tokens, width).to(dtype)
+
+
+def run(backend, tensors, dy, activation):
+    with use_backend(backend):
+        y = moe_ffn(*tensors.values(), activation=activation)
+    leaves = [one for one in tensors.values() if one.requires_grad]
+    return y, *torch.autograd.grad(y, leaves, dy)
+
+
+def assert_close(actual, expected, limit):
+    if expected.abs().max() > 1e-6:
+        assert_close_relative(actual, expected, limit)
+    else:
+        assert torch.allclose(actual, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["reference", "portable", "gpu"])
+def test_exact_example(backend):
+    """Expert 0 doubles what expert 1 leaves: relu2(gate 1) * up x, down by the identity."""
+    x = torch.tensor([[3.0], [5.0]])
+    w_in = torch.tensor([[[1.0, 2.0]], [[1.0, 1.0]]])
+    w_out = torch.ones(2, 1, 1)
+    index, weight = torch.tensor([[0, 1], [1, -1]]), torch.tensor([[1.0, 0.5], [2.0, 9.0]])
+    with use_backend(backend):
+        y = moe_ffn(x, w_in, w_out, index, weight, activation="relu2")
+    torch.testing.assert_close(y, torch.tensor([[9 * 6 + 0.5 * 9 * 3], [2.0 * 25 * 5]]))
+
+
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_equal_the_definition(case, backend):
+    given = problem(case)
+    expected = run("reference", *given, CASES[case][-1])
+    for actual, wanted in zip(run(backend, *given, CASES[case][-1]), expected, strict=True):
+        assert_close(actual, wanted, LIMITS[torch.float32])
+
+
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+@pytest.mark.parametrize("case", ["several tiles", "odd widths"])
+def test_half_precision_stays_close_to_the_definition_in_single(case, backend):
+    tensors, dy = problem(case, torch.float16)
+    single = {
+        name: one.detach().float().requires_grad_() if one.is_floating_point() else one for name, one in tensors.items()
+    }
+    expected = run("reference", single, dy.float(), CASES[case][-1])
+    actual = run(backend, tensors, dy, CASES[case][-1])
+    assert [one.dtype for one in actual] == [torch.float16] * 4 + [torch.float32]
+    for ours, wanted in zip(actual, expected, strict=True):
+        assert_close_relative(ours, wanted, LIMITS[torch.float16])
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_where_no_expert_is_chosen_nothing_is_added_and_no_gradient_flows(backend):
+    tensors, dy = problem("several tiles")
+    tensors["expert_index"].fill_(-1)
+    for one in run(backend, tensors, dy, "silu"):
+        assert one.eq(0).all()
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_an_expanded_gradient_is_read_right(backend):
+    tensors, _ = problem("odd widths")
+    leaves = [one for one in tensors.values() if one.requires_grad]
+    with use_backend(backend):
+        summed = torch.autograd.grad(moe_ffn(*tensors.values()).sum(), leaves)
+    expected = run("reference", tensors, torch.ones(63, 25), "silu")[1:]
+    for actual, wanted in zip(summed, expected, strict=True):
+        assert_close_relative(actual, wanted, LIMITS[torch.float32])
+
+
+def test_strided_inputs_and_narrow_indices_are_read_right():
+    tensors, _ = problem("odd widths")
+    strided = {name: one.detach() for name, one in tensors.items()}
+    strided["x"] = strided["x"].repeat(1, 2)[:, 25:]
+    for name in ("w_in", "w_out"):
+        strided[name] = strided[name].transpose(1, 2).contiguous().transpose(1, 2)
+    strided["expert_index"] = strided["expert_index"].int()
+    with use_backend("gpu"):
+        assert_close_relative(moe_ffn(*strided.values()), moe_ffn(*tensors.values()), 1e-6)
+
+
+def test_without_gradients_the_value_is_the_same_and_nothing_is_kept():
+    from kernels._moe import gpu
+
+    tensors, _ = problem("several tiles")
+    with use_backend("gpu"), torch.no_grad():
+        bare = moe_ffn(*tensors.values())
+    y, kept, _, _ = gpu.moe_forward(*(one.detach() for one in tensors.values()), "silu", True)
+    assert torch.equal(bare, y)
+    assert kept.numel() == 200 * 160
+    assert gpu.moe_forward(*(one.detach() for one in tensors.values()), "silu", False)[1].numel() == 0
+
+
+def test_gradients_of_the_kernels_repeat_bit_for_bit():
+    given = problem("several tiles")
+    first, second = (run("gpu", *given, "silu") for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_the_gpu_takes_an_index_out_of_range_as_none():
+    tensors, _ = problem("several tiles", missing=0.0)
+    outside, none = (tensors["expert_index"].clone() for _ in range(2))
+    outside[3, 0], none[3, 0] = 99, -1
+    with use_backend("gpu"):
+        ys = [moe_ffn(*(tensors | {"expert_index": index}).values()) for index in (outside, none)]
+    assert torch.equal(*ys)
+
+
+def test_no_tokens_give_no_rows_and_gradients_of_zero():
+    tensors, dy = problem("several tiles")
+    for name in ("x", "expert_index", "expert_weight"):
+        tensors[name] = tensors[name].detach()[:0].requires_grad_(name != "expert_index")
+    for backend in ("reference", "portable", "gpu"):
+        with use_backend(backend):
+            y = moe_ffn(*tensors.values())
+        assert y.shape == (0, 32)
+    dw_in, dw_out = torch.autograd.grad(y, (tensors["w_in"], tensors["w_out"]), dy[:0])
+    assert dw_in.eq(0).all() and dw_out.eq(0).all()
+
+
+def test_operators_keep_what_torch_asks_of_them():
+    from kernels._moe import gpu
+
+    tensors, dy = problem("odd widths", missing=0.0)  # rows of no expert are kept as they were allocated
+    torch.library.opcheck(gpu.moe_forward, (*tensors.values(), "silu", True))
+    detached = {name: one.detach() for name, one in tensors.items()}
+    kept = gpu.moe_forward(*detached.values(), "silu", True)[1:]
+    given = [detached[name] for name in NAMES if name != "expert_index"]
+    torch.library.opcheck(gpu.moe_backward, (dy, *given, *kept, "silu"))
+
+
+def test_a_compiled_layer_computes_the_same():
+    tensors, dy = problem("odd widths")
+    with use_backend("gpu"):
+        y = torch.compile(moe_ffn, fullgraph=True, backend="aot_eager")(*tensors.values())
+        grads = torch.autograd.grad(y, tensors["w_in"], dy)
+    expected = run("reference", tensors, dy, "silu")
+    assert_close_relative(y, expected[0], LIMITS[torch.float32])
+    assert_close_relative(grads[0], expected[2], LIMITS[torch.float32])
+
+
+def test_autocast_multiplies_in_its_type_and_keeps_the_gradients_type():
+    tensors, _ = problem("odd widths")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = moe_ffn(*tensors.values())
+    assert y.dtype == torch.bfloat16
+    assert torch.autograd.grad(y.float().sum(), tensors["w_in"])[0].dtype == torch.float32
+
+
+def test_the_definition_agrees_with_the_experts_of_mixtral():
+    from transformers import MixtralConfig
+    from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+    config = MixtralConfig(hidden_size=20, intermediate_size=12, num_local_experts=5)
+    experts = MixtralExperts(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in experts.parameters():
+            parameter.normal_(std=0.3, generator=generator)
+    x = torch.randn(9, 20, generator=generator, requires_grad=True)
+    weight, index = torch.rand(9, 5, generator=generator).topk(2, dim=-1)
+    weight.requires_grad_()
+    w_in, w_out = experts.gate_up_proj.transpose(1, 2), experts.down_proj.transpose(1, 2)
+    theirs, ours = MixtralExperts.forward(experts, x, index, weight), moe_ffn(x, w_in, w_out, index, weight)
+    with use_backend("reference"):
+        definition = moe_ffn(x, w_in, w_out, index, weight)
+    dy = torch.randn(9, 20, generator=generator)
+    expected = torch.autograd.grad(theirs, (x, weight, experts.gate_up_proj), dy)
+    for y in (definition, ours):
+        assert_close_relative(y, theirs, 1e-5)
+        for actual, wanted in zip(torch.autograd.grad(y, (x, weight, experts.gate_up_proj), dy), expected, strict=True):
+            assert_close_relative(actual, wanted, 1e-5)
+
+
+def same_choice(ours, index, weight):
+    """Both as dense [T, E], because some routers leave their choices in no order."""
+    dense = [torch.zeros(7, 16).scatter(1, i, w.float()) for i, w in (ours, (index, weight))]
+    torch.testing.assert_close(*dense, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_softmax_router_is_that_of_qwen3_next(normalize):
+    from transformers import Qwen3NextConfig
+    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextTopKRouter
+
+    config = Qwen3NextConfig(hidden_size=12, num_experts=16, num_experts_per_tok=3, norm_topk_prob=normalize)
+    router = Qwen3NextTopKRouter(config)
+    torch.nn.init.normal_(router.weight, generator=torch.Generator().manual_seed(0))
+    logits, weight, index = router(torch.randn(7, 12, generator=torch.Generator().manual_seed(1)))
+    same_choice(route_top_k(logits, 3, normalize=normalize), index, weight)
+
+
+def test_the_sigmoid_router_with_bias_and_groups_is_that_of_deepseek_v3():
+    from transformers import DeepseekV3Config
+    from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
+
+    config = DeepseekV3Config(
+        hidden_size=12, n_routed_experts=16, num_experts_per_tok=3, n_group=4, topk_group=2, routed_scaling_factor=2.5
+    )
+    router = DeepseekV3TopkRouter(config)
+    generator = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(router.weight, generator=generator)
+    router.e_score_correction_bias.normal_(std=0.5, generator=generator)
+    logits, weight, index = router(torch.randn(7, 12, generator=generator))
+    ours = route_top_k(
+        logits, 3, scoring="sigmoid", bias=router.e_score_correction_bias, num_groups=4, top_groups=2, scale=2.5
+    )
+    same_choice(ours, index, weight)
+
+
+def test_the_top_k_of_logits_and_then_a_softmax_is_the_normalised_softmax_router():
+    from transformers import GptOssConfig
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssTopKRouter
+
+    router = GptOssTopKRouter(GptOssConfig(hidden_size=12, num_local_experts=16, num_experts_per_tok=4))
+    torch.nn.init.normal_(router.weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.zeros_(router.bias)
+    logits, weight, index = router(torch.randn(7, 12, generator=torch.Generator().manual_seed(1)))
+    same_choice(route_top_k(logits, 4), index, weight)
+
+
+def test_the_square_root_of_softplus_scores_as_deepseek_v4_does():
+    logits = torch.tensor([[0.0, 2.0, -1.0]])
+    index, weight = route_top_k(logits, 2, scoring="sqrt_softplus", normalize=False)
+    assert index.tolist() == [[1, 0]]
+    torch.testing.assert_close(weight, torch.log1p(torch.tensor([[2.0, 0.0]]).exp()).sqrt())
+
+
+def test_router_logits_receive_the_gradient_of_the_weights_alone():
+    logits = torch.randn(7, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    bias = torch.randn(16, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    index, weight = route_top_k(logits, 3, scoring="sigmoid", bias=bias, normalize=False)
+    (grad,) = torch.autograd.grad(weight.sum(), logits)
+    sigmoid = logits.detach().sigmoid()
+    expected = torch.zeros_like(grad).scatter(1, index, (sigmoid * (1 - sigmoid)).gather(1, index))
+    torch.testing.assert_close(grad, expected)
+    assert not index.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"x": torch.ones(5)}, r"x must be \[T, d\]"),
+        ({"w_in": torch.ones(3, 7, 8)}, r"w_in must be \[E, d, 2 I\] with the d=8 of x"),
+        ({"w_in": torch.ones(3, 8, 7)}, r"w_in must be \[E, d, 2 I\]"),
+        ({"w_out": torch.ones(3, 5, 8)}, r"w_out must be \[E, I, d\] = \[3, 4, 8\]"),
+        ({"w_out": torch.ones(3, 4, 8).half()}, "one type of float32"),
+        ({"expert_index": torch.zeros(2, 1, dtype=torch.int64)}, r"expert_index must be \[T, K\] with the T=1"),
+        ({"expert_index": torch.zeros(1, 1)}, "expert_index must be int32 or int64"),
+        ({"expert_index": torch.full((1, 1), 3)}, "between 0 and 2, or be -1 for no expert, but got 3 to 3"),
+        ({"expert_index": torch.full((1, 1), -2)}, "but got -2 to -2"),
+        ({"expert_weight": torch.ones(1, 2)}, "expert_weight must have the shape of expert_index"),
+        ({"expert_weight": torch.ones(1, 1).to("meta")}, "expert_weight must lie on the device of x, cpu"),
+    ],
+)
+def test_arguments_that_do_not_belong_together_are_refused(changed, message):
+    tensors, _ = problem("one token", missing=0.0)
+    with pytest.raises(ValueError, match=message):
+        moe_ffn(*(tensors | changed).values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, "k must lie between 1 and the 6 experts that can be picked, but got 0"),
+        ({"k": 4, "num_groups": 3, "top_groups": 1}, "the 2 experts that can be picked, but got 4"),
+        ({"k": 1, "num_groups": 4}, "num_groups must divide the 6 experts"),
+        ({"k": 1, "num_groups": 2, "top_groups": 3}, "top_groups lie between 1 and num_groups"),
+        ({"k": 1, "scoring": "softmin"}, "scoring must be one of softmax, sigmoid, sqrt_softplus, but got 'softmin'"),
+        ({"k": 1, "bias": torch.zeros(5)}, r"bias must be \[6\]"),
+    ],
+)
+def test_routers_refuse_what_has_no_meaning(options, message):
+    with pytest.raises(ValueError, match=message):
+        route_top_k(torch.zeros(2, 6), **options)
+
+
+def test_unknown_activations_and_bfloat16_in_the_interpreter_are_refused():
+    tensors, _ = problem("one token")
+    with pytest.raises(ValueError, match="activation must be one of silu, gelu, relu2, but got 'tanh'"):
+        moe_ffn(*tensors.values(), activation="tanh")
+    half = {name: one.bfloat16() if name in ("x", "w_in", "w_out") else one for name, one in tensors.items()}
+    with use_backend("gpu"), pytest.raises(ValueError, match="multiplies bfloat16 wrongly"):
+        moe_ffn(*half.values())
