@@ -45,6 +45,7 @@ FUNCTIONS = (  # of kernels, which is not imported: the plan is shown at once
     "selective_scan",
     "selective_scan_step",
     "grouped_matmul",
+    "moe_ffn",
     "short_convolution",
     "short_convolution_step",
 )
@@ -53,6 +54,7 @@ FAMILIES = (
     "matrix_recurrence",
     "selective_scan",
     "grouped_matmul",
+    "moe",
     "short_convolution",
 )  # of kernels, to be tuned
 

@@ -16,7 +16,7 @@ import torch
 from torch.nn.attention import SDPBackend
 
 import kernels
-from nas.measure import rival_fused
+from nas.measure import rival_fused, rival_sparse
 from nas.measure.child import ChildFailed, in_child
 from nas.measure.memory import DoesNotFit
 from nas.measure.rival_adapters import Substitute, fla_recurrence, fla_step, grouped_mm, sdpa, sdpa_step
@@ -187,6 +187,8 @@ def _rivals() -> tuple[Rival, ...]:
         whole, step = partial(fla_recurrence, kind=kind), partial(fla_step, kind=kind)
         found.append(Rival(f"fla chunk_{kind}", "matrix_recurrence", whole, library="fla"))
         found.append(Rival(f"fla fused_recurrent_{kind}", "matrix_recurrence_step", step, library="fla"))
+    for name, function, adapter in rival_sparse.ADAPTERS:
+        found.append(Rival(name, function, adapter, everywhere))
     for name, function, adapter, library in rival_fused.ADAPTERS:
         devices = everywhere if library == "torch" else ("cuda",)
         found.append(Rival(name, function, adapter, devices, library, in_networks=False))

@@ -9,7 +9,7 @@
 import itertools
 from dataclasses import replace
 
-from scripts.kernel_lab import fused_problems
+from scripts.kernel_lab import fused_problems, sparse_problems
 from scripts.kernel_lab.operations import (
     Attention,
     AttentionStep,
@@ -50,7 +50,8 @@ def benchmark_problems(device_type: str) -> list[Problem]:
     """The problems for `cuda`, in bfloat16, or those for `cpu`, in float32."""
     if device_type == "cpu":
         return [Problem(name=name, operation=one, dtype="float32", exact=True) for name, one in cpu_sizes()]
-    named = [*attention_sizes(), *recurrence_sizes(), *scan_sizes(), *expert_sizes(), *fused_problems.benchmark_sizes()]
+    named = [*attention_sizes(), *recurrence_sizes(), *scan_sizes(), *expert_sizes()]
+    named += [*sparse_problems.benchmark_sizes(), *fused_problems.benchmark_sizes()]
     return [Problem(name=name, operation=one, dtype="bfloat16", exact=False) for name, one in named]
 
 
@@ -129,6 +130,7 @@ def cpu_sizes() -> list[tuple[str, Operation]]:
         ("B1 T512 D512 N16", SelectiveScan(B=1, T=512, Dm=512, N=16)),
         ("step B1 D512 N16", SelectiveScanStep(B=1, Dm=512, N=16)),
         ("T256 E8 K256 N192", GroupedMatmul(M=512, E=8, K=256, N=192)),
+        *sparse_problems.cpu_sizes(),
         *fused_problems.cpu_sizes(),
     ]
 
@@ -163,6 +165,7 @@ def launch_problems() -> list[Problem]:
             ("multiples of 16", GroupedMatmul(M=700, E=6, K=96, N=160)),
             ("odd widths", GroupedMatmul(M=300, E=5, K=50, N=70, zipf=True)),
             ("more experts than rows", GroupedMatmul(M=8, E=64, K=128, N=64)),
+            *sparse_problems.launch_sizes(),
             *fused_problems.launch_sizes(),
         ]
         problems += [Problem(name=name, operation=one, dtype=dtype, exact=True) for name, one in named]
@@ -185,6 +188,7 @@ def tiny_problems(dtype: str = "float32") -> list[Problem]:
         ("scan", SelectiveScan(B=1, T=20, Dm=16, N=4)),
         ("step of scan", SelectiveScanStep(B=1, Dm=16, N=4)),
         ("experts", GroupedMatmul(M=40, E=3, K=32, N=16)),
+        *sparse_problems.tiny_sizes(),
         *fused_problems.tiny_sizes(),
     ]
     return [Problem(name=name, operation=one, dtype=dtype, exact=True) for name, one in named]

@@ -48,8 +48,8 @@ def complaint_of(key: Key, config: Config, arch: int) -> str | None:
 
 def launched_keys(problem: Problem) -> list[Key]:
     """The keys that a problem launches, in order; nothing is computed, so any machine can tell."""
-    # Launches of bfloat16 and float16 are one, but for attention the interpreter takes only the latter.
-    dtype = "float16" if problem.dtype == "bfloat16" and problem.op.startswith("attention") else problem.dtype
+    # Launches of bfloat16 and float16 are one, but the interpreter multiplies only the latter.
+    dtype = "float16" if problem.dtype == "bfloat16" else problem.dtype
     problem = replace(problem, dtype=dtype)
     keys: dict[Key, None] = {}
     with kernels.use_backend("gpu"), watch_launches(lambda key, launch: keys.setdefault(key)):

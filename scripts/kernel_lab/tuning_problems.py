@@ -6,7 +6,7 @@ checked on a small one with a length that is no multiple of any block; neither s
 
 from dataclasses import replace
 
-from scripts.kernel_lab import fused_problems
+from scripts.kernel_lab import fused_problems, sparse_problems
 from scripts.kernel_lab.operations import (
     Attention,
     AttentionStep,
@@ -30,6 +30,7 @@ def tuning_problems(op: str | None = None) -> list[Problem]:
         "matrix_recurrence": _recurrence(),
         "grouped_matmul": _experts(),
         "selective_scan": _scan(),
+        **sparse_problems.tuning_sizes(),
         **fused_problems.tuning_sizes(),
     }
     named = [one for family, problems in families.items() if op in (None, family) for one in problems]
@@ -100,9 +101,9 @@ def _scan() -> list[tuple[str, Operation]]:
 def small(problem: Problem) -> Problem:
     """The same launches on little data: few sequences and tokens; heads stay, because kernels are compiled for them."""
     one = problem.operation
-    fused = fused_problems.small_size(one)
-    if fused is not None:
-        return replace(problem, operation=fused, exact=True)
+    elsewhere = sparse_problems.small_size(one) or fused_problems.small_size(one)
+    if elsewhere is not None:
+        return replace(problem, operation=elsewhere, exact=True)
     if isinstance(one, Attention):
         chosen = min(one.chosen_blocks, 3)
         return replace(problem, operation=replace(one, B=1, T=333, chosen_blocks=chosen, window=one.window and 50))

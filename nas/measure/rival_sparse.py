@@ -1,0 +1,58 @@
+"""Adapters and cases of the sparse operations, as in `rival_adapters.py` and `rival_cases.py`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Answer = Any  # a tensor, several, or NotImplemented
+Make = Callable[[torch.Generator], dict[str, Any]]
+
+
+def grouped_mm_experts(
+    x: Tensor, w_in: Tensor, w_out: Tensor, expert_index: Tensor, expert_weight: Tensor, *, activation: str
+) -> Answer:
+    """`kernels.moe_ffn` by two of `torch.nn.functional.grouped_mm`."""
+    if activation != "silu":
+        return NotImplemented
+    experts, choices = w_in.shape[0], expert_index.shape[1]
+    flat = expert_index.flatten()
+    # What chooses no expert is sent to the last one with a weight of zero.
+    weight = torch.where(flat < 0, 0.0, expert_weight.flatten())
+    of_row, order = torch.where(flat < 0, experts - 1, flat).sort(stable=True)
+    groups = torch.arange(experts, device=x.device, dtype=of_row.dtype)
+    ends = torch.searchsorted(of_row, groups, right=True).to(torch.int32)
+    gate, up = F.grouped_mm(x.index_select(0, order // choices), w_in, offs=ends).chunk(2, dim=-1)
+    y = F.grouped_mm(F.silu(gate) * up, w_out, offs=ends).index_select(0, order.argsort())
+    return torch.einsum("tkd,tk->td", y.unflatten(0, (-1, choices)), weight.view(-1, choices).to(y.dtype))
+
+
+ADAPTERS: tuple[tuple[str, str, Callable[..., Answer]], ...] = (("grouped_mm experts", "moe_ffn", grouped_mm_experts),)
+"""Name, public function and adapter; all of them need torch alone."""
+
+
+def expert_layer(*, missing: bool) -> Make:
+    def make(generator: torch.Generator) -> dict[str, Any]:
+        index = torch.rand(70, 6, generator=generator).topk(2, dim=-1).indices
+        if missing:
+            index[::3, 1] = -1
+        return {
+            "x": torch.randn(70, 64, generator=generator),
+            "w_in": torch.randn(6, 64, 96, generator=generator) / 8,
+            "w_out": torch.randn(6, 48, 64, generator=generator) / 7,
+            "expert_index": index,
+            "expert_weight": torch.rand(70, 2, generator=generator) + 0.1,
+        }
+
+    return make
+
+
+CASES: tuple[tuple[str, str, Make, bool], ...] = (
+    ("experts of a layer", "moe_ffn", expert_layer(missing=False), True),
+    ("experts, some choices of none", "moe_ffn", expert_layer(missing=True), True),
+)
+"""Name, public function, arguments, and whether it has gradients."""
+
+FUNCTIONS = ("moe_ffn",)
