@@ -121,10 +121,11 @@ def replay_all(runs: Sequence[Run], processes: int) -> list[Found]:
 
 
 @cache
-def read_table(path: str) -> "Oracle":
+def read_table(path: str, overrides: tuple[str, ...]) -> "Oracle":
+    """The table, its architectures known by the ids that they have in the space of these overrides."""
     from nas.study.truth.oracle import Oracle
 
-    return Oracle.read(Path(path))
+    return Oracle.read(Path(path)).identified(settings_of(overrides).space.at)
 
 
 @cache
@@ -155,7 +156,7 @@ def replay(run: Run) -> Found:
                 prior=prior_from(settings.priors, settings.space.mixer_options),
             )
             enqueue_references(study, settings.space.references(settings.designs))
-            loop = make_loop(settings, study, crew, OracleEvaluator(oracle=read_table(run.table)))
+            loop = make_loop(settings, study, crew, OracleEvaluator(oracle=read_table(run.table, run.overrides)))
             loop.observer = recorder = Recorder()
             loop.run()
     return recorder.found(run.problem, run.variant, run.seed, time.perf_counter() - began)
@@ -165,7 +166,7 @@ def make_record(found: Sequence[Found], runs: Sequence[Run], arguments: argparse
     """What every variant came to on every problem, and where the numbers come from."""
     from nas.measure import describe_device
 
-    oracle = read_table(str(arguments.table))
+    oracle = read_table(runs[0].table, runs[0].overrides)
     seeds = sorted(len(entry.scores) for entry in oracle.entries.values())
     problems = {}
     for problem in dict.fromkeys(run.problem for run in runs):

@@ -103,7 +103,7 @@ def open_oracle(out: Path, settings: SearchSettings) -> "Oracle":
         oracle = Oracle.read(out)
         if oracle.provenance["settings"] != trained_as or oracle.shares != settings.fidelity.shares:
             raise UserError(f"{out} was built with other settings; take those back, or name another file with --out.")
-        return oracle
+        return oracle.identified(settings.space.at)
     entries: dict[str, Entry] = {}
     for params, architecture in every_point(settings.space):
         identity = canonical_id(architecture)

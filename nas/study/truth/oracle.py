@@ -5,11 +5,12 @@ The table is plain data with its provenance; scripts/build_oracle.py writes it, 
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nas.architecture import Architecture, canonical_id
 from nas.count import Counts
 from nas.measurement import Measurement, Source
 from nas.objectives import OBJECTIVES, Objective
@@ -131,6 +132,16 @@ class Oracle:
             raise OracleError(
                 f"{path} is no table of scripts/build_oracle.py ({type(error).__name__}: {error})."
             ) from None
+
+    def identified(self, at: Callable[[Mapping[str, Any]], Architecture]) -> "Oracle":
+        """The table with the ids that its architectures have now: what an id leaves out may have changed since it was
+        written, the points of the space have not. at: the architecture of a point.
+        """
+        entries = {}
+        for entry in self.entries.values():
+            identity = canonical_id(at(entry.params))
+            entries[identity] = replace(entry, id=identity)
+        return replace(self, entries=entries)
 
     def known(self, objectives: Sequence[Objective]) -> dict[str, Entry]:
         """The architectures of which every one of these numbers is known."""

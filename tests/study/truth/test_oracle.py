@@ -1,10 +1,14 @@
 """The table of a space that is known: whole through its file, means and noise by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from nas.objectives import OBJECTIVES
 from nas.study.truth.oracle import Oracle, OracleError
+from search_spaces.picks import Given
 from tests.study.oracles import SPREAD, toy_oracle
+from tests.study.toys import space
 
 
 def test_a_table_comes_back_from_its_file_as_it_was(tmp_path):
@@ -62,3 +66,10 @@ def test_a_training_that_broke_is_kept_with_its_reason(tmp_path):
     path = tmp_path / "oracle.json"
     path.write_text(oracle.to_text())
     assert Oracle.read(path).entries[first.id].failed == {2: "NonFiniteLoss: the loss is nan"}
+
+
+def test_a_table_from_before_ids_changed_is_known_by_the_ids_of_today():
+    oracle = toy_oracle()
+    old = replace(oracle, entries={f"old-{k}": replace(entry, id=f"old-{k}") for k, entry in oracle.entries.items()})
+    found = old.identified(lambda params: space(Given(params)))
+    assert found.to_text() == oracle.to_text()
