@@ -31,6 +31,7 @@ OPS = (
     "grouped_matmul",
     "moe",
     "short_convolution",
+    "vector_recurrence",
 )
 ARCHITECTURES = (80, 90, 100)
 # Per block: CUDA C++ programming guide, technical specifications per compute capability.

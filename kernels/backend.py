@@ -34,6 +34,8 @@ OPERATIONS = (
     "selective_scan_step",
     "short_convolution",
     "short_convolution_step",
+    "vector_recurrence",
+    "vector_recurrence_step",
 )
 
 # Plain module variables, for all threads: torch.compile can read them while tracing, which it cannot do with a

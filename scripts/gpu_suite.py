@@ -48,6 +48,8 @@ FUNCTIONS = (  # of kernels, which is not imported: the plan is shown at once
     "moe_ffn",
     "short_convolution",
     "short_convolution_step",
+    "vector_recurrence",
+    "vector_recurrence_step",
 )
 FAMILIES = (
     "attention",
@@ -56,6 +58,7 @@ FAMILIES = (
     "grouped_matmul",
     "moe",
     "short_convolution",
+    "vector_recurrence",
 )  # of kernels, to be tuned
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import kernels
-from nas.measure import rival_fused, rival_sparse
+from nas.measure import rival_fused, rival_scans, rival_sparse
 
 Arguments = dict[str, Any]  # of functions with unlike signatures
 Make = Callable[[torch.Generator], Arguments]
@@ -168,12 +168,11 @@ def cases() -> dict[str, tuple[Case, ...]]:
         *recurrence_cases(),
         Case("experts", "grouped_matmul", experts(spare=0)),
         Case("experts and spare rows", "grouped_matmul", experts(spare=5)),
-        *(Case(*one) for one in (*rival_fused.CASES, *rival_sparse.CASES)),
+        *(Case(*one) for one in (*rival_fused.CASES, *rival_scans.CASES, *rival_sparse.CASES)),
     )
     functions = ("attention", "attention_step", "grouped_matmul", "matrix_recurrence", "matrix_recurrence_step")
-    functions += rival_fused.FUNCTIONS + rival_sparse.FUNCTIONS
-    by_function = {name: tuple(case for case in everything if case.function == name) for name in functions}
-    return by_function | {"selective_scan": (), "selective_scan_step": ()}
+    functions += rival_fused.FUNCTIONS + rival_scans.FUNCTIONS + rival_sparse.FUNCTIONS
+    return {name: tuple(case for case in everything if case.function == name) for name in functions}
 
 
 CASES = cases()

@@ -16,7 +16,7 @@ import torch
 from torch.nn.attention import SDPBackend
 
 import kernels
-from nas.measure import rival_fused, rival_sparse
+from nas.measure import rival_fused, rival_scans, rival_sparse
 from nas.measure.child import ChildFailed, in_child
 from nas.measure.memory import DoesNotFit
 from nas.measure.rival_adapters import Substitute, fla_recurrence, fla_step, grouped_mm, sdpa, sdpa_step
@@ -192,6 +192,7 @@ def _rivals() -> tuple[Rival, ...]:
     for name, function, adapter, library in rival_fused.ADAPTERS:
         devices = everywhere if library == "torch" else ("cuda",)
         found.append(Rival(name, function, adapter, devices, library, in_networks=False))
+    found += [Rival(*one[:3], library=one[3]) for one in rival_scans.ADAPTERS]
     return tuple(found)
 
 

@@ -9,7 +9,7 @@
 import itertools
 from dataclasses import replace
 
-from scripts.kernel_lab import fused_problems, sparse_problems
+from scripts.kernel_lab import fused_problems, scan_problems, sparse_problems
 from scripts.kernel_lab.operations import (
     Attention,
     AttentionStep,
@@ -51,7 +51,7 @@ def benchmark_problems(device_type: str) -> list[Problem]:
     if device_type == "cpu":
         return [Problem(name=name, operation=one, dtype="float32", exact=True) for name, one in cpu_sizes()]
     named = [*attention_sizes(), *recurrence_sizes(), *scan_sizes(), *expert_sizes()]
-    named += [*sparse_problems.benchmark_sizes(), *fused_problems.benchmark_sizes()]
+    named += [*sparse_problems.benchmark_sizes(), *fused_problems.benchmark_sizes(), *scan_problems.benchmark_sizes()]
     return [Problem(name=name, operation=one, dtype="bfloat16", exact=False) for name, one in named]
 
 
@@ -132,6 +132,7 @@ def cpu_sizes() -> list[tuple[str, Operation]]:
         ("T256 E8 K256 N192", GroupedMatmul(M=512, E=8, K=256, N=192)),
         *sparse_problems.cpu_sizes(),
         *fused_problems.cpu_sizes(),
+        *scan_problems.cpu_sizes(),
     ]
 
 
@@ -167,6 +168,7 @@ def launch_problems() -> list[Problem]:
             ("more experts than rows", GroupedMatmul(M=8, E=64, K=128, N=64)),
             *sparse_problems.launch_sizes(),
             *fused_problems.launch_sizes(),
+            *scan_problems.launch_sizes(),
         ]
         problems += [Problem(name=name, operation=one, dtype=dtype, exact=True) for name, one in named]
     return problems
@@ -190,5 +192,6 @@ def tiny_problems(dtype: str = "float32") -> list[Problem]:
         ("experts", GroupedMatmul(M=40, E=3, K=32, N=16)),
         *sparse_problems.tiny_sizes(),
         *fused_problems.tiny_sizes(),
+        *scan_problems.tiny_sizes(),
     ]
     return [Problem(name=name, operation=one, dtype=dtype, exact=True) for name, one in named]

@@ -6,7 +6,7 @@ checked on a small one with a length that is no multiple of any block; neither s
 
 from dataclasses import replace
 
-from scripts.kernel_lab import fused_problems, sparse_problems
+from scripts.kernel_lab import fused_problems, scan_problems, sparse_problems
 from scripts.kernel_lab.operations import (
     Attention,
     AttentionStep,
@@ -32,6 +32,7 @@ def tuning_problems(op: str | None = None) -> list[Problem]:
         "selective_scan": _scan(),
         **sparse_problems.tuning_sizes(),
         **fused_problems.tuning_sizes(),
+        **scan_problems.tuning_sizes(),
     }
     named = [one for family, problems in families.items() if op in (None, family) for one in problems]
     return [Problem(name=name, operation=one, dtype="bfloat16", exact=False) for name, one in named]
@@ -101,9 +102,10 @@ def _scan() -> list[tuple[str, Operation]]:
 def small(problem: Problem) -> Problem:
     """The same launches on little data: few sequences and tokens; heads stay, because kernels are compiled for them."""
     one = problem.operation
-    elsewhere = sparse_problems.small_size(one) or fused_problems.small_size(one)
-    if elsewhere is not None:
-        return replace(problem, operation=elsewhere, exact=True)
+    for one_file in (fused_problems, scan_problems, sparse_problems):
+        smaller = one_file.small_size(one)
+        if smaller is not None:
+            return replace(problem, operation=smaller, exact=True)
     if isinstance(one, Attention):
         chosen = min(one.chosen_blocks, 3)
         return replace(problem, operation=replace(one, B=1, T=333, chosen_blocks=chosen, window=one.window and 50))

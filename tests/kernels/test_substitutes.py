@@ -25,6 +25,8 @@ CALLS = {
         WIDE[0], WIDE[0], -torch.ones(4, 2), WIDE[0, :, :2], WIDE[0, :, :2], torch.zeros(3, 4, 2)
     ),
     "short_convolution": lambda: kernels.short_convolution(WIDE, torch.ones(4, 2)),
+    "vector_recurrence": lambda: kernels.vector_recurrence(WIDE, -WIDE),
+    "vector_recurrence_step": lambda: kernels.vector_recurrence_step(WIDE[0], -WIDE[0], WIDE[0]),
     "short_convolution_step": lambda: kernels.short_convolution_step(WIDE[0], torch.zeros(3, 1, 4), torch.ones(4, 2)),
 }
 

@@ -1,0 +1,71 @@
+"""What the scans of vector and diagonal states are asked in benchmarks, as in `scripts/kernel_lab/operations.py`."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from scripts.kernel_lab.operations import Arguments, Cost, Operation, Random
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorRecurrence(Operation):
+    """`kernels.vector_recurrence`; state: it starts from one and returns the last; decays in float32, as gates are."""
+
+    B: int
+    T: int
+    D: int
+    state: bool = False
+    reverse: bool = False
+    half_decay: bool = False
+    function: ClassVar[str] = "vector_recurrence"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        return ("x", "log_decay", *(("initial_state",) if self.state else ()))
+
+    def arguments(self, random: Random) -> Arguments:
+        x = random.normal(self.B, self.T, self.D)
+        log_decay = F.logsigmoid(random.normal(self.B, self.T, self.D, dtype=torch.float32) + 3)
+        state = random.normal(self.B, self.D, dtype=torch.float32) if self.state else None
+        return {
+            "x": x,
+            "log_decay": log_decay.to(x.dtype) if self.half_decay else log_decay,
+            "initial_state": state,
+            "return_state": self.state,
+            "reverse": self.reverse,
+        }
+
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return tuple(arguments["x"].shape)
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        return self._cost(2, itemsize, wide=1, narrow=2)  # log_decay; x, h
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        return self._cost(5, itemsize, wide=2, narrow=3)  # log_decay and its gradient; h, dh, dx
+
+    def _cost(self, flops: int, itemsize: int, *, wide: int, narrow: int) -> Cost:
+        elements = self.B * self.T * self.D
+        decay_bytes = itemsize if self.half_decay else 4
+        return Cost(flops * elements, elements * (wide * decay_bytes + narrow * itemsize), vector=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorRecurrenceStep(Operation):
+    """`kernels.vector_recurrence_step`: as `VectorRecurrence` for one token."""
+
+    B: int
+    D: int
+    half_decay: bool = False
+    function: ClassVar[str] = "vector_recurrence_step"
+
+    def arguments(self, random: Random) -> Arguments:
+        one = VectorRecurrence(B=self.B, T=1, D=self.D, state=True, half_decay=self.half_decay)
+        given = one.arguments(random)
+        return {"x": given["x"][:, 0], "log_decay": given["log_decay"][:, 0], "state": given["initial_state"]}
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        decay_bytes = itemsize if self.half_decay else 4
+        return Cost(2 * self.B * self.D, self.B * self.D * (8 + decay_bytes + 2 * itemsize), vector=True)
