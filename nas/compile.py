@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nas.architecture import Architecture
-from nas.architecture.ffns import FfnOptions, Glu, Moe, NoFfn
+from nas.architecture.ffns import FfnOptions, Glu, Mlp, Moe, NoFfn
 from nas.architecture.mixers import (
     Attention,
     BlockSparseAttention,
@@ -23,6 +23,7 @@ from nas.architecture.mixers import (
 )
 from nas.ffns.base import Ffn
 from nas.ffns.glu import GluFfn
+from nas.ffns.mlp import MlpFfn
 from nas.ffns.moe import MoeFfn
 from nas.layers.norm import LayerNorm, RMSNorm
 from nas.mixers.attention import AttentionMixer
@@ -49,6 +50,7 @@ MIXERS: dict[type[MixerOptions], Callable[[Any, int], Mixer] | None] = {
 FFNS: dict[type[FfnOptions], Callable[[Any, int], Ffn] | None] = {
     NoFfn: None,
     Glu: GluFfn,
+    Mlp: MlpFfn,
     Moe: MoeFfn,
 }
 

@@ -19,6 +19,7 @@ from nas.architecture import (
     Mamba1,
     Mamba2,
     MixerOptions,
+    Mlp,
     Moe,
     NoFfn,
     NoMixer,
@@ -66,6 +67,7 @@ ALL_MIXERS: tuple[MixerOptions, ...] = (
 )
 ALL_FFNS: tuple[FfnOptions, ...] = (
     Glu(d_ff=24),
+    Mlp(d_ff=20, bias=True),
     Moe(num_experts=4, top_k=2, d_ff=12, num_shared=1),
     Moe(num_experts=3, top_k=3, d_ff=7, activation="gelu"),
 )

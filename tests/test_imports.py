@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "nas.compile": {"nas.architecture", "nas.layers", "nas.model", "nas.mixers", "nas.ffns"},
     "nas.parts": {"nas.architecture", "nas.compile", "nas.ffns", "nas.mixers"},
     "nas.count": {"nas.architecture", "nas.deployment", "nas.parts", "nas.workload"},
+    "nas.interop": {"nas.architecture", "nas.compile", "nas.model"},
     "nas.checkpoint": set(),
     "nas.losses": set(),
     "nas.tasks": {"nas.architecture"},
@@ -70,7 +71,7 @@ OWNERS: dict[str, set[str]] = {
     "datasets": {"nas.tasks"},
     "tokenizers": {"nas.tasks"},
     "triton": {"kernels"},
-    "safetensors": {"nas.checkpoint"},
+    "safetensors": {"nas.checkpoint", "nas.interop"},
     "transformers": set(),
     "fla": {"nas.measure"},
 }

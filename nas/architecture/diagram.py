@@ -2,11 +2,11 @@
 
 One letter a mixer: A attention, S sliding-window attention, B block-sparse attention, L gated linear attention,
 M Mamba-2, m Mamba-1, G gated DeltaNet, (AM) heads of A and M side by side, 0 none. Behind it the FFN:
-nothing for a GLU, e for experts, - for none.
+nothing for a GLU, u for a plain MLP, e for experts, - for none.
 """
 
 from nas.architecture.architecture import Architecture, Block
-from nas.architecture.ffns import FfnOptions, Moe, NoFfn
+from nas.architecture.ffns import FfnOptions
 from nas.architecture.mixers import Attention, HeadMix, MixerOptions
 
 MIXER_LETTERS = {
@@ -20,6 +20,9 @@ MIXER_LETTERS = {
 }
 
 
+FFN_MARKS = {"glu": "", "mlp": "u", "moe": "e", "none": "-"}
+
+
 def mixer_letter(mixer: MixerOptions) -> str:
     """The letter of a mixer; the letters of its parts in brackets for head_mix."""
     if isinstance(mixer, HeadMix):
@@ -31,9 +34,7 @@ def mixer_letter(mixer: MixerOptions) -> str:
 
 def ffn_letter(ffn: FfnOptions) -> str:
     """The mark of an FFN behind its mixer's letter."""
-    if isinstance(ffn, NoFfn):
-        return "-"
-    return "e" if isinstance(ffn, Moe) else ""
+    return FFN_MARKS[ffn.kind]
 
 
 def block_letters(block: Block) -> str:

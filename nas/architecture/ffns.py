@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from nas.architecture.errors import ArchitectureError
 from nas.architecture.options import Options, option
 
-Activation = Literal["silu", "gelu", "relu2"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,25 @@ class NoFfn(FfnOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Glu(FfnOptions):
-    """Gated linear unit: down(activation(gate x) * up x)."""
+    """Gated linear unit: down(activation(gate_scale gate x) * up x)."""
 
     kind: ClassVar[str] = "glu"
 
     d_ff: int = option(role="width", minimum=1)
     activation: Activation = option("silu")
+    bias: bool = option(False, rare=True)
+    gate_scale: float = option(1.0, rare=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mlp(FfnOptions):
+    """Two matrices: down(activation(up x))."""
+
+    kind: ClassVar[str] = "mlp"
+
+    d_ff: int = option(role="width", minimum=1)
+    activation: Activation = option("relu2")
+    bias: bool = option(False, rare=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,4 +73,4 @@ class Moe(FfnOptions):
         return self
 
 
-FFNS: dict[str, type[FfnOptions]] = {cls.kind: cls for cls in (NoFfn, Glu, Moe)}
+FFNS: dict[str, type[FfnOptions]] = {cls.kind: cls for cls in (NoFfn, Glu, Mlp, Moe)}

@@ -87,13 +87,17 @@ class GroupedHeads(MixerOptions):
 class Attention(GroupedHeads):
     """Softmax attention; sliding window when `window` is set.
 
-    score_scale: factor of the scores beside 1 / sqrt(head_dim). output_gate: heads are multiplied by sigmoid(W x).
+    score_scale: factor of the scores beside 1 / sqrt(head_dim). soft_cap: c tanh(s / c) takes the place of a score s.
+    sinks: every head has one more key, whose score is learned and whose value is zero. output_gate: heads are
+    multiplied by sigmoid(W x).
     """
 
     kind: ClassVar[str] = "attention"
 
     window: int | None = option(None, role="tokens", minimum=1)
     score_scale: float = option(1.0, rare=True)
+    soft_cap: float | None = option(None, minimum=1e-3, rare=True)
+    sinks: bool = option(False, rare=True)
     output_gate: OutputGate = option("none", rare=True)
     out_bias: bool = option(False, rare=True)
     position: Position = option("rope")

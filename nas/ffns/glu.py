@@ -1,4 +1,4 @@
-"""The gated linear unit: down(activation(gate x) * up x).
+"""The gated linear unit: down(activation(gate x) * up x), the gate times a constant where there is one.
 
 Source: Shazeer (arXiv 2002.05202), section 2; with SiLU it is SwiGLU.
 """
@@ -19,11 +19,13 @@ class GluFfn(Ffn):
     def __init__(self, options: Glu, d_model: int) -> None:
         super().__init__()
         self.activation: Activation = options.activation
-        self.in_proj = Linear(d_model, 2 * options.d_ff)
-        self.out_proj = Linear(options.d_ff, d_model)
+        self.gate_scale = options.gate_scale
+        self.in_proj = Linear(d_model, 2 * options.d_ff, bias=options.bias)
+        self.out_proj = Linear(options.d_ff, d_model, bias=options.bias)
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         gate, up = self.in_proj(x).chunk(2, dim=-1)
+        gate = gate if self.gate_scale == 1 else self.gate_scale * gate
         return self.out_proj(ACTIVATIONS[self.activation](gate) * up)
 
     def flops(self, tokens: int) -> int:

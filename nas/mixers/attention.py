@@ -1,11 +1,13 @@
 """Softmax attention with grouped keys and values, rotary positions or none, over everything or a sliding window.
 
 Sources: Vaswani et al. (arXiv 1706.03762); grouped queries: Ainslie et al. (arXiv 2305.13245); sliding window: Mistral
-(arXiv 2310.06825), section 2; output gate: Qiu et al. (arXiv 2505.06708), section 3.
+(arXiv 2310.06825), section 2; output gate: Qiu et al. (arXiv 2505.06708), section 3; caps and sinks: `kernels`.
 """
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kernels import attention, attention_step
 from nas.architecture.mixers import Attention
@@ -24,6 +26,8 @@ class AttentionMixer(Mixer):
         self.family = options.family
         self.window = options.window
         self.scale = options.score_scale * options.head_dim**-0.5
+        self.soft_cap = options.soft_cap
+        self.sinks = nn.Parameter(torch.zeros(options.num_heads)) if options.sinks else None
         self.qkv = QkvProjection(options, d_model)
         inner = options.num_heads * options.head_dim
         self.gate_proj = Linear(d_model, inner) if options.output_gate == "sigmoid" else None
@@ -36,7 +40,7 @@ class AttentionMixer(Mixer):
         q, k, v = self.qkv(x, context)
         if state is not None:
             k, v = extend(state["k"], k, context.position), extend(state["v"], v, context.position)
-        o = attention(q, k, v, scale=self.scale, window=self.window)
+        o = attention(q, k, v, scale=self.scale, window=self.window, **self._score_options(q))
         return self._finish(o, x), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
@@ -45,7 +49,8 @@ class AttentionMixer(Mixer):
         slot = context.position % slots
         state["k"][:, slot], state["v"][:, slot] = k[:, 0], v[:, 0]
         filled = min(context.position + 1, slots)
-        o = attention_step(q[:, 0], state["k"].to(q.dtype), state["v"].to(q.dtype), filled, scale=self.scale)
+        k_seen, v_seen = state["k"].to(q.dtype), state["v"].to(q.dtype)
+        o = attention_step(q[:, 0], k_seen, v_seen, filled, scale=self.scale, **self._score_options(q))
         return self._finish(o, x), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
@@ -61,6 +66,9 @@ class AttentionMixer(Mixer):
     def state_traffic(self, tokens: int, context_len: int, dtype: torch.dtype) -> int:
         # All keys and values in sight are read; only those of the new tokens are written.
         return self.state_bytes(context_len + tokens, dtype) + self.state_bytes(tokens, dtype)
+
+    def _score_options(self, q: Tensor) -> dict[str, Any]:
+        return {"softcap": self.soft_cap, "sink": None if self.sinks is None else self.sinks.to(q.dtype)}
 
     def _finish(self, o: Tensor, x: Tensor) -> Tensor:
         """o [..., H, D] gated by x [..., d] and projected."""

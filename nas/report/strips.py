@@ -24,7 +24,7 @@ MIXER_COLOURS = {
     "G": "#009e73",
     "0": "#ffffff",
 }
-FFN_COLOURS = {"glu": "#c8c8c8", "moe": "#555555", "none": "#ffffff"}
+FFN_COLOURS = {"glu": "#c8c8c8", "mlp": "#8c8c8c", "moe": "#555555", "none": "#ffffff"}
 OTHER_COLOUR = "#999999"
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import kernels
 from nas.architecture import FFNS as KINDS
-from nas.architecture import FfnOptions, Glu, Moe, NoFfn
+from nas.architecture import FfnOptions, Glu, Mlp, Moe, NoFfn
 from nas.compile import FFNS, build_ffn
 from nas.context import Context
 from nas.ffns.base import Ffn
@@ -18,6 +18,10 @@ D_MODEL = 24
 CASES: dict[str, FfnOptions] = {
     "glu": Glu(d_ff=40),
     "glu gelu": Glu(d_ff=16, activation="gelu"),
+    "glu gelu tanh": Glu(d_ff=16, activation="gelu_tanh"),
+    "glu with biases": Glu(d_ff=16, bias=True, gate_scale=0.5),
+    "mlp": Mlp(d_ff=24),
+    "mlp with biases": Mlp(d_ff=24, activation="gelu", bias=True),
     "glu relu2": Glu(d_ff=16, activation="relu2"),
     "moe": Moe(num_experts=4, top_k=2, d_ff=16),
     "moe shared": Moe(num_experts=5, top_k=1, d_ff=8, num_shared=2),
@@ -95,7 +99,8 @@ def test_bfloat16_weights_and_autocast_both_work(ffn: Ffn, x: Tensor):
 
 
 def test_flops_follow_the_active_weights(ffn: Ffn):
-    assert ffn.flops(7) == 7 * ffn.flops(1) == 2 * 7 * ffn.active_parameters()
+    biases = sum(p.numel() for name, p in ffn.named_parameters() if name.endswith("bias"))
+    assert ffn.flops(7) == 7 * ffn.flops(1) == 2 * 7 * (ffn.active_parameters() - biases)
 
 
 @pytest.mark.parametrize("name", [name for name, options in CASES.items() if isinstance(options, Moe)])

@@ -38,6 +38,8 @@ CASES: dict[str, MixerOptions] = {
         num_heads=4, num_kv_heads=2, head_dim=16, qk_norm="full", rope_fraction=0.5, qkv_bias=True
     ),
     "attention gated": Attention(num_heads=2, head_dim=16, output_gate="sigmoid", qk_norm="l2", rope_interleaved=True),
+    "attention capped, with sinks": Attention(num_heads=4, num_kv_heads=1, head_dim=16, soft_cap=2.0, sinks=True),
+    "attention window with sinks": Attention(num_heads=2, head_dim=16, window=5, sinks=True),
     "attention stretched": Attention(
         num_heads=2, head_dim=16, window=9, rope_fraction=0.75, rope_scaling=YarnScaling(factor=4, original_length=8)
     ),

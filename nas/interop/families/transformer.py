@@ -1,0 +1,129 @@
+"""Attention in every layer: Llama and those that differ from it in norms, windows, scales, biases or experts."""
+
+from nas.architecture import Attention, Glu, Moe
+from nas.interop.families.readers import activation, has, head_dim, layer_type, rope, window
+from nas.interop.family import Family, Part
+from nas.interop.fields import Fields, always, field
+from nas.interop.tensors import plus_one, rows, transposed_rows
+
+ATTENTION = Part(
+    kind=Attention,
+    prefix="self_attn.",
+    norm="input_layernorm",
+    options={
+        "num_heads": field("num_attention_heads"),
+        "num_kv_heads": field("num_key_value_heads", None),
+        "head_dim": head_dim,
+        "qkv_bias": has("self_attn.q_proj.bias"),
+        "out_bias": has("self_attn.o_proj.bias"),
+        "norm_eps": field("rms_norm_eps"),
+        "window": window,
+    },
+    groups=(rope,),
+    tensors={"qkv.linear": rows("q_proj", "k_proj", "v_proj"), "out_proj": rows("o_proj")},
+)
+GLU = Part(
+    kind=Glu,
+    prefix="mlp.",
+    norm="post_attention_layernorm",
+    options={
+        "d_ff": field("intermediate_size"),
+        "activation": activation("hidden_act"),
+        "bias": has("mlp.down_proj.bias"),
+    },
+    tensors={"in_proj": rows("gate_proj", "up_proj"), "out_proj": rows("down_proj")},
+)
+LLAMA = Family(
+    mixers={"": ATTENTION.but(options={"window": always(None)})},
+    ffns={"": GLU},
+    num_layers=field("num_hidden_layers"),
+    network={
+        "d_model": field("hidden_size"),
+        "vocab_size": field("vocab_size"),
+        "tie_embeddings": field("tie_word_embeddings", False),
+        "norm_eps": field("rms_norm_eps"),
+    },
+    expected={"attention_dropout": (0.0,), "pretraining_tp": (1,)},
+    inert=("attention_bias", "mlp_bias"),  # the tensors say it
+)
+
+WINDOWED = LLAMA.but(mixer_of=layer_type, mixers={"full_attention": ATTENTION, "sliding_attention": ATTENTION})
+
+MOE = Part(
+    kind=Moe,
+    prefix="block_sparse_moe.",
+    norm="post_attention_layernorm",
+    options={
+        "num_experts": field("num_local_experts"),
+        "top_k": field("num_experts_per_tok"),
+        "d_ff": field("intermediate_size"),
+        "activation": activation("hidden_act"),
+        "balance_weight": always(0.0),
+    },
+    tensors={
+        "router": rows("gate"),
+        "experts_in": transposed_rows("experts.{}.w1.weight", "experts.{}.w3.weight"),
+        "experts_out": transposed_rows("experts.{}.w2.weight"),
+    },
+)
+MIXTRAL = WINDOWED.but(ffns={"": MOE}, expected={"router_jitter_noise": (0.0,)})
+
+QK_NORMED = ATTENTION.but(
+    options={"qk_norm": always("head")}, tensors={"qkv.q_norm": rows("q_norm"), "qkv.k_norm": rows("k_norm")}
+)
+
+
+def _qwen_window(fields: Fields, layer: int) -> int | None:
+    """Before `layer_types` was written, the layers from `max_window_layers` on had the window, where it was used."""
+    first = fields("max_window_layers", 0)
+    if not fields("use_sliding_window", False):
+        fields("sliding_window", None)
+        return None
+    if fields("layer_types", None) is None:
+        return fields("sliding_window") if layer >= first else None
+    return window(fields, layer)
+
+
+def _gemma_score_scale(fields: Fields, layer: int) -> float:
+    return (head_dim(fields, layer) / fields("query_pre_attn_scalar")) ** 0.5
+
+
+QWEN2_ATTENTION = ATTENTION.but(options={"window": _qwen_window})
+QWEN3_ATTENTION = QK_NORMED.but(options={"window": _qwen_window})
+GEMMA_ATTENTION = ATTENTION.but(post_norm="post_attention_layernorm", options={"score_scale": _gemma_score_scale})
+GEMMA_QK_NORMED = GEMMA_ATTENTION.but(
+    options={"qk_norm": always("head")}, tensors={"qkv.q_norm": plus_one("q_norm"), "qkv.k_norm": plus_one("k_norm")}
+)
+GEMMA_GLU = GLU.but(
+    norm="pre_feedforward_layernorm",
+    post_norm="post_feedforward_layernorm",
+    options={"activation": activation("hidden_activation")},
+)
+GEMMA2_ATTENTION = GEMMA_ATTENTION.but(options={"soft_cap": field("attn_logit_softcapping", None)})
+GEMMA2 = WINDOWED.but(
+    mixers={"full_attention": GEMMA2_ATTENTION, "sliding_attention": GEMMA2_ATTENTION},
+    ffns={"": GEMMA_GLU},
+    network={
+        "tie_embeddings": field("tie_word_embeddings", True),
+        "embedding_scale": always("sqrt_d_model"),
+        "logits_soft_cap": field("final_logit_softcapping", None),
+    },
+    norms=plus_one,
+    expected={"use_bidirectional_attention": (False, None)},
+    inert=("attention_bias",),
+)
+GEMMA3 = GEMMA2.but(
+    mixers={"full_attention": GEMMA_QK_NORMED, "sliding_attention": GEMMA_QK_NORMED},
+    # The pattern is what `layer_types` was made from; scores are not capped, whatever the field says.
+    inert=("attention_bias", "_sliding_window_pattern", "attn_logit_softcapping"),
+)
+
+TRANSFORMERS: dict[str, Family] = {
+    "llama": LLAMA,
+    "mistral": WINDOWED,
+    "mixtral": MIXTRAL,
+    "qwen2": WINDOWED.but(mixers={"full_attention": QWEN2_ATTENTION, "sliding_attention": QWEN2_ATTENTION}),
+    "qwen3": WINDOWED.but(mixers={"full_attention": QWEN3_ATTENTION, "sliding_attention": QWEN3_ATTENTION}),
+    "gemma2": GEMMA2,
+    "gemma3_text": GEMMA3,
+}

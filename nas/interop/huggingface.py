@@ -1,0 +1,106 @@
+"""Models that `transformers` saved, as architectures and weights of ours: config.json and safetensors, no code.
+
+The tables of `nas/interop/families` say which field is which option and which tensor is which parameter. Whatever a
+table does not explain is refused by name: a field that was not read, a tensor that nothing took.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nas.architecture import Architecture, Moe
+from nas.compile import compile_architecture
+from nas.interop.errors import InteropError
+from nas.interop.families import family_of
+from nas.interop.family import Family
+from nas.interop.fields import Fields, read_config
+from nas.interop.tensors import Source, Weights
+from nas.model import Model
+
+
+def load_pretrained(path: str | Path, *, dtype: torch.dtype | None = None) -> tuple[Architecture, Model]:
+    """The architecture and the model, in evaluation mode on the CPU, of a directory that `transformers` saved.
+
+    dtype: of the weights; the one of each stored tensor unless given. Executes nothing of the directory's.
+    Raises InteropError, in one sentence, for files that cannot be read, a missing or unexpected tensor, and a field
+    that would change the computation and is not understood.
+    """
+    directory = Path(path)
+    config = read_config(directory)
+    with Weights(directory) as weights:
+        fields = Fields(config, weights.names)
+        family = family_of(fields)
+        architecture = family.read(fields)
+        with torch.device("meta"):
+            model = compile_architecture(architecture)
+        for name, source in sources(family, fields, architecture, model):
+            _set(model, name, weights.take(source, _experts(architecture, name)), dtype)
+        if model.head is None and family.head in weights.names:
+            _check_tied(weights, family)
+        weights.refuse_unread()
+    return architecture, model.eval()
+
+
+def sources(family: Family, fields: Fields, architecture: Architecture, model: Model) -> list[tuple[str, Source]]:
+    """For every parameter of ours, in order, where it comes from."""
+    parts = [family.parts(fields, layer) for layer in range(len(architecture.blocks))]
+    found = []
+    for name, _ in model.named_parameters():
+        room, _, rest = name.partition(".")
+        if room == "blocks":
+            number, _, within = rest.partition(".")
+            layer = int(number)
+            source = _within_layer(family, parts[layer], within)
+            prefix = family.layers.format(layer)
+            found.append((name, Source(tuple(prefix + theirs for theirs in source.names), source.join)))
+        elif room == "norm":
+            found.append((name, family.norms(f"{family.last_norm}.{rest}")))
+        else:
+            found.append((name, Source((family.embedding if room == "embedding" else family.head,), _only)))
+    return found
+
+
+def _within_layer(family: Family, parts: tuple, within: str) -> Source:
+    module, _, inner = within.partition(".")
+    mixer, ffn = parts
+    norms = {
+        "mixer_norm": mixer.norm,
+        "mixer_post_norm": mixer.post_norm,
+        "ffn_norm": ffn.norm,
+        "ffn_post_norm": ffn.post_norm,
+    }
+    if module in norms:
+        return family.norms(f"{norms[module]}.{inner}")
+    return (mixer if module == "mixer" else ffn).source(inner)
+
+
+def _only(tensors: list[Tensor]) -> Tensor:
+    return tensors[0]
+
+
+def _experts(architecture: Architecture, name: str) -> int:
+    room, _, rest = name.partition(".")
+    ffn = architecture.blocks[int(rest.partition(".")[0])].ffn if room == "blocks" else None
+    return ffn.num_experts if isinstance(ffn, Moe) else 0
+
+
+def _set(model: Model, name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:
+    """Put a tensor into the place of a parameter on the meta device; raises InteropError for another shape."""
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    wanted = getattr(module, leaf)
+    if tensor.shape != wanted.shape:
+        raise InteropError(
+            f"The tensors for {name} come to shape {tuple(tensor.shape)}, but the configuration asks for "
+            f"{tuple(wanted.shape)}."
+        )
+    value = tensor.to(tensor.dtype if dtype is None else dtype).contiguous().clone()
+    setattr(module, leaf, torch.nn.Parameter(value))
+
+
+def _check_tied(weights: Weights, family: Family) -> None:
+    if not torch.equal(weights.get(family.head), weights.get(family.embedding)):
+        raise InteropError(
+            f"config.json ties the head to the embedding, but {family.head} and {family.embedding} differ."
+        )

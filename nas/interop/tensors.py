@@ -1,0 +1,137 @@
+"""Tensors that somebody else saved: read by name, joined to the shapes of ours, and none of them forgotten."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from nas.interop.errors import InteropError
+
+# Tables that old checkpoints hold though they follow from the configuration.
+DERIVED = re.compile(r"\.rotary_emb\.inv_freq$")
+
+Join = Callable[[Sequence[Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a parameter of ours comes from: names of theirs, and how they become one tensor.
+
+    A name without `.weight` or `.bias` at its end stands for both. Where `{}` stands in a name, it is read for each
+    expert and the results are stacked.
+    """
+
+    names: tuple[str, ...]
+    join: Join
+
+    def of(self, leaf: str) -> "Source":
+        """For one parameter of the module that the names stand for."""
+        return Source(tuple(f"{name}.{leaf}" for name in self.names), self.join)
+
+
+def rows(*names: str) -> Source:
+    """Those tensors one below the other."""
+    return Source(names, torch.cat)
+
+
+def plus_one(*names: str) -> Source:
+    """Weights of a norm that multiplies by 1 + w: as ours multiply by w, the sum is the weight."""
+    return Source(names, lambda tensors: torch.cat([1 + tensor for tensor in tensors]))
+
+
+def filters(name: str) -> Source:
+    """The filters of a depthwise convolution, [C, 1, W] -> [C, W]."""
+    return Source((name,), lambda tensors: tensors[0].squeeze(1))
+
+
+def transposed_rows(*names: str) -> Source:
+    """Those matrices one below the other, and that transposed."""
+    return Source(names, lambda tensors: torch.cat(list(tensors)).t())
+
+
+class Weights:
+    """The safetensors files of a directory, opened together; remembers which tensors were read."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._file_of = _files(directory)
+        self._open = ExitStack()
+        self._handles: dict[str, Any] = {}
+        self._read: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._open.close()
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self._file_of)
+
+    def get(self, name: str) -> Tensor:
+        """Raises InteropError for a tensor that is missing or cannot be read."""
+        if name not in self._file_of:
+            raise InteropError(f"{self.directory} lacks the tensor {name}, which its configuration asks for.")
+        self._read.add(name)
+        return _reading(
+            self.directory / self._file_of[name], lambda: self._handle(self._file_of[name]).get_tensor(name)
+        )
+
+    def take(self, source: Source, experts: int) -> Tensor:
+        """A parameter of ours."""
+        if not any("{}" in name for name in source.names):
+            return source.join([self.get(name) for name in source.names])
+        each = ([self.get(name.format(expert)) for name in source.names] for expert in range(experts))
+        return torch.stack([source.join(tensors) for tensors in each])
+
+    def refuse_unread(self) -> None:
+        """Raise InteropError for tensors that no parameter of ours came from."""
+        unread = sorted(name for name in self.names - self._read if not DERIVED.search(name))
+        if unread:
+            more = f" and {len(unread) - 1} more" if unread[1:] else ""
+            raise InteropError(
+                f"{self.directory} holds the tensor {unread[0]}{more}, which nothing in the architecture takes; the "
+                "model computes something that is not understood."
+            )
+
+    def _handle(self, file: str) -> Any:
+        if file not in self._handles:
+            self._handles[file] = self._open.enter_context(safe_open(self.directory / file, framework="pt"))
+        return self._handles[file]
+
+
+def _files(directory: Path) -> dict[str, str]:
+    """Tensor -> file. Raises InteropError where there are no readable safetensors."""
+    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
+    if index.exists():
+        try:
+            listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            return {str(name): str(file) for name, file in listed.items() if Path(file).name == file}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InteropError(f"{index} is not a readable index of tensors ({type(error).__name__}).") from None
+    if not single.exists():
+        raise InteropError(
+            f"{directory} has no model.safetensors; weights in other formats can execute code and are not read."
+        )
+
+    def names() -> list[str]:
+        with safe_open(single, framework="pt") as file:
+            return list(file.keys())
+
+    return dict.fromkeys(_reading(single, names), single.name)
+
+
+def _reading(path: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except (OSError, SafetensorError) as error:
+        raise InteropError(f"The weights {path} cannot be read ({error}).") from None
