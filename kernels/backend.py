@@ -32,6 +32,8 @@ OPERATIONS = (
     "moe_ffn",
     "selective_scan",
     "selective_scan_step",
+    "rms_norm",
+    "l2_norm",
     "short_convolution",
     "short_convolution_step",
     "vector_recurrence",

@@ -1,0 +1,127 @@
+"""Root-mean-square normalisation and what mixers put around it: residual sums, gates in both orders, groups, and the
+L2 normalisation of queries and keys.
+
+Source: Zhang and Sennrich (arXiv 1910.07467), equation 4. With a gate behind it: Yang et al., GLA (arXiv 2312.06635),
+section 4.4; with the gate in front: Dao and Gu, Mamba-2 (arXiv 2405.21060), section 7.1.
+"""
+
+from types import ModuleType
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from kernels._rms_norm import portable, reference
+from kernels.backend import ask_substitute, choose_backend
+
+NormGate = Literal["silu", "sigmoid"]
+
+
+def rms_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    *,
+    eps: float = 1e-6,
+    residual: Tensor | None = None,
+    gate: Tensor | None = None,
+    gate_activation: NormGate = "silu",
+    gate_first: bool = False,
+    group_size: int | None = None,
+    unit_offset: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """s / sqrt(mean(s²) + eps) * weight over the last axis, or over groups of it.
+
+    Args:
+        x: [..., D]; any strides, so that heads and slices of a projection are read where they lie.
+        weight: [D]; left out, there is none. Heads share one when they are an axis of x.
+        eps: added to the mean of the squares.
+        residual: [..., D]; s = x + residual, which is returned as well. Not together with a gate.
+        gate: [..., D], the z of y = norm(x) act(z), or of y = norm(x act(z)) with `gate_first`.
+        gate_activation: act, "silu" or "sigmoid".
+        group_size: normalise each `group_size` channels by themselves (Mamba-2's groups); a divisor of D.
+        unit_offset: the weight is stored less one (Gemma, Qwen3-Next): multiply by 1 + weight.
+
+    Returns y [..., D], or (y, s) with a residual; in the type of x, or that to which x and the residual promote. Gate
+    and x have one type; the weight has that of x or float32. All arithmetic is in float32. Every tensor given receives
+    gradients, once: the backward pass itself is not differentiable.
+
+    Raises ValueError when shapes, types or devices do not belong together.
+    """
+    size = _check(x, weight, residual, gate, gate_activation, group_size)
+    options = {
+        "eps": eps,
+        "residual": residual,
+        "gate": gate,
+        "gate_activation": gate_activation,
+        "gate_first": gate_first,
+        "group_size": group_size,
+        "unit_offset": unit_offset,
+    }
+    substituted = ask_substitute("rms_norm", x, weight, **options)
+    if substituted is not NotImplemented:
+        return substituted
+    activation = None if gate is None else gate_activation
+    arguments = (x, weight, residual, gate, eps, size, activation, gate_first, unit_offset)
+    y, total = _implementation(x).rms_norm(*arguments)
+    return y if residual is None else (y, total)
+
+
+def l2_norm(x: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(sum(x²) + eps) over the last axis of x [..., D]; in the type of x, computed in float32.
+
+    x receives gradients, once. Raises ValueError when x has no axis or is not floating.
+    """
+    _check(x, None, None, None, "silu", None)
+    substituted = ask_substitute("l2_norm", x, eps=eps)
+    if substituted is not NotImplemented:
+        return substituted
+    return _implementation(x).l2_norm(x, eps)
+
+
+def _implementation(x: Tensor) -> ModuleType:
+    backend = choose_backend(x)
+    if backend == "gpu":
+        from kernels._rms_norm import gpu  # Triton is installed on Linux alone
+
+        return gpu
+    return reference if backend == "reference" else portable
+
+
+def _check(
+    x: Tensor,
+    weight: Tensor | None,
+    residual: Tensor | None,
+    gate: Tensor | None,
+    gate_activation: str,
+    group_size: int | None,
+) -> int:
+    """How many channels are normalised together."""
+    if x.dim() == 0 or not x.is_floating_point():
+        raise ValueError(f"x must be [..., D] of a floating type, but got {list(x.shape)} of {x.dtype}.")
+    if gate_activation not in get_args(NormGate):
+        raise ValueError(f"gate_activation must be 'silu' or 'sigmoid', but got {gate_activation!r}.")
+    if residual is not None and gate is not None:
+        raise ValueError("rms_norm takes a residual or a gate, but got both: add the residual to x first.")
+    channels = x.shape[-1]
+    if group_size is not None and (group_size < 1 or channels % group_size):
+        raise ValueError(
+            f"group_size must divide the {channels} channels of x {list(x.shape)}, but got {group_size}: take a "
+            "divisor."
+        )
+    expected = {
+        "weight": (weight, [channels], (x.dtype, torch.float32)),
+        "residual": (residual, list(x.shape), None),
+        "gate": (gate, list(x.shape), (x.dtype,)),
+    }
+    for name, (tensor, shape, dtypes) in expected.items():
+        if tensor is None:
+            continue
+        if list(tensor.shape) != shape:
+            raise ValueError(f"{name} must be {shape} beside x {list(x.shape)}, but got {list(tensor.shape)}.")
+        if (dtypes is not None and tensor.dtype not in dtypes) or tensor.device != x.device:
+            wanted = " or ".join(str(dtype) for dtype in dict.fromkeys(dtypes or (tensor.dtype,)))
+            raise ValueError(
+                f"{name} must be {wanted} on {x.device}, as x is, but got {tensor.dtype} on {tensor.device}: convert "
+                "it first."
+            )
+    return channels if group_size is None else group_size

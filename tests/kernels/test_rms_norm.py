@@ -1,0 +1,226 @@
+"""The normalisations: exact examples, portable and Triton against the definition, outside oracles, and refusals."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kernels import l2_norm, rms_norm, use_backend
+from tests.kernels.closeness import assert_close_relative
+
+VALUES = {torch.float32: 1e-5, torch.float16: 2e-3}
+GRADIENTS = {torch.float32: 2e-5, torch.float16: 5e-3}
+BACKENDS = ["reference", "portable", "gpu"]
+FORMS = {
+    "plain": {},
+    "weightless": {"weight": False},
+    "offset": {"unit_offset": True},
+    "residual": {"residual": True},
+    "gate behind": {"gate": True},
+    "sigmoid behind": {"gate": True, "gate_activation": "sigmoid"},
+    "gate in front": {"gate": True, "gate_first": True},
+    "groups": {"groups": 3},
+    "groups behind a gate": {"groups": 3, "gate": True, "gate_first": True},
+    "groups before a gate": {"groups": 3, "gate": True, "gate_activation": "sigmoid"},
+}
+
+
+def problem(shape, dtype=torch.float32, *, weight=True, residual=False, gate=False, groups=None, **options):
+    """(tensors by name, options)."""
+    generator = torch.Generator().manual_seed(sum(shape))
+
+    def normal(*size, of=dtype):
+        return torch.randn(*size, generator=generator).to(of).requires_grad_()
+
+    tensors = {"x": normal(*shape)}
+    if weight:
+        tensors["weight"] = normal(shape[-1], of=torch.float32)
+    if residual:
+        tensors["residual"] = normal(*shape)
+    if gate:
+        tensors["gate"] = normal(*shape)
+    return tensors, options | ({"group_size": shape[-1] // groups} if groups else {})
+
+
+def with_gradients(backend, tensors, options, *, ones=False):
+    """Outputs, and the gradients of all tensors under random gradients of the outputs, or under their sum."""
+    with use_backend(backend):
+        outputs = rms_norm(**tensors, **options)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    generator = torch.Generator().manual_seed(1)
+    loss = sum((o.float() * torch.randn(o.shape, generator=generator)).sum() for o in outputs)
+    return outputs, torch.autograd.grad(outputs[0].sum() if ones else loss, list(tensors.values()))
+
+
+def assert_equals_the_definition(backend, tensors, options, **how):
+    dtype = tensors["x"].dtype
+    outputs, grads = with_gradients(backend, tensors, options, **how)
+    expected_outputs, expected_grads = with_gradients("reference", tensors, options, **how)
+    for output, expected in zip(outputs, expected_outputs, strict=True):
+        assert output.dtype == expected.dtype
+        assert_close_relative(output, expected, VALUES[dtype])
+    for name, grad, expected in zip(tensors, grads, expected_grads, strict=True):
+        assert grad.dtype == tensors[name].dtype, name
+        assert_close_relative(grad, expected, GRADIENTS[dtype])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_exact_examples(backend):
+    x = torch.tensor([[3.0, -4.0]])
+    with use_backend(backend):
+        y, total = rms_norm(x - 1, torch.tensor([1.0, 2.0]), eps=1e-20, residual=torch.ones(1, 2), unit_offset=True)
+        torch.testing.assert_close(y, torch.tensor([[6.0, -12.0]]) / 12.5**0.5)
+        torch.testing.assert_close(total, x)
+        torch.testing.assert_close(l2_norm(x, eps=1e-20), x / 5)
+        gated = rms_norm(x, eps=1e-20, gate=torch.zeros(1, 2), gate_activation="sigmoid", gate_first=True)
+        torch.testing.assert_close(gated, x / 12.5**0.5)  # the norm undoes a gate that is equal everywhere
+
+
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize("dtype", VALUES, ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_portable_equals_the_definition(form, dtype):
+    assert_equals_the_definition("portable", *problem((2, 15, 60), dtype, **FORMS[form]))
+
+
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize("form", FORMS)
+def test_triton_equals_the_definition(form):
+    dtype = torch.float16 if form in ("residual", "gate behind", "groups behind a gate") else torch.float32
+    assert_equals_the_definition("gpu", *problem((1, 63, 60), dtype, **FORMS[form]))
+
+
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize("shape", [(1, 1), (130, 5), (3, 100), (2, 300)])
+def test_triton_equals_the_definition_at_odd_sizes(shape):
+    assert_equals_the_definition("gpu", *problem(shape, residual=True))
+
+
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize("form", ["residual", "sigmoid behind", "groups behind a gate", "weightless"])
+def test_rows_too_wide_for_registers_are_right(form, monkeypatch):
+    from kernels._rms_norm import launches
+
+    monkeypatch.setattr(launches, "LARGEST_TILE", 16)
+    monkeypatch.setattr(launches, "LARGEST_GATED_TILE", 16)
+    monkeypatch.setitem(launches._LAUNCHES, "wide_forward", ((32, 16),))
+    monkeypatch.setitem(launches._LAUNCHES, "wide_backward", ((32, 16),))
+    monkeypatch.setitem(launches._LAUNCHES, "wide_weight", ((32, 16),))
+    assert_equals_the_definition("gpu", *problem((1, 20, 210), **FORMS[form]))
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_an_incoming_gradient_may_be_one_number_expanded_and_the_sum_unused(backend):
+    assert_equals_the_definition(backend, *problem((2, 9, 12), residual=True), ones=True)
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_the_sum_alone_may_be_used(backend):
+    tensors, _ = problem((2, 3, 4), residual=True)
+    with use_backend(backend):
+        _, total = rms_norm(**tensors)
+    grads = torch.autograd.grad(total.sum(), [tensors["x"], tensors["residual"]])
+    assert all(torch.equal(grad, torch.ones(2, 3, 4)) for grad in grads)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_residual_may_be_wider_than_what_is_added_to_it(backend):
+    tensors, _ = problem((2, 3, 8), torch.float16)
+    residual = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    with use_backend(backend):
+        y, total = rms_norm(**tensors, residual=residual)
+    assert y.dtype == total.dtype == torch.float32
+    grads = torch.autograd.grad((y * total).sum(), [tensors["x"], residual])
+    assert [grad.dtype for grad in grads] == [torch.float16, torch.float32]
+    assert_close_relative(grads[0], grads[1], 1e-3)
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_heads_and_slices_are_read_where_they_lie(backend):
+    wide = torch.randn(2, 7, 4 * 8 + 40, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    heads, gate = wide[..., :32].unflatten(-1, (4, 8)), wide[..., 36:68].unflatten(-1, (4, 8))
+    assert not heads.is_contiguous()
+    weight = torch.randn(8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    assert_equals_the_definition(backend, {"x": heads, "weight": weight, "gate": gate}, {})
+    with use_backend("reference"):
+        expected = l2_norm(heads)
+    with use_backend(backend):
+        assert_close_relative(l2_norm(heads), expected, 1e-6)
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+@pytest.mark.parametrize("dtype", VALUES, ids=str)
+def test_l2_norm_equals_the_definition_down_to_zero(backend, dtype):
+    x = torch.randn(3, 5, 20, generator=torch.Generator().manual_seed(0))
+    x = (x * torch.tensor([1.0, 1e-3, 0.0])[:, None, None]).to(dtype).requires_grad_()
+    found = []
+    for name in (backend, "reference"):
+        with use_backend(name):
+            y = l2_norm(x)
+        found.append((y, torch.autograd.grad((y * torch.linspace(-1, 1, 20)).sum(), x)[0]))
+    assert_close_relative(found[0][0], found[1][0], VALUES[dtype])
+    assert_close_relative(found[0][1], found[1][1], GRADIENTS[dtype])
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_equals_pytorch_and_transformers(backend):
+    from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
+    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNorm, Qwen3NextRMSNormGated
+
+    tensors, _ = problem((2, 9, 16), gate=True)
+    x, weight, z = (tensors[name].detach() for name in ("x", "weight", "gate"))
+    in_front, behind, offset = MambaRMSNormGated(16), Qwen3NextRMSNormGated(16), Qwen3NextRMSNorm(16)
+    for module in (in_front, behind, offset):
+        module.weight.data.copy_(weight)
+    in_front.variance_epsilon = behind.variance_epsilon = offset.eps = 1e-6
+    with use_backend(backend), torch.no_grad():
+        assert_close_relative(rms_norm(x, weight), F.rms_norm(x, (16,), weight, 1e-6), 1e-6)
+        assert_close_relative(rms_norm(x, weight, gate=z, gate_first=True), in_front(x, z), 1e-6)
+        assert_close_relative(rms_norm(x, weight, gate=z), behind(x, z), 1e-6)
+        assert_close_relative(rms_norm(x, weight, unit_offset=True), offset(x), 1e-6)
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_nothing_to_normalise_is_nothing(backend):
+    with use_backend(backend):
+        assert rms_norm(torch.ones(2, 0, 4), torch.ones(4)).shape == (2, 0, 4)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch itself
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_a_compiled_norm_gives_the_same(backend):
+    tensors, _ = problem((2, 3, 8), residual=True)
+    tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+    compiled = torch.compile(rms_norm, fullgraph=True, backend="aot_eager")
+    with use_backend(backend):
+        for found, expected in zip(compiled(**tensors), rms_norm(**tensors), strict=True):
+            assert_close_relative(found, expected, 1e-6)
+
+
+def test_operators_keep_what_torch_asks_of_them():
+    from kernels._rms_norm import gpu
+
+    tensors, _ = problem((3, 8), residual=True)
+    x, weight, residual = tensors.values()
+    torch.library.opcheck(gpu._forward, (x, weight, residual, None, 1e-6, 1.0, 8, 0, False, False))
+    z, x, weight = (tensor.detach() for tensor in (residual, x, weight))
+    inverse = torch.ones(3, 2)
+    arguments = (torch.ones_like(x), None, x, z, weight, inverse, 1.0, 4, 1, True, False)
+    torch.library.opcheck(gpu._backward, arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": torch.ones(3)}, r"weight must be \[4\] beside x \[2, 4\], but got \[3\]"),
+        ({"gate": torch.ones(4)}, r"gate must be \[2, 4\]"),
+        ({"group_size": 3}, r"group_size must divide the 4 channels of x \[2, 4\], but got 3"),
+        ({"gate": torch.ones(2, 4), "residual": torch.ones(2, 4)}, "a residual or a gate, but got both"),
+        ({"gate_activation": "relu"}, "gate_activation must be 'silu' or 'sigmoid', but got 'relu'"),
+        ({"gate": torch.ones(2, 4, dtype=torch.float16)}, r"gate must be torch\.float32 on cpu, as x is"),
+        ({"residual": torch.ones(2, 4, device="meta")}, r"residual must be torch\.float32 on cpu"),
+        ({"x": torch.ones(2, 4, dtype=torch.int64)}, "of a floating type"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        rms_norm(**({"x": torch.ones(2, 4)} | change))
