@@ -46,6 +46,8 @@ FUNCTIONS = (  # of kernels, which is not imported: the plan is shown at once
     "selective_scan_step",
     "grouped_matmul",
     "moe_ffn",
+    "rms_norm",
+    "l2_norm",
     "short_convolution",
     "short_convolution_step",
     "vector_recurrence",
@@ -57,6 +59,7 @@ FAMILIES = (
     "selective_scan",
     "grouped_matmul",
     "moe",
+    "rms_norm",
     "short_convolution",
     "vector_recurrence",
 )  # of kernels, to be tuned

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels import l2_norm, rms_norm
+
 NORM_EPS = 1e-6
 
 
@@ -26,19 +28,33 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + eps) * weight over the last axis; the result has the type of x."""
+    """x / sqrt(mean(x²) + eps) * weight over the last axis, or within each of `groups` equal parts of it.
 
-    def __init__(self, size: int, *, eps: float = NORM_EPS) -> None:
+    With a gate z: norm(x) silu(z), or norm(x silu(z)) with `gate_first`. The result has the type of x.
+    """
+
+    def __init__(self, size: int, *, eps: float = NORM_EPS, groups: int = 1) -> None:
         super().__init__()
         self.size = size
         self.eps = eps
+        self.groups = groups
         self.weight = nn.Parameter(torch.ones(size))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (self.size,), self.weight.to(x.dtype), self.eps)
+    def forward(self, x: Tensor, *, gate: Tensor | None = None, gate_first: bool = False) -> Tensor:
+        weight = self.weight if self.weight.dtype == torch.float32 else self.weight.to(x.dtype)
+        group_size = None if self.groups == 1 else self.size // self.groups
+        y = rms_norm(x, weight, eps=self.eps, gate=gate, gate_first=gate_first, group_size=group_size)
+        assert isinstance(y, Tensor), "without a residual there is no sum"
+        return y
 
 
 def l2_normalise(x: Tensor) -> Tensor:
     """x / sqrt(sum(x²) + eps) over the last axis, in the type of x."""
-    size = x.shape[-1]
-    return F.rms_norm(x, (size,), eps=NORM_EPS / size) * size**-0.5
+    return l2_norm(x, eps=NORM_EPS)
+
+
+def normalised(x: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x²) + eps) over the last axis, in the type of x: RMSNorm without a weight."""
+    y = rms_norm(x, eps=eps)
+    assert isinstance(y, Tensor), "without a residual there is no sum"
+    return y

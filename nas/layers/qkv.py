@@ -1,12 +1,11 @@
 """Queries, keys and values of an attention layer: one projection, grouped heads, norms, rotary positions."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.architecture.mixers import Attention, BlockSparseAttention
 from nas.context import Context
 from nas.layers.linear import Linear
-from nas.layers.norm import RMSNorm
+from nas.layers.norm import RMSNorm, normalised
 from nas.layers.rope import Rope, rotate
 
 
@@ -42,7 +41,7 @@ class QkvProjection(nn.Module):
             return q, k, v
         qk = self._rotated(qk, context)
         if self.qk_norm == "l2":
-            qk = F.rms_norm(qk, (self.head_dim,), eps=self.eps)
+            qk = normalised(qk, self.eps)
         q, k = qk.split((self.num_heads, self.kv_heads), dim=2)
         return q, k, v
 

@@ -55,9 +55,63 @@ def fla_convolution(
     return y
 
 
+def plain_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    *,
+    eps: float,
+    residual: Tensor | None,
+    gate: Tensor | None,
+    gate_activation: str,
+    gate_first: bool,
+    group_size: int | None,
+    unit_offset: bool,
+) -> Answer:
+    """`kernels.rms_norm` by `torch.nn.functional.rms_norm`, which knows neither sums nor gates nor groups."""
+    if residual is not None or gate is not None or group_size is not None or unit_offset:
+        return NotImplemented
+    return F.rms_norm(x, (x.shape[-1],), None if weight is None else weight.to(x.dtype), eps)
+
+
+def fla_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    *,
+    eps: float,
+    residual: Tensor | None,
+    gate: Tensor | None,
+    gate_activation: str,
+    gate_first: bool,
+    group_size: int | None,
+    unit_offset: bool,
+) -> Answer:
+    """`kernels.rms_norm` by fla's Triton kernels, with a residual or a gate behind the norm."""
+    if weight is None or gate_first or group_size is not None or unit_offset:
+        return NotImplemented
+    if gate is not None:
+        gated = fla_module("norm.fused_norm_gate", "rms_norm_gated")
+        return gated(x, gate, weight.to(x.dtype), None, gate_activation, eps=eps)
+    norm = fla_module("norm.layernorm", "rms_norm")
+    return norm(x, weight.to(x.dtype), None, residual=residual, eps=eps, prenorm=residual is not None)
+
+
+def normalize(x: Tensor, *, eps: float) -> Answer:
+    """`kernels.l2_norm` by a reduction and a product of PyTorch."""
+    return x * torch.rsqrt(x.float().square().sum(-1, keepdim=True) + eps).to(x.dtype)
+
+
+def fla_l2_norm(x: Tensor, *, eps: float) -> Answer:
+    """`kernels.l2_norm` by fla's Triton kernels."""
+    return fla_module("norm.l2norm", "l2norm")(x, eps)
+
+
 ADAPTERS: tuple[tuple[str, str, Callable[..., Answer], str], ...] = (
     ("conv1d", "short_convolution", grouped_convolution, "torch"),
     ("fla causal_conv1d", "short_convolution", fla_convolution, "fla"),
+    ("rms_norm", "rms_norm", plain_norm, "torch"),
+    ("fla rms_norm", "rms_norm", fla_norm, "fla"),
+    ("rsqrt", "l2_norm", normalize, "torch"),
+    ("fla l2norm", "l2_norm", fla_l2_norm, "fla"),
 )
 """Name, public function, adapter, and the library that it needs. fla's run on a GPU alone."""
 
@@ -73,10 +127,26 @@ def convolution(*, state: bool) -> Make:
     return make
 
 
+def norm(*, residual: bool = False, gate: bool = False, weight: bool = True) -> Make:
+    def make(generator: torch.Generator) -> dict[str, Any]:
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator)
+
+        made = {"x": normal(2, 70, 24)} | ({"weight": normal(24)} if weight else {})
+        made |= {"residual": normal(2, 70, 24)} if residual else {}
+        return made | ({"gate": normal(2, 70, 24)} if gate else {})
+
+    return make
+
+
 CASES: tuple[tuple[str, str, Make, bool], ...] = (
     ("convolution", "short_convolution", convolution(state=False), True),
     ("convolution from a state", "short_convolution", convolution(state=True), True),
+    ("norm", "rms_norm", norm(), True),
+    ("norm of a sum", "rms_norm", norm(residual=True), True),
+    ("norm before a gate", "rms_norm", norm(gate=True), True),
+    ("l2 norm", "l2_norm", norm(weight=False), True),
 )
 """Name, public function, arguments, and whether it has gradients."""
 
-FUNCTIONS = ("short_convolution", "short_convolution_step")
+FUNCTIONS = ("short_convolution", "short_convolution_step", "rms_norm", "l2_norm")

@@ -80,4 +80,4 @@ class GatedDeltaNetMixer(Mixer):
         return log_decay, b.float().sigmoid()
 
     def _finish(self, o: Tensor, z: Tensor) -> Tensor:
-        return self.out_proj(self.norm(o).flatten(-2) * F.silu(z))
+        return self.out_proj(self.norm(o, gate=z.view_as(o)).flatten(-2))

@@ -85,4 +85,4 @@ class GatedLinearAttentionMixer(Mixer):
         return (F.logsigmoid(gate) / GATE_TEMPERATURE).unflatten(-1, (self.num_heads, -1))
 
     def _finish(self, o: Tensor, z: Tensor) -> Tensor:
-        return self.out_proj(self.norm(o).flatten(-2) * F.silu(z))
+        return self.out_proj(self.norm(o, gate=z.view_as(o)).flatten(-2))

@@ -37,7 +37,7 @@ class Mamba2Mixer(Mixer):
         self.A_log = nn.Parameter(initial_log_rate(options.num_heads, low=1.0))
         self.dt_bias = nn.Parameter(initial_step_bias(options.num_heads))
         self.D = nn.Parameter(torch.ones(options.num_heads))
-        self.norm = GroupedRMSNorm(inner, options.num_groups)
+        self.norm = RMSNorm(inner, groups=options.num_groups)
         self.out_proj = Linear(inner, d_model)
 
     def forward(
@@ -80,18 +80,4 @@ class Mamba2Mixer(Mixer):
 
     def _finish(self, o: Tensor, inputs: Tensor, z: Tensor) -> Tensor:
         skipped = o + inputs * self.D.to(inputs.dtype).unsqueeze(-1)
-        return self.out_proj(self.norm(skipped.flatten(-2) * F.silu(z)))
-
-
-class GroupedRMSNorm(RMSNorm):
-    """RMSNorm within each of `groups` equal parts of the last axis, with one weight per channel."""
-
-    def __init__(self, size: int, groups: int) -> None:
-        super().__init__(size)
-        self.groups = groups
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.groups == 1:
-            return super().forward(x)
-        within = F.rms_norm(x.unflatten(-1, (self.groups, -1)), (self.size // self.groups,), eps=self.eps)
-        return within.flatten(-2) * self.weight.to(x.dtype)
+        return self.out_proj(self.norm(skipped.flatten(-2), gate=z, gate_first=True))

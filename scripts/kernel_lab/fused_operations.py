@@ -4,7 +4,7 @@ As `scripts/kernel_lab/operations.py`. All but the loss are bound by memory: the
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -66,3 +66,70 @@ class ShortConvolutionStep(Operation):
     def forward_cost(self, itemsize: int) -> Cost:
         elements = self.B * self.D
         return Cost(2 * elements * self.W, 2 * itemsize * elements * self.W, vector=True)  # x, y, both states
+
+
+@dataclass(frozen=True, kw_only=True)
+class RmsNorm(Operation):
+    """`kernels.rms_norm` of N rows with a weight; with a residual, or a gate behind or in front of the norm."""
+
+    N: int
+    D: int
+    residual: bool = False
+    gate: Literal["none", "behind", "front"] = "none"
+    groups: int = 1
+    function: ClassVar[str] = "rms_norm"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        extras = (("residual",) if self.residual else ()) + (() if self.gate == "none" else ("gate",))
+        return ("x", "weight", *extras)
+
+    def arguments(self, random: Random) -> Arguments:
+        given: Arguments = {
+            "x": random.normal(self.N, self.D),
+            "weight": random.normal(self.D, dtype=torch.float32),
+            "group_size": None if self.groups == 1 else self.D // self.groups,
+        }
+        if self.residual:
+            given["residual"] = random.normal(self.N, self.D)
+        if self.gate != "none":
+            given |= {"gate": random.normal(self.N, self.D), "gate_first": self.gate == "front"}
+        return given
+
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return (self.N, self.D)
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        # x, y; the residual and the sum; the gate.
+        tensors = 2 + 2 * self.residual + (self.gate != "none")
+        return Cost(4 * self.N * self.D, tensors * itemsize * self.N * self.D, vector=True)
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        # x, dy, dx; the gradient of the sum; the gate and its gradient.
+        tensors = 3 + self.residual + 2 * (self.gate != "none")
+        return Cost(10 * self.N * self.D, tensors * itemsize * self.N * self.D, vector=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2Norm(Operation):
+    """`kernels.l2_norm` of N rows, such as the heads of queries and keys."""
+
+    N: int
+    D: int
+    function: ClassVar[str] = "l2_norm"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        return ("x",)
+
+    def arguments(self, random: Random) -> Arguments:
+        return {"x": random.normal(self.N, self.D)}
+
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return (self.N, self.D)
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        return Cost(3 * self.N * self.D, 2 * itemsize * self.N * self.D, vector=True)
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        return Cost(6 * self.N * self.D, 3 * itemsize * self.N * self.D, vector=True)

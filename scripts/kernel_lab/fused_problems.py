@@ -5,7 +5,7 @@ Sizes are those of a 7 B hybrid: width 4096, 8192 tokens.
 
 from dataclasses import replace
 
-from scripts.kernel_lab.fused_operations import ShortConvolution, ShortConvolutionStep
+from scripts.kernel_lab.fused_operations import L2Norm, RmsNorm, ShortConvolution, ShortConvolutionStep
 from scripts.kernel_lab.operations import Operation
 
 Named = list[tuple[str, Operation]]
@@ -16,6 +16,12 @@ def benchmark_sizes() -> Named:
         ("B1 T8192 D8192 W4", ShortConvolution(B=1, T=8192, D=8192)),
         ("B8 T2048 D4096 W4", ShortConvolution(B=8, T=2048, D=4096)),
         ("B64 D8192 W4", ShortConvolutionStep(B=64, D=8192)),
+        ("N16384 D4096", RmsNorm(N=16384, D=4096)),
+        ("sum N16384 D4096", RmsNorm(N=16384, D=4096, residual=True)),
+        ("heads behind a gate N524288 D128", RmsNorm(N=524288, D=128, gate="behind")),
+        ("gate in front N16384 D4096", RmsNorm(N=16384, D=4096, gate="front")),
+        ("N2048 D32768", RmsNorm(N=2048, D=32768)),
+        ("heads N1048576 D128", L2Norm(N=1048576, D=128)),
     ]
 
 
@@ -23,6 +29,9 @@ def cpu_sizes() -> Named:
     return [
         ("B4 T256 D192 W4", ShortConvolution(B=4, T=256, D=192)),
         ("B1 D192 W4", ShortConvolutionStep(B=1, D=192)),
+        ("N1024 D96", RmsNorm(N=1024, D=96)),
+        ("gate behind N4096 D32", RmsNorm(N=4096, D=32, gate="behind")),
+        ("heads N8192 D32", L2Norm(N=8192, D=32)),
     ]
 
 
@@ -36,6 +45,16 @@ def launch_sizes() -> Named:
             (f"convolution from a state W{width}", replace(convolution, T=77, state=True)),
             (f"convolution step W{width}", ShortConvolutionStep(B=3, D=D, W=width)),
         ]
+    for D in (20, 64, 128, 1000, 4096, 9000):
+        norm = RmsNorm(N=133, D=D)
+        named += [
+            (f"norm D{D}", norm),
+            (f"norm of a sum D{D}", replace(norm, residual=True)),
+            (f"norm behind a gate D{D}", replace(norm, gate="front")),
+            (f"norm before a gate D{D}", replace(norm, gate="behind")),
+            (f"l2 norm D{D}", L2Norm(N=133, D=D)),
+        ]
+    named.append(("norm of groups behind a gate", RmsNorm(N=133, D=512, gate="front", groups=4)))
     return named
 
 
@@ -43,6 +62,8 @@ def tiny_sizes() -> Named:
     return [
         ("convolution", ShortConvolution(B=1, T=9, D=8, state=True)),
         ("step of convolution", ShortConvolutionStep(B=1, D=8)),
+        ("norm", RmsNorm(N=9, D=8, residual=True)),
+        ("l2 norm", L2Norm(N=9, D=8)),
     ]
 
 
@@ -55,6 +76,15 @@ def tuning_sizes() -> dict[str, Named]:
             ("convolution W4 without a state", replace(convolution, state=False)),
             ("convolution step W4", ShortConvolutionStep(B=16, D=4096)),
         ],
+        "rms_norm": [
+            ("norm D4096", RmsNorm(N=16384, D=4096)),
+            ("norm of a sum D4096", RmsNorm(N=16384, D=4096, residual=True)),
+            ("norm of heads D128 before a gate", RmsNorm(N=262144, D=128, gate="behind")),
+            ("norm D4096 behind a gate", RmsNorm(N=16384, D=4096, gate="front")),
+            ("l2 norm D128", L2Norm(N=262144, D=128)),
+            ("norm D2048", RmsNorm(N=16384, D=2048)),
+            ("norm D32768", RmsNorm(N=2048, D=32768)),
+        ],
     }
 
 
@@ -64,4 +94,6 @@ def small_size(one: Operation) -> Operation | None:
         return replace(one, B=1, T=333, D=min(one.D, 320))
     if isinstance(one, ShortConvolutionStep):
         return replace(one, B=2, D=min(one.D, 320))
+    if isinstance(one, RmsNorm | L2Norm):
+        return replace(one, N=133)
     return None

@@ -26,7 +26,29 @@ def causal_conv1d(x, weight, bias, *, activation):
         return kernels.short_convolution(x, weight, bias=bias, activation=activation), None
 
 
-PRETENDED = {("causal_conv1d.ops", "causal_conv1d"): causal_conv1d}
+def rms_norm(x, weight, bias, *, residual, eps, prenorm):
+    assert bias is None and weight.dtype == x.dtype and prenorm == (residual is not None)
+    with kernels.use_substitutes({"rms_norm": lambda *_, **__: NotImplemented}):
+        return kernels.rms_norm(x, weight, residual=residual, eps=eps)
+
+
+def rms_norm_gated(x, g, weight, bias, activation, *, eps):
+    assert bias is None and activation in ("silu", "sigmoid")
+    with kernels.use_substitutes({"rms_norm": lambda *_, **__: NotImplemented}):
+        return kernels.rms_norm(x, weight, gate=g, gate_activation=activation, eps=eps)
+
+
+def l2norm(x, eps):
+    with kernels.use_substitutes({"l2_norm": lambda *_, **__: NotImplemented}):
+        return kernels.l2_norm(x, eps=eps)
+
+
+PRETENDED = {
+    ("causal_conv1d.ops", "causal_conv1d"): causal_conv1d,
+    ("norm.layernorm", "rms_norm"): rms_norm,
+    ("norm.fused_norm_gate", "rms_norm_gated"): rms_norm_gated,
+    ("norm.l2norm", "l2norm"): l2norm,
+}
 """fla's functions by module and name, with its conventions and our arithmetic: the real ones need a GPU."""
 
 
