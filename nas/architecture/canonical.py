@@ -9,6 +9,7 @@ before, changes the id of nothing that is stored.
 import hashlib
 import json
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import Any
 
 from nas.architecture.architecture import Architecture, Block
@@ -44,6 +45,7 @@ def _canonical_block(block: Block, d_model: int) -> Block:
     return replace(block, **{**defaults, "mixer": mixer, "ffn": ffn})
 
 
+@lru_cache(maxsize=4096)
 def canonical_id(architecture: Architecture) -> str:
     """Ten hexadecimal digits, the same for all architectures that compute the same function."""
     text = json.dumps(_beyond_defaults(canonical(architecture)), sort_keys=True)

@@ -92,8 +92,9 @@ class Ladder:
         affordable = [row for row in waiting if self._cost(row) <= left + ROUNDING]
         standings = self.standings(affordable, rows)
         ranked = sorted(affordable, key=lambda row: (-self._rung(row), standings[row.number], row.number))
+        opened = self._open_rungs(rows)
         for row in ranked:
-            if self._goes_on(row, rows, standings[row.number]):
+            if self._goes_on(row, opened, standings[row.number]):
                 return Step(cost=self._cost(row), row=row)
         start = self.fidelity.cost(0, 0)
         rest = self.fidelity.cost(1, last) if last else 0.0
@@ -121,19 +122,22 @@ class Ladder:
 
     def goes_on(self, row: Row, rows: Sequence[Row]) -> bool:
         """Whether a stopped row has earned the next rung, or is lucky."""
-        return self._goes_on(row, rows, self.standings([row], rows)[row.number])
+        return self._goes_on(row, self._open_rungs(rows), self.standings([row], rows)[row.number])
 
-    def _goes_on(self, row: Row, rows: Sequence[Row], standing: float) -> bool:
+    def _goes_on(self, row: Row, opened: Collection[int], standing: float) -> bool:
         rung = self._rung(row)
-        eta = self.fidelity.halving(rung)
-        reached = [other for other in rows if len(other.rungs) > rung]
-        if is_lucky(row.id, rung):
-            return True
-        if len(reached) < eta:
-            return False
-        promoted = sum(len(other.rungs) > rung + 1 or other.number in self.taken for other in reached)
-        crowded = promoted >= MOST * len(reached) / eta
-        return not crowded and standing < 1 / eta
+        return is_lucky(row.id, rung) or (rung in opened and standing < 1 / self.fidelity.halving(rung))
+
+    def _open_rungs(self, rows: Sequence[Row]) -> set[int]:
+        """The rungs that enough rows have reached and that not too many have left, so that the best may go on."""
+        opened = set()
+        for rung in range(self.fidelity.top):
+            eta = self.fidelity.halving(rung)
+            reached = [row for row in rows if len(row.rungs) > rung]
+            promoted = sum(len(row.rungs) > rung + 1 or row.number in self.taken for row in reached)
+            if len(reached) >= eta and promoted < MOST * len(reached) / eta:
+                opened.add(rung)
+        return opened
 
     def standings(self, wanted: Sequence[Row], rows: Sequence[Row]) -> dict[int, float]:
         """By number, the share of a row's neighbours, itself among them, that beat it by more than the noise on its
@@ -141,10 +145,10 @@ class Ladder:
         found: dict[int, float] = {}
         for rung in {self._rung(row) for row in wanted}:
             reached = [other for other in rows if len(other.rungs) > rung]
-            place = {row.number: i for i, row in enumerate(reached)}
-            near = _Near.of(reached, rung, self.qualities, self.costs)
             number = max(2, math.ceil(GENERATIONS * self.fidelity.halving(rung)))
-            found |= {row.number: near.standing(place[row.number], number) for row in wanted if self._rung(row) == rung}
+            standings = _Near.of(reached, rung, self.qualities, self.costs).standings(number)
+            of_all = {row.number: float(standing) for row, standing in zip(reached, standings, strict=True)}
+            found |= {row.number: of_all[row.number] for row in wanted if self._rung(row) == rung}
         return found
 
     def _rung(self, row: Row) -> int:
@@ -184,16 +188,18 @@ class _Near:
             errors=np.array([[(score.high - score.low) / 2 for score in row] for row in scores]),
         )
 
-    def standing(self, own: int, number: int) -> float:
-        """The share of the `number` nearest, or of all where there are no costs, that beat the row in that place."""
-        near = np.arange(len(self.places))
-        if self.places.shape[1]:
-            distance = np.linalg.norm(self.places - self.places[own], axis=1)
-            distance[own] = -1.0
-            near = np.argsort(distance, kind="stable")[:number]
-        ahead = self.losses[own] - self.losses[near]
-        beats = np.all(ahead > np.hypot(self.errors[own], self.errors[near]), axis=1) & (near != own)
-        return float(beats.mean())
+    def standings(self, number: int) -> np.ndarray:
+        """For each row the share of the `number` nearest, itself among them, or of all where there are no costs, that
+        beat it."""
+        ahead = self.losses[:, None] - self.losses
+        beaten = np.all(ahead > np.hypot(self.errors[:, None], self.errors), axis=2)
+        np.fill_diagonal(beaten, False)
+        if not self.places.shape[1]:
+            return beaten.mean(axis=1)
+        distance = np.linalg.norm(self.places[:, None] - self.places, axis=2)
+        np.fill_diagonal(distance, -1.0)
+        near = np.argsort(distance, axis=1, kind="stable")[:, :number]
+        return np.take_along_axis(beaten, near, axis=1).mean(axis=1)
 
 
 def _log(value: float) -> float:
