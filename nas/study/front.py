@@ -74,21 +74,21 @@ def reference_value(requirement: Requirement, reference: Row | None) -> Measurem
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """For each row the number of fronts that must be taken away before it is on one; 0 for the front itself."""
+    no_worse = np.all(values[:, None] <= values, axis=2)
+    dominates = no_worse & ~no_worse.T  # of two rows, if each is no worse than the other, they are equal
     rank = np.full(len(values), -1)
-    level = 0
-    while (rank < 0).any():
-        left = np.flatnonzero(rank < 0)
-        inside = values[left]
-        dominated = [bool(np.any(np.all(inside <= row, axis=1) & np.any(inside < row, axis=1))) for row in inside]
-        rank[left[~np.array(dominated)]] = level
+    left, level = np.ones(len(values), dtype=bool), 0
+    while left.any():
+        front = left & ~dominates[left].any(axis=0)
+        rank[front] = level
+        left &= ~front
         level += 1
     return rank
 
 
-def crowding(values: np.ndarray) -> np.ndarray:
-    """Crowding distance of each row within its front (Deb et al. 2002, section III-B); infinite at the ends."""
+def crowding(values: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """Crowding distance of each row among those of its rank (Deb et al. 2002, section III-B); infinite at the ends."""
     distance = np.zeros(len(values))
-    rank = ranks(values)
     for level in set(rank.tolist()):
         rows = np.flatnonzero(rank == level)
         for column in values[rows].T:

@@ -41,7 +41,8 @@ def select(
 def by_merit(scored: Sequence[Scored], signs: np.ndarray) -> list[FrozenTrial]:
     """By non-dominated rank, within a rank the less crowded first (Deb et al. 2002, section III-C)."""
     values = np.array([values for _, values in scored], dtype=float) * signs
-    rank, distance = ranks(values), crowding(values)
+    rank = ranks(values)
+    distance = crowding(values, rank)
     order = sorted(range(len(scored)), key=lambda i: (rank[i], -distance[i]))
     return [scored[i][0] for i in order]
 
