@@ -1,7 +1,7 @@
 """What a study trains next, and what its budget still pays for: decided from the storage alone, by whoever asks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -17,13 +17,14 @@ from nas.study.trials import ORIGIN, PROMOTED_FROM, SAMPLED, taken
 @dataclass(frozen=True, kw_only=True)
 class Allowance:
     """trials: the budget, in full trainings. known: every row that was read, by the number of its trial, also those
-    that others stand for."""
+    that others stand for. last: the answer to the last question."""
 
     study: optuna.Study
     bars: Bars
     fidelity: Fidelity
     trials: int
     known: Mapping[int, Row]
+    last: dict[Any, Step | None] = field(default_factory=dict, repr=False)
 
     @property
     def spent(self) -> float:
@@ -48,7 +49,13 @@ class Allowance:
         if queued:
             cost = self._cost(queued[0].user_attrs)
             return Step(cost=cost) if cost <= left + ROUNDING else None
-        return self._ladder().next_step(rows, self._able(rows), left, new=new)
+        ladder = self._ladder()
+        # Asked several times between two changes of the study, and slow once many rows wait on rungs.
+        situation = (len(self.known), frozenset(ladder.taken), round(left, 9), new)
+        if situation not in self.last:
+            self.last.clear()
+            self.last[situation] = ladder.next_step(rows, self._able(rows), left, new=new)
+        return self.last[situation]
 
     def hopeless(self, rows: Sequence[Row]) -> list[Row]:
         """The rows on a rung of which nothing need be kept that a longer training would go on from."""
