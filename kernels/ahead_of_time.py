@@ -30,6 +30,7 @@ OPS = (
     "selective_scan",
     "grouped_matmul",
     "moe",
+    "glu",
     "rms_norm",
     "short_convolution",
     "vector_recurrence",

@@ -32,6 +32,7 @@ OPERATIONS = (
     "moe_ffn",
     "selective_scan",
     "selective_scan_step",
+    "glu",
     "rms_norm",
     "l2_norm",
     "short_convolution",

@@ -6,10 +6,10 @@ Source: Shazeer (arXiv 2002.05202), section 2; with SiLU it is SwiGLU.
 import torch
 from torch import Tensor
 
+from kernels import glu
 from nas.architecture.ffns import Activation, Glu
 from nas.context import Context
 from nas.ffns.base import Ffn
-from nas.layers.activation import ACTIVATIONS
 from nas.layers.linear import Linear
 
 
@@ -26,7 +26,7 @@ class GluFfn(Ffn):
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         gate, up = self.in_proj(x).chunk(2, dim=-1)
         gate = gate if self.gate_scale == 1 else self.gate_scale * gate
-        return self.out_proj(ACTIVATIONS[self.activation](gate) * up)
+        return self.out_proj(glu(gate, up, self.activation))
 
     def flops(self, tokens: int) -> int:
         return 2 * tokens * (self.in_proj.weight.numel() + self.out_proj.weight.numel())

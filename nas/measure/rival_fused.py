@@ -105,11 +105,25 @@ def fla_l2_norm(x: Tensor, *, eps: float) -> Answer:
     return fla_module("norm.l2norm", "l2norm")(x, eps)
 
 
+def separate_gate(gate: Tensor, up: Tensor, *, activation: str) -> Answer:
+    """`kernels.glu` by two operations of PyTorch."""
+    if activation not in ("silu", "gelu"):
+        return NotImplemented
+    return getattr(F, activation)(gate) * up
+
+
+def fla_swiglu(gate: Tensor, up: Tensor, *, activation: str) -> Answer:
+    """`kernels.glu` by fla's Triton kernels, which know SiLU."""
+    return fla_module("activations.ops", "swiglu")(gate, up) if activation == "silu" else NotImplemented
+
+
 ADAPTERS: tuple[tuple[str, str, Callable[..., Answer], str], ...] = (
     ("conv1d", "short_convolution", grouped_convolution, "torch"),
     ("fla causal_conv1d", "short_convolution", fla_convolution, "fla"),
     ("rms_norm", "rms_norm", plain_norm, "torch"),
     ("fla rms_norm", "rms_norm", fla_norm, "fla"),
+    ("silu * up", "glu", separate_gate, "torch"),
+    ("fla swiglu", "glu", fla_swiglu, "fla"),
     ("rsqrt", "l2_norm", normalize, "torch"),
     ("fla l2norm", "l2_norm", fla_l2_norm, "fla"),
 )
@@ -139,14 +153,20 @@ def norm(*, residual: bool = False, gate: bool = False, weight: bool = True) -> 
     return make
 
 
+def gated_unit(generator: torch.Generator) -> dict[str, Any]:
+    gate, up = torch.randn(70, 48, generator=generator).chunk(2, dim=-1)
+    return {"gate": gate, "up": up}
+
+
 CASES: tuple[tuple[str, str, Make, bool], ...] = (
     ("convolution", "short_convolution", convolution(state=False), True),
     ("convolution from a state", "short_convolution", convolution(state=True), True),
     ("norm", "rms_norm", norm(), True),
     ("norm of a sum", "rms_norm", norm(residual=True), True),
     ("norm before a gate", "rms_norm", norm(gate=True), True),
+    ("gate", "glu", gated_unit, True),
     ("l2 norm", "l2_norm", norm(weight=False), True),
 )
 """Name, public function, arguments, and whether it has gradients."""
 
-FUNCTIONS = ("short_convolution", "short_convolution_step", "rms_norm", "l2_norm")
+FUNCTIONS = ("short_convolution", "short_convolution_step", "rms_norm", "l2_norm", "glu")

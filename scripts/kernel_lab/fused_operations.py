@@ -111,6 +111,33 @@ class RmsNorm(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GatedUnit(Operation):
+    """`kernels.glu` on N rows of D, the halves of one projection."""
+
+    N: int
+    D: int
+    activation: str = "silu"
+    function: ClassVar[str] = "glu"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        return ("gate", "up")
+
+    def arguments(self, random: Random) -> Arguments:
+        gate, up = random.normal(self.N, 2 * self.D).chunk(2, dim=-1)
+        return {"gate": gate, "up": up, "activation": self.activation}
+
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return (self.N, self.D)
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        return Cost(5 * self.N * self.D, 3 * itemsize * self.N * self.D, vector=True)
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        return Cost(10 * self.N * self.D, 5 * itemsize * self.N * self.D, vector=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class L2Norm(Operation):
     """`kernels.l2_norm` of N rows, such as the heads of queries and keys."""
 

@@ -5,7 +5,7 @@ Sizes are those of a 7 B hybrid: width 4096, 8192 tokens.
 
 from dataclasses import replace
 
-from scripts.kernel_lab.fused_operations import L2Norm, RmsNorm, ShortConvolution, ShortConvolutionStep
+from scripts.kernel_lab.fused_operations import GatedUnit, L2Norm, RmsNorm, ShortConvolution, ShortConvolutionStep
 from scripts.kernel_lab.operations import Operation
 
 Named = list[tuple[str, Operation]]
@@ -21,6 +21,7 @@ def benchmark_sizes() -> Named:
         ("heads behind a gate N524288 D128", RmsNorm(N=524288, D=128, gate="behind")),
         ("gate in front N16384 D4096", RmsNorm(N=16384, D=4096, gate="front")),
         ("N2048 D32768", RmsNorm(N=2048, D=32768)),
+        ("silu N16384 D14336", GatedUnit(N=16384, D=14336)),
         ("heads N1048576 D128", L2Norm(N=1048576, D=128)),
     ]
 
@@ -31,6 +32,7 @@ def cpu_sizes() -> Named:
         ("B1 D192 W4", ShortConvolutionStep(B=1, D=192)),
         ("N1024 D96", RmsNorm(N=1024, D=96)),
         ("gate behind N4096 D32", RmsNorm(N=4096, D=32, gate="behind")),
+        ("silu N1024 D256", GatedUnit(N=1024, D=256)),
         ("heads N8192 D32", L2Norm(N=8192, D=32)),
     ]
 
@@ -54,6 +56,9 @@ def launch_sizes() -> Named:
             (f"norm before a gate D{D}", replace(norm, gate="behind")),
             (f"l2 norm D{D}", L2Norm(N=133, D=D)),
         ]
+    for activation in ("silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid"):
+        named.append((f"{activation} D1100", GatedUnit(N=77, D=1100, activation=activation)))
+    named.append(("silu D40", GatedUnit(N=333, D=40)))
     named.append(("norm of groups behind a gate", RmsNorm(N=133, D=512, gate="front", groups=4)))
     return named
 
@@ -63,6 +68,7 @@ def tiny_sizes() -> Named:
         ("convolution", ShortConvolution(B=1, T=9, D=8, state=True)),
         ("step of convolution", ShortConvolutionStep(B=1, D=8)),
         ("norm", RmsNorm(N=9, D=8, residual=True)),
+        ("gate", GatedUnit(N=9, D=8)),
         ("l2 norm", L2Norm(N=9, D=8)),
     ]
 
@@ -76,6 +82,7 @@ def tuning_sizes() -> dict[str, Named]:
             ("convolution W4 without a state", replace(convolution, state=False)),
             ("convolution step W4", ShortConvolutionStep(B=16, D=4096)),
         ],
+        "glu": [(one, GatedUnit(N=16384, D=8192, activation=one)) for one in ("silu", "gelu", "gelu_tanh", "relu2")],
         "rms_norm": [
             ("norm D4096", RmsNorm(N=16384, D=4096)),
             ("norm of a sum D4096", RmsNorm(N=16384, D=4096, residual=True)),
@@ -94,6 +101,6 @@ def small_size(one: Operation) -> Operation | None:
         return replace(one, B=1, T=333, D=min(one.D, 320))
     if isinstance(one, ShortConvolutionStep):
         return replace(one, B=2, D=min(one.D, 320))
-    if isinstance(one, RmsNorm | L2Norm):
+    if isinstance(one, RmsNorm | L2Norm | GatedUnit):
         return replace(one, N=133)
     return None

@@ -20,6 +20,7 @@ CALLS = {
     "moe_ffn": lambda: kernels.moe_ffn(
         WIDE[0], torch.ones(2, 4, 6), torch.ones(2, 3, 4), torch.tensor([[0], [1], [1]]), torch.ones(3, 1)
     ),
+    "glu": lambda: kernels.glu(WIDE, WIDE),
     "rms_norm": lambda: kernels.rms_norm(WIDE),
     "l2_norm": lambda: kernels.l2_norm(WIDE),
     "selective_scan": lambda: kernels.selective_scan(WIDE, WIDE, -torch.ones(4, 2), WIDE[..., :2], WIDE[..., :2]),

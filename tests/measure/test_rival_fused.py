@@ -1,6 +1,7 @@
 """Adapters of the fused neighbours of a mixer: what they hand over is what the other library was told to expect."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,13 @@ def l2norm(x, eps):
         return kernels.l2_norm(x, eps=eps)
 
 
+def swiglu(x, y):
+    with kernels.use_substitutes({"glu": lambda *_, **__: NotImplemented}):
+        return kernels.glu(x, y)
+
+
 PRETENDED = {
+    ("activations.ops", "swiglu"): swiglu,
     ("causal_conv1d.ops", "causal_conv1d"): causal_conv1d,
     ("norm.layernorm", "rms_norm"): rms_norm,
     ("norm.fused_norm_gate", "rms_norm_gated"): rms_norm_gated,
@@ -67,4 +74,4 @@ def test_what_fla_is_asked_for_exists(module, name):
     if spec is None or spec.submodule_search_locations is None:
         pytest.skip("fla is not installed")
     source = Path(spec.submodule_search_locations[0], "modules", *module.split(".")).with_suffix(".py")
-    assert f"def {name}(" in source.read_text()
+    assert re.search(rf"^(def {name}\(|{name} = )", source.read_text(), re.MULTILINE)
