@@ -240,6 +240,7 @@ def lines_of(
         yield f"runner-up: {title(found.second)}"
         yield from numbers(found.second, names)
     yield f"how sure: {sureness(found, objective, floors)}"
+    yield f"  {probability(found, requirements)}"
     yield f"  {robustness(found, rows, config)}"
     if found.nearest is not None and found.nearest.number != found.best.number:
         yield f"nearest reference design: {title(found.nearest)}, {found.nearness:.0%} of mixers and FFNs alike"
@@ -279,6 +280,15 @@ def sureness(found: "Recommendation", objective: Objective, floors: "Mapping[str
     bases = dict.fromkeys(basis(objective.name, r.values[objective.name], floors) for r in (found.best, found.second))
     distance = f"{found.errors:.1f} standard errors ahead in {objective.name} ({' and '.join(bases)})"
     return distance if found.is_sure else f"{distance}: within noise, the runner-up may be as good"
+
+
+def probability(found: "Recommendation", requirements: Sequence[Requirement]) -> str:
+    """What noise leaves of the choice, bars included."""
+    meets = f"meets the bars with a probability of {found.meets:.0%} and " if requirements else ""
+    second = "" if found.second is None else f" (the runner-up: {found.second_wins:.0%})"
+    best = "the best that does" if requirements else "the best"
+    with_probability = f"with {found.wins:.0%}" if requirements else f"with a probability of {found.wins:.0%}"
+    return f"by what is known of the noise it {meets}is {best} {with_probability}{second}"
 
 
 def robustness(found: "Recommendation", rows: "Sequence[Row]", config: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ def test_the_studys_own_costs_count_where_nothing_else_is_asked(study, monkeypat
     text = told(monkeypatch, capsys, study)
     assert "6 trained designs" in text and "costs as the search measured it" in text
     assert "recommended: trial 0, reference: all-attention" in text, "it has the lowest loss of the toy space"
+    assert "by what is known of the noise it meets the bars with a probability of" in text
     assert "runner-up: trial" in text and "how sure:" in text and "when a bar moves:" in text
 
 

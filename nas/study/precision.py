@@ -14,9 +14,10 @@ from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES, Objective, Requirement
 from nas.study.front import front_of, losses, meets, reference_value
 from nas.study.rows import NoiseFloor, Row
-from nas.study.statistics import MIDDLE, Known
+from nas.study.statistics import MIDDLE, Known, sampled
 
 MARGIN = 2.0  # standard errors within which two numbers may be the same
+ROUNDING = 1e-12  # by which a design misses a bar that its own number sets
 
 
 def known(name: str, number: Measurement, floors: Mapping[str, NoiseFloor]) -> Known:
@@ -112,3 +113,51 @@ def may_meet(
         if abs(row.values[requirement.name].value - requirement.level(base)) >= MARGIN * error:
             return False
     return True
+
+
+def able_in(
+    draws: np.ndarray,
+    names: Sequence[str],
+    rows: Sequence[Row],
+    requirements: Sequence[Requirement],
+    reference: Row | None,
+) -> np.ndarray:
+    """[draws, rows]: which rows meet the requirements in which draw of what the true numbers may be.
+
+    draws: [draws, rows, names] (`sampled`). A bar that is relative moves with the drawn number of the reference, which
+    is one of the rows.
+    """
+    able = np.ones(draws.shape[:2], dtype=bool)
+    for requirement in requirements:
+        column = names.index(requirement.name)
+        sign = 1.0 if requirement.objective.direction == "minimize" else -1.0
+        level: np.ndarray | float = requirement.bound
+        if requirement.relative_to_reference:
+            assert reference is not None, "a relative bar is judged beside its baseline"
+            base = [row.number for row in rows].index(reference.number)
+            level = requirement.bound * draws[:, base : base + 1, column]
+        able &= sign * (draws[:, :, column] - level) <= ROUNDING
+    return able
+
+
+def chances(
+    rows: Sequence[Row],
+    objective: Objective,
+    requirements: Sequence[Requirement],
+    reference: Row | None,
+    floors: Mapping[str, NoiseFloor],
+) -> tuple[np.ndarray, np.ndarray]:
+    """[rows] each: how probable it is that a row meets the requirements, and that it is the best by the objective among
+    all that do, for all that is known of the numbers. floors: see `known`.
+    """
+    outside = reference is not None and reference.number not in {row.number for row in rows}
+    everybody = [*rows, reference] if reference is not None and outside else list(rows)
+    names = list(dict.fromkeys([objective.name, *(requirement.name for requirement in requirements)]))
+    known_rows = [[known(name, row.values[name], floors) for name in names] for row in everybody]
+    draws = sampled(known_rows)
+    able = able_in(draws, names, everybody, requirements, reference)[:, : len(rows)]
+    sign = 1.0 if objective.direction == "minimize" else -1.0
+    losses_drawn = np.where(able, sign * draws[:, : len(rows), 0], np.inf)
+    first = losses_drawn.argmin(axis=1)
+    won = np.bincount(first[able.any(axis=1)], minlength=len(rows)) / len(draws)
+    return able.mean(axis=0), won

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from nas.architecture import Architecture
 from nas.objectives import Objective, Requirement
 from nas.study.front import meets, reference_value
-from nas.study.precision import known
+from nas.study.precision import chances, known
 from nas.study.rows import NoiseFloor, Row
 
 SURE = 2.0  # standard errors of a difference, below which it is said to be none
@@ -31,11 +31,18 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """errors: how many standard errors `best` is ahead of `second`; None without a runner-up or a known spread."""
+    """errors: how many standard errors `best` is ahead of `second`; None without a runner-up or a known spread.
+
+    meets: how probable it is that `best` meets the bars, for all that is known of the numbers; wins, second_wins: that
+    it, or `second`, is the best of all that do.
+    """
 
     best: Row
     second: Row | None
     errors: float | None
+    meets: float
+    wins: float
+    second_wins: float
     nearest: Row | None
     nearness: float
     tighter: tuple[Change, ...]
@@ -62,12 +69,17 @@ def recommend(
     if not able:
         raise NoRecommendation(why_none(rows, requirements, reference))
     best, second = able[0], able[1] if len(able) > 1 else None
+    able_shares, won = chances(rows, objective, requirements, reference, floors)
+    place = {row.number: i for i, row in enumerate(rows)}
     designs = [row for row in rows if row.is_reference]
     nearest = max(designs, key=lambda row: likeness(row.architecture, best.architecture), default=None)
     return Recommendation(
         best=best,
         second=second,
         errors=None if second is None else ahead(best, second, objective, floors),
+        meets=float(able_shares[place[best.number]]),
+        wins=float(won[place[best.number]]),
+        second_wins=0.0 if second is None else float(won[place[second.number]]),
         nearest=nearest,
         nearness=0.0 if nearest is None else likeness(nearest.architecture, best.architecture),
         tighter=tuple(filter(None, (tightened(rows, objective, requirements, r, reference) for r in requirements))),

@@ -94,3 +94,19 @@ def test_the_nearest_reference_is_the_one_with_most_layers_alike() -> None:
     found = choose([*ROWS, hybrid], recall=0.9)
     assert found.nearest is not None and (found.nearest.number, found.nearness) == (5, pytest.approx(7 / 8))
     assert likeness(network("ma"), network("mmaa")) == 1.0
+
+
+def test_how_probable_the_choice_is_counts_the_noise_of_the_bar_too() -> None:
+    sure = choose([REFERENCE, row(2, 2.0, 1.5, 20.0), row(3, 2.9, 1.6, 30.0)], recall=0.9)
+    assert sure.meets > 0.99 and sure.wins > 0.99 and sure.second_wins < 0.01
+    # recall's error is 0.01 for each, so of the difference to nine tenths of the reference 0.0135
+    edge = choose([REFERENCE, row(2, 2.0, 0.9, 20.0), row(3, 2.9, 1.6, 30.0)], recall=0.9)
+    assert edge.meets == pytest.approx(0.5, abs=0.05)
+    assert edge.wins == pytest.approx(edge.meets, abs=0.05) and edge.second_wins == pytest.approx(0.5, abs=0.06)
+    even = choose([REFERENCE, row(2, 2.7, 1.5, 20.0), row(3, 2.7, 1.6, 30.0)])
+    assert even.meets == 1.0 and even.wins == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_reference_that_cannot_be_deployed_sets_the_bar_and_wins_nothing() -> None:
+    found = choose([row(2, 2.7, 1.5, 20.0), row(3, 2.8, 1.6, 30.0)], recall=0.9)
+    assert found.meets > 0.99 and found.wins + found.second_wins == pytest.approx(1.0)

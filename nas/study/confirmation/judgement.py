@@ -10,7 +10,7 @@ from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES, Objective, Requirement
 from nas.study.confirmation.retrained import Plan, Retrained
 from nas.study.front import front_of, meets
-from nas.study.precision import known
+from nas.study.precision import able_in, known
 from nas.study.rows import Row
 from nas.study.statistics import (
     Estimate,
@@ -22,8 +22,6 @@ from nas.study.statistics import (
     sampled,
     shares_on_front,
 )
-
-ROUNDING = 1e-12  # by which a design misses a bar that its own number sets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,13 +153,5 @@ def probabilities(
     on_front = shares_on_front(drawn)
     if not requirements:
         return on_front, None, None
-    able = np.ones(draws.shape[:2], dtype=bool)
-    for requirement in requirements:
-        column = names.index(requirement.name)
-        level: np.ndarray | float = requirement.bound
-        if requirement.relative_to_reference:
-            assert reference is not None, "a relative bar is judged beside its baseline"
-            base = [row.number for row in rows].index(reference.number)
-            level = requirement.bound * draws[:, base : base + 1, column]
-        able &= signs[column] * (draws[:, :, column] - level) <= ROUNDING
+    able = able_in(draws, names, rows, requirements, reference)
     return on_front, able.mean(axis=0), shares_on_front(drawn, able)
