@@ -32,6 +32,7 @@ OPS = (
     "moe",
     "glu",
     "rms_norm",
+    "rope",
     "short_convolution",
     "vector_recurrence",
 )

@@ -33,6 +33,7 @@ OPERATIONS = (
     "selective_scan",
     "selective_scan_step",
     "glu",
+    "rope",
     "rms_norm",
     "l2_norm",
     "short_convolution",

@@ -49,6 +49,7 @@ FUNCTIONS = (  # of kernels, which is not imported: the plan is shown at once
     "glu",
     "rms_norm",
     "l2_norm",
+    "rope",
     "short_convolution",
     "short_convolution_step",
     "vector_recurrence",
@@ -62,6 +63,7 @@ FAMILIES = (
     "moe",
     "glu",
     "rms_norm",
+    "rope",
     "short_convolution",
     "vector_recurrence",
 )  # of kernels, to be tuned

@@ -117,6 +117,22 @@ def fla_swiglu(gate: Tensor, up: Tensor, *, activation: str) -> Answer:
     return fla_module("activations.ops", "swiglu")(gate, up) if activation == "silu" else NotImplemented
 
 
+def complex_product(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Answer:
+    """`kernels.rope` by PyTorch's product of complex numbers, which are whole heads of interleaved pairs."""
+    if not interleaved or 2 * cos.shape[-1] != x.shape[-1]:
+        return NotImplemented
+    turns = torch.complex(cos, sin).unsqueeze(-2)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+
+
+def fla_rotary(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Answer:
+    """`kernels.rope` by fla's Triton kernels, where all sequences stand at the same positions."""
+    if cos.dim() != 2:
+        return NotImplemented
+    return fla_module("rotary.ops", "rotary_embedding")(x, cos.to(x.dtype), sin.to(x.dtype), interleaved=interleaved)
+
+
 ADAPTERS: tuple[tuple[str, str, Callable[..., Answer], str], ...] = (
     ("conv1d", "short_convolution", grouped_convolution, "torch"),
     ("fla causal_conv1d", "short_convolution", fla_convolution, "fla"),
@@ -124,6 +140,8 @@ ADAPTERS: tuple[tuple[str, str, Callable[..., Answer], str], ...] = (
     ("fla rms_norm", "rms_norm", fla_norm, "fla"),
     ("silu * up", "glu", separate_gate, "torch"),
     ("fla swiglu", "glu", fla_swiglu, "fla"),
+    ("complex product", "rope", complex_product, "torch"),
+    ("fla rotary", "rope", fla_rotary, "fla"),
     ("rsqrt", "l2_norm", normalize, "torch"),
     ("fla l2norm", "l2_norm", fla_l2_norm, "fla"),
 )
@@ -158,6 +176,15 @@ def gated_unit(generator: torch.Generator) -> dict[str, Any]:
     return {"gate": gate, "up": up}
 
 
+def rotation(*, interleaved: bool) -> Make:
+    def make(generator: torch.Generator) -> dict[str, Any]:
+        angles = torch.randn(70, 12, generator=generator)
+        x = torch.randn(2, 70, 3, 24, generator=generator)
+        return {"x": x, "cos": angles.cos(), "sin": angles.sin(), "interleaved": interleaved}
+
+    return make
+
+
 CASES: tuple[tuple[str, str, Make, bool], ...] = (
     ("convolution", "short_convolution", convolution(state=False), True),
     ("convolution from a state", "short_convolution", convolution(state=True), True),
@@ -165,8 +192,10 @@ CASES: tuple[tuple[str, str, Make, bool], ...] = (
     ("norm of a sum", "rms_norm", norm(residual=True), True),
     ("norm before a gate", "rms_norm", norm(gate=True), True),
     ("gate", "glu", gated_unit, True),
+    ("rotation", "rope", rotation(interleaved=False), False),
+    ("rotation of interleaved pairs", "rope", rotation(interleaved=True), False),
     ("l2 norm", "l2_norm", norm(weight=False), True),
 )
 """Name, public function, arguments, and whether it has gradients."""
 
-FUNCTIONS = ("short_convolution", "short_convolution_step", "rms_norm", "l2_norm", "glu")
+FUNCTIONS = ("short_convolution", "short_convolution_step", "rms_norm", "l2_norm", "glu", "rope")

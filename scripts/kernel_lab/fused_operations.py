@@ -138,6 +138,39 @@ class GatedUnit(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rotation(Operation):
+    """`kernels.rope`; turned: how many channels of a head, all unless given."""
+
+    B: int
+    T: int
+    H: int
+    D: int
+    turned: int | None = None
+    interleaved: bool = False
+    function: ClassVar[str] = "rope"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        return ("x",)
+
+    def arguments(self, random: Random) -> Arguments:
+        x = random.normal(self.B, self.T, self.H, self.D)
+        turned = self.D if self.turned is None else self.turned
+        angles = 10 * random.uniform(self.T, turned // 2, dtype=torch.float32)
+        return {"x": x, "cos": angles.cos(), "sin": angles.sin(), "interleaved": self.interleaved}
+
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return (self.B, self.T, self.H, self.D)
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        elements = self.B * self.T * self.H * self.D
+        return Cost(3 * elements, 2 * itemsize * elements, vector=True)
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        return self.forward_cost(itemsize)
+
+
+@dataclass(frozen=True, kw_only=True)
 class L2Norm(Operation):
     """`kernels.l2_norm` of N rows, such as the heads of queries and keys."""
 

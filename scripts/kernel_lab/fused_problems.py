@@ -5,7 +5,14 @@ Sizes are those of a 7 B hybrid: width 4096, 8192 tokens.
 
 from dataclasses import replace
 
-from scripts.kernel_lab.fused_operations import GatedUnit, L2Norm, RmsNorm, ShortConvolution, ShortConvolutionStep
+from scripts.kernel_lab.fused_operations import (
+    GatedUnit,
+    L2Norm,
+    RmsNorm,
+    Rotation,
+    ShortConvolution,
+    ShortConvolutionStep,
+)
 from scripts.kernel_lab.operations import Operation
 
 Named = list[tuple[str, Operation]]
@@ -22,6 +29,8 @@ def benchmark_sizes() -> Named:
         ("gate in front N16384 D4096", RmsNorm(N=16384, D=4096, gate="front")),
         ("N2048 D32768", RmsNorm(N=2048, D=32768)),
         ("silu N16384 D14336", GatedUnit(N=16384, D=14336)),
+        ("B1 T16384 H40 D128", Rotation(B=1, T=16384, H=40, D=128)),
+        ("B64 T1 H40 D128", Rotation(B=64, T=1, H=40, D=128)),
         ("heads N1048576 D128", L2Norm(N=1048576, D=128)),
     ]
 
@@ -33,6 +42,7 @@ def cpu_sizes() -> Named:
         ("N1024 D96", RmsNorm(N=1024, D=96)),
         ("gate behind N4096 D32", RmsNorm(N=4096, D=32, gate="behind")),
         ("silu N1024 D256", GatedUnit(N=1024, D=256)),
+        ("B4 T256 H8 D32", Rotation(B=4, T=256, H=8, D=32)),
         ("heads N8192 D32", L2Norm(N=8192, D=32)),
     ]
 
@@ -59,6 +69,9 @@ def launch_sizes() -> Named:
     for activation in ("silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid"):
         named.append((f"{activation} D1100", GatedUnit(N=77, D=1100, activation=activation)))
     named.append(("silu D40", GatedUnit(N=333, D=40)))
+    for D, turned in ((20, 20), (64, 64), (128, 128), (256, 64)):
+        rotation = Rotation(B=2, T=77, H=5, D=D, turned=turned)
+        named += [(f"rotation D{D}", rotation), (f"interleaved D{D}", replace(rotation, interleaved=True))]
     named.append(("norm of groups behind a gate", RmsNorm(N=133, D=512, gate="front", groups=4)))
     return named
 
@@ -69,6 +82,7 @@ def tiny_sizes() -> Named:
         ("step of convolution", ShortConvolutionStep(B=1, D=8)),
         ("norm", RmsNorm(N=9, D=8, residual=True)),
         ("gate", GatedUnit(N=9, D=8)),
+        ("rotation", Rotation(B=1, T=9, H=2, D=8, turned=4)),
         ("l2 norm", L2Norm(N=9, D=8)),
     ]
 
@@ -83,6 +97,11 @@ def tuning_sizes() -> dict[str, Named]:
             ("convolution step W4", ShortConvolutionStep(B=16, D=4096)),
         ],
         "glu": [(one, GatedUnit(N=16384, D=8192, activation=one)) for one in ("silu", "gelu", "gelu_tanh", "relu2")],
+        "rope": [
+            ("rotation D128", Rotation(B=2, T=4096, H=40, D=128)),
+            ("rotation D64", Rotation(B=2, T=4096, H=40, D=64)),
+            ("interleaved D64 of 192", Rotation(B=2, T=4096, H=64, D=192, turned=64, interleaved=True)),
+        ],
         "rms_norm": [
             ("norm D4096", RmsNorm(N=16384, D=4096)),
             ("norm of a sum D4096", RmsNorm(N=16384, D=4096, residual=True)),
@@ -101,6 +120,8 @@ def small_size(one: Operation) -> Operation | None:
         return replace(one, B=1, T=333, D=min(one.D, 320))
     if isinstance(one, ShortConvolutionStep):
         return replace(one, B=2, D=min(one.D, 320))
+    if isinstance(one, Rotation):
+        return replace(one, B=1, T=133)
     if isinstance(one, RmsNorm | L2Norm | GatedUnit):
         return replace(one, N=133)
     return None

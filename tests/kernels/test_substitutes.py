@@ -21,6 +21,7 @@ CALLS = {
         WIDE[0], torch.ones(2, 4, 6), torch.ones(2, 3, 4), torch.tensor([[0], [1], [1]]), torch.ones(3, 1)
     ),
     "glu": lambda: kernels.glu(WIDE, WIDE),
+    "rope": lambda: kernels.rope(HEADS, torch.ones(3, 8), torch.ones(3, 8)),
     "rms_norm": lambda: kernels.rms_norm(WIDE),
     "l2_norm": lambda: kernels.l2_norm(WIDE),
     "selective_scan": lambda: kernels.selective_scan(WIDE, WIDE, -torch.ones(4, 2), WIDE[..., :2], WIDE[..., :2]),

@@ -49,7 +49,13 @@ def swiglu(x, y):
         return kernels.glu(x, y)
 
 
+def rotary_embedding(x, cos, sin, *, interleaved):
+    with kernels.use_substitutes({"rope": lambda *_, **__: NotImplemented}):
+        return kernels.rope(x, cos, sin, interleaved=interleaved)
+
+
 PRETENDED = {
+    ("rotary.ops", "rotary_embedding"): rotary_embedding,
     ("activations.ops", "swiglu"): swiglu,
     ("causal_conv1d.ops", "causal_conv1d"): causal_conv1d,
     ("norm.layernorm", "rms_norm"): rms_norm,
