@@ -4,7 +4,7 @@ From an earlier version of the study everything that settled an architecture com
 another study whose rows are comparable the trained ones come, and cost this one's budget nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from nas.study.noise import REPEATS
 from nas.study.rows import Row
 from nas.study.samplers.known import Completed
 from nas.study.storage.studies import DEFINITION, FORMAT
-from nas.study.trials import ARCHITECTURE, INTERRUPTED, ORIGIN, ROW, rows_of
+from nas.study.trials import ARCHITECTURE, INTERRUPTED, ORIGIN, ROW, read_row, rows_of
 
 SOURCE = "brought_from"
 STATES = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}  # all others end as pruned
@@ -43,7 +43,17 @@ def bring_version_over(study: optuna.Study, earlier: optuna.Study, space: Encode
         if name not in study.user_attrs and (name in (REPEATS, PLANS) or name.startswith(TRAINING)):
             study.set_user_attr(name, value)
     settled = [row for row in standing(earlier) if row.state != "duplicate" and row.reason != INTERRUPTED]
-    return bring(study, earlier, settled, space)
+    read = {trial.number: read_row(trial) for trial in earlier.get_trials(deepcopy=False)}
+    return bring(study, earlier, [with_all_rungs(row, read) for row in settled], space)
+
+
+def with_all_rungs(row: Row, read: Mapping[int, Row | None]) -> Row:
+    """The row with what was trained on all of its rungs, also in the trials that it goes on from, so that the total of
+    the study stays one. read: the rows of those trials by number."""
+    trained, before = row.trained, row.promoted_from
+    while before is not None and (earlier := read.get(before)) is not None:
+        trained, before = trained + earlier.trained, earlier.promoted_from
+    return replace(row, trained=trained)
 
 
 def bring_trained_over(study: optuna.Study, other: optuna.Study, space: Encodes) -> int:

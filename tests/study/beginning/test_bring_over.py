@@ -8,7 +8,7 @@ import pytest
 
 from nas.architecture import canonical_id
 from nas.study.bars import Bars
-from nas.study.beginning.bring_over import bring_version_over
+from nas.study.beginning.bring_over import bring_version_over, with_all_rungs
 from nas.study.beginning.earlier import Earlier
 from nas.study.beginning.warm_start import warm_start
 from nas.study.crew import Crew
@@ -149,3 +149,13 @@ def test_a_design_from_a_file_is_trained_first_and_one_outside_the_space_is_told
         "warm start: mine is trained first",
         "warm start: theirs does not lie in this space, or is queued already",
     ]
+
+
+def test_a_row_that_went_on_brings_what_was_trained_on_all_of_its_rungs(tmp_path):
+    (row, *_) = Search(tmp_path, NARROW, SETTINGS, 1).rows
+    first = replace(row, number=0, trained=0.25, state="stopped")
+    second = replace(row, number=3, trained=0.3, state="stopped", promoted_from=0)
+    third = replace(row, number=5, trained=0.7, promoted_from=3)
+    read = {0: first, 3: second, 5: third}
+    assert with_all_rungs(third, read).trained == pytest.approx(1.25)
+    assert with_all_rungs(first, read).trained == 0.25
