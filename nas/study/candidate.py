@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from nas.architecture import Architecture
 from nas.measurement import Measurement
+from nas.objectives import OBJECTIVES
 from nas.study.events import Observer
 
 
@@ -86,3 +87,18 @@ def describe(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else "no message"
     return (text if isinstance(error, TaskFailed) else f"{type(error).__name__}: {text}")[:300]
+
+
+def known_values(candidate: Candidate) -> dict[str, Measurement]:
+    """Every objective's number that the stages passed so far have given."""
+    stages = {
+        "count": candidate.counts is not None,
+        "measure": bool(candidate.measurements),
+        "train": bool(candidate.scores),
+    }
+    known = candidate.measurements.keys() | candidate.scores.keys()
+    return {
+        name: objective(candidate)
+        for name, objective in OBJECTIVES.items()
+        if stages[objective.stage] and (objective.stage == "count" or name in known)
+    }

@@ -27,11 +27,10 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from nas.architecture import Architecture, canonical_id
-from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES, STAGES
 from nas.study.allowance import Allowance
 from nas.study.bars import Bars
-from nas.study.candidate import Candidate, CannotMeasure, Evaluator, Rejected, describe
+from nas.study.candidate import Candidate, CannotMeasure, Evaluator, Rejected, describe, known_values
 from nas.study.confirmation.costs import confirm_members, confirmed_rows
 from nas.study.crew import Crew
 from nas.study.errors import StudyError
@@ -51,6 +50,7 @@ from nas.study.trials import (
     TakenAway,
     end_hung,
     go_on,
+    is_final,
     note_row,
     note_start,
     read_row,
@@ -363,23 +363,3 @@ class Loop:
         if self.done == 0:
             raise StudyError(f"{sentence}; loosen the limits or widen the search space.")
         self.observer.message(f"{sentence}: the search ends with {self.done} of {self.trials} trials.")
-
-
-def known_values(candidate: Candidate) -> dict[str, Measurement]:
-    """Every objective's number that the stages passed so far have given."""
-    stages = {
-        "count": candidate.counts is not None,
-        "measure": bool(candidate.measurements),
-        "train": bool(candidate.scores),
-    }
-    known = candidate.measurements.keys() | candidate.scores.keys()
-    return {
-        name: objective(candidate)
-        for name, objective in OBJECTIVES.items()
-        if stages[objective.stage] and (objective.stage == "count" or name in known)
-    }
-
-
-def is_final(row: Row) -> bool:
-    """Whether a row settles its architecture: trained, rejected, or broken for a reason of its own."""
-    return row.state in ("complete", "rejected", "stopped") or (row.state == "failed" and row.reason != INTERRUPTED)

@@ -176,3 +176,8 @@ def end_lost(study: optuna.Study, trials: Sequence[FrozenTrial], trial: FrozenTr
         study._storage.set_trial_user_attr(trial._trial_id, KILLED, True)
     study._storage.set_trial_user_attr(trial._trial_id, REASON, DEADLY if deadly else INTERRUPTED)
     study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
+def is_final(row: Row) -> bool:
+    """Whether a row settles its architecture: trained, rejected, or broken for a reason of its own."""
+    return row.state in ("complete", "rejected", "stopped") or (row.state == "failed" and row.reason != INTERRUPTED)
