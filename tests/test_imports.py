@@ -72,7 +72,7 @@ OWNERS: dict[str, set[str]] = {
     "tokenizers": {"nas.tasks"},
     "triton": {"kernels"},
     "safetensors": {"nas.checkpoint", "nas.interop"},
-    "transformers": set(),
+    "transformers": {"scripts"},  # what benchmark_recurrences compares with
     "fla": {"nas.measure"},
 }
 

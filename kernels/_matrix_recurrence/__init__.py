@@ -70,7 +70,7 @@ def matrix_recurrence(
     if substituted is not NotImplemented:
         return substituted
     backend = choose_backend(q)
-    if backend == "gpu" and options.erase_read is None and options.bonus is None:
+    if backend == "gpu":
         # Triton is imported where it runs: it exists on Linux alone.
         from kernels._matrix_recurrence import gpu
 
@@ -109,7 +109,7 @@ def matrix_recurrence_step(
         return substituted
     tensors = (q, k, v, state, *options)
     needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    if choose_backend(q) == "gpu" and not needs_grad and options.erase_read is None and options.bonus is None:
+    if choose_backend(q) == "gpu" and not needs_grad:
         from kernels._matrix_recurrence import gpu
 
         return gpu.recurrence_step(q, k, v, state, options, factor)

@@ -1,65 +1,84 @@
 """The Triton matrix recurrence as operators of torch: what autograd and torch.compile must know.
 
-Every combination runs on the kernels, the delta rule with a decay per channel included: it is the WY form of the delta
-rule on the products of the decay per channel. Sums are float32; operands of matrix products keep the dtype of q, but
-for the triangular inverse, which is float32 throughout. Chunks have 64 tokens.
+Every combination runs on the kernels, each setting on those made for it:
+
+| decay | nothing erased | beta | erase |
+|---|---|---|---|
+| none, per head | matrix products times decays | WY form of the delta rule | as below |
+| per channel | products of sub-chunks | WY form on such products | WY form with two keys, four such products |
+
+A bonus and erase run on a decay per channel, which is widened to that; where both need more heads than q and k have,
+those are repeated. Sums are float32; operands of matrix products keep the dtype of q, but for the triangular inverse,
+which is float32 throughout. Chunks have 64 tokens, sub-chunks 16.
 """
 
 import torch
 from torch import Tensor
 
-from kernels._matrix_recurrence import launch
+from kernels._matrix_recurrence import launch, launch_backward
 from kernels._matrix_recurrence.cases import ahead_of_time_cases as ahead_of_time_cases
 from kernels._matrix_recurrence.cases import launch_case as launch_case
 from kernels._matrix_recurrence.gpu_step import step_kernel
 from kernels._matrix_recurrence.launches import launch_candidates as launch_candidates
 from kernels._matrix_recurrence.options import Options
-from kernels._matrix_recurrence.plan import Plan
 
 
 def recurrence(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    options: Options,
-    initial_state: Tensor | None,
-    scale: float,
+    q: Tensor, k: Tensor, v: Tensor, options: Options, initial_state: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Same contract as `reference.recurrence`, without erase and bonus."""
-    log_decay = options.log_decay
+    """Same contract as `reference.recurrence`."""
+    bonus = options.bonus
+    if bonus is None or options.beta is None:
+        return _widened(q, k, v, options, initial_state, scale)
+    # What a token adds to its own output is v, not what the delta rule writes, which is all that the kernels have.
+    products = (q.float() * k.float()).repeat_interleave(v.shape[2] // q.shape[2], dim=2)
+    own = scale * (products * bonus.float()).sum(-1, keepdim=True) * v.float()
+    options = options._replace(bonus=torch.zeros_like(bonus))
+    output, state = _widened(q, k, v, options, initial_state, scale)
+    return (output.float() + own).to(v.dtype), state
+
+
+def _widened(
+    q: Tensor, k: Tensor, v: Tensor, options: Options, initial_state: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """With decay, heads and bonus in the shapes that the kernels of this setting take."""
+    log_decay, beta, a, b, bonus = options
     if log_decay is not None and log_decay.ndim == 1:
         log_decay = log_decay.expand(v.shape[:3])
-    return _forward(q, k, v, log_decay, options.beta, initial_state, scale)
+    if bonus is not None or a is not None:
+        if log_decay is None:
+            log_decay = v.new_zeros(1, dtype=torch.float32).expand(v.shape[:3])
+        if log_decay.ndim == 3:
+            log_decay = log_decay[..., None].expand(*v.shape[:3], q.shape[3])
+    if a is not None:
+        q, k = (x.repeat_interleave(v.shape[2] // q.shape[2], dim=2) for x in (q, k))
+    bonus = None if bonus is None else bonus.float()
+    return _forward(q, k, v, log_decay, beta, a, b, bonus, initial_state, scale)
 
 
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
-
-
-def _inputs(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None, initial: Tensor | None, scale: float
-) -> launch.Inputs:
-    return launch.Inputs(
-        q.contiguous(),
-        k.contiguous(),
-        v.contiguous(),
-        _contiguous(log_decay),
-        _contiguous(beta),
-        _contiguous(initial),
-        scale,
-    )
+def _inputs(*arguments: Tensor | float | None) -> launch.Inputs:
+    return launch.Inputs(*(x.contiguous() if isinstance(x, Tensor) else x for x in arguments))  # pyright: ignore
 
 
 @torch.library.custom_op("hybrid_nas::matrix_recurrence", mutates_args=())
 def _forward(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None, initial: Tensor | None, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    bonus: Tensor | None,
+    initial: Tensor | None,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
     with torch.cuda.device_of(q):
-        return launch.forward(_inputs(q, k, v, log_decay, beta, initial, scale))
+        return launch.forward(_inputs(q, k, v, log_decay, beta, a, b, bonus, initial, scale))
 
 
 @_forward.register_fake
-def _(q, k, v, log_decay, beta, initial, scale):
+def _(q, k, v, log_decay, beta, a, b, bonus, initial, scale):
     state = v.new_empty(v.shape[0], v.shape[2], q.shape[3], v.shape[3], dtype=torch.float32)
     return v.new_empty(v.shape), state
 
@@ -73,27 +92,36 @@ def _backward(
     v: Tensor,
     log_decay: Tensor | None,
     beta: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    bonus: Tensor | None,
     initial: Tensor | None,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the tensor arguments in their dtypes; empty for one that is absent."""
     with torch.cuda.device_of(q):
-        x = _inputs(q, k, v, log_decay, beta, initial, scale)
-        d_q, d_k, d_v, d_log_decay, d_beta, d_initial = launch.backward(x, d_out.contiguous(), d_state.contiguous())
-    absent = q.new_empty(0)
+        x = _inputs(q, k, v, log_decay, beta, a, b, bonus, initial, scale)
+        grads = launch_backward.backward(x, d_out.contiguous(), d_state.contiguous())
+
+    def of(given: Tensor | None, grad: Tensor | None) -> Tensor:
+        return q.new_empty(0) if given is None or grad is None else grad.to(given.dtype)
+
     return (
-        _sum_group(d_q, q),
-        _sum_group(d_k, k),
-        d_v,
-        absent if log_decay is None or d_log_decay is None else d_log_decay.to(log_decay.dtype),
-        q.new_empty(0) if beta is None or d_beta is None else d_beta.to(beta.dtype),
-        d_initial if initial is not None else q.new_empty(0),
+        _sum_group(grads.q, q),
+        _sum_group(grads.k, k),
+        grads.v,
+        of(log_decay, grads.log_decay),
+        of(beta, grads.beta),
+        of(a, grads.a),
+        of(b, grads.b),
+        of(bonus, grads.bonus),
+        of(initial, grads.initial_state),
     )
 
 
 @_backward.register_fake
-def _(d_out, d_state, q, k, v, log_decay, beta, initial, scale):
-    given = (q, k, v, log_decay, beta, initial)
+def _(d_out, d_state, q, k, v, log_decay, beta, a, b, bonus, initial, scale):
+    given = (q, k, v, log_decay, beta, a, b, bonus, initial)
     return tuple(q.new_empty(0) if x is None else x.new_empty(x.shape) for x in given)
 
 
@@ -120,28 +148,36 @@ _forward.register_autograd(_differentiate, setup_context=_setup_context)
 def recurrence_step(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, options: Options, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Same contract as `reference.recurrence_step`, without erase and bonus, and not differentiable."""
-    log_decay = options.log_decay
+    """Same contract as `reference.recurrence_step`, but not differentiable."""
+    log_decay, *others = options
     if log_decay is not None and log_decay.ndim == 1:
         log_decay = log_decay.expand(v.shape[:2])
-    return _step(q, k, v, state, log_decay, options.beta, scale)
+    return _step(q, k, v, state, log_decay, *others, scale)
 
 
 @torch.library.custom_op("hybrid_nas::matrix_recurrence_step", mutates_args=())
 def _step(
-    q: Tensor, k: Tensor, v: Tensor, state: Tensor, log_decay: Tensor | None, beta: Tensor | None, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    bonus: Tensor | None,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
     with torch.cuda.device_of(q):
-        x = _inputs(q, k, v, log_decay, beta, state, scale)
-        plan = Plan.of(x.q, x.v, x.log_decay, x.beta)
+        x = _inputs(q, k, v, log_decay, beta, a, b, bonus, state, scale)
         out, new_state = torch.empty_like(x.v), torch.empty_like(state, memory_format=torch.contiguous_format)
-        gates = (x.q if gate is None else gate for gate in (x.log_decay, x.beta))
+        options = (x.or_unused(one) for one in (x.log_decay, x.beta, x.a, x.b, x.bonus))
         # Batch times heads may pass 65535, which only the first axis of a grid may.
-        grid = (x.v.shape[0] * x.v.shape[1], plan.v_blocks(step_kernel))
-        plan.launch(step_kernel, grid, x.q, x.k, x.v, *gates, x.initial_state, out, new_state, scale)
+        grid = (x.v.shape[0] * x.v.shape[1], x.plan.v_blocks(step_kernel))
+        x.plan.launch(step_kernel, grid, x.q, x.k, x.v, *options, x.initial_state, out, new_state, scale)
     return out, new_state
 
 
 @_step.register_fake
-def _(q, k, v, state, log_decay, beta, scale):
+def _(q, k, v, state, log_decay, beta, a, b, bonus, scale):
     return v.new_empty(v.shape), state.new_empty(state.shape)

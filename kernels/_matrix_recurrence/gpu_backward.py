@@ -2,7 +2,8 @@
 
 d_states[n] is the gradient of the state after chunk n. The gradient of log_decay is, inside a chunk, the sum from the
 end of q·dq - k·dk (with the sign of each place a token's g appears in), plus the product of the state after the chunk
-with its gradient; the kernels collect the first in d_g and the second in d_last.
+with its gradient; the kernels collect the first in d_g and the second in d_last. Where a row stands before its token's
+decay, its product counts for the token before and is collected in d_before.
 """
 
 # Pointers and tl.constexpr have no types that a checker knows.
@@ -58,12 +59,12 @@ def value_grad_kernel(
 def state_grad_kernel(
     q, k, erased, g, states, d_out, d_final, d_written, d_states, d_initial, d_last, scale, T,
     H: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr,
-    BV: tl.constexpr, DECAY: tl.constexpr, DELTA: tl.constexpr, PRECISION: tl.constexpr,
+    BV: tl.constexpr, DECAY: tl.constexpr, DELTA: tl.constexpr, BEFORE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients of the states, from the last chunk to the first.
 
-    With DELTA a program holds all of K and completes d_written on the way. d_last is [V blocks, B, N, H, K] for a
-    decay per channel and [V blocks, K blocks, B, N, H] otherwise.
+    With DELTA a program holds all of K and completes d_written, of what is written at `k`, on the way. d_last is
+    [V blocks, B, N, H, K] for a decay per channel and [V blocks, K blocks, B, N, H] otherwise.
     """
     bh = tl.program_id(2).to(tl.int64)
     b, h = bh // H, bh % H
@@ -100,7 +101,7 @@ def state_grad_kernel(
             store_tile(d_written + token * V, d_w, rows, cols_v, H * V, left, V)
         query = load_transposed(q + token_qk * K, rows, cols_k, heads_qk * K, left, K)
         if DECAY > 0:
-            query = (query * from_start_transposed(g_here, rows, cols_k, left, H, K, DECAY)).to(dtype)
+            query = (query * from_start_transposed(g_here, rows - BEFORE, cols_k, left, H, K, DECAY)).to(dtype)
             d_state *= tl.exp(last_decay(g_here, cols_k, last, H, K, DECAY))[:, None]
         d_state += tl.dot(query, (d_o * scale).to(dtype), input_precision=PRECISION)
         if DELTA:
@@ -111,11 +112,11 @@ def state_grad_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def token_grad_kernel(
-    q, k, written, g, states, d_states, d_out, d_written, d_q, d_k, d_g, d_erased, scale, T,
+    q, k, written, g, states, d_states, d_out, d_written, d_q, d_k, d_g, d_before, d_erased, scale, T,
     H: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr,
-    BV: tl.constexpr, DECAY: tl.constexpr, DELTA: tl.constexpr, PRECISION: tl.constexpr,
+    BV: tl.constexpr, DECAY: tl.constexpr, DELTA: tl.constexpr, BEFORE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """d_q and d_k through the states and, but for a decay per channel, through the scores; d_erased for the delta rule.
+    """d_q and d_k through the states and, but for a decay per channel, through the scores; d_erased with DELTA 1.
 
     d_g is [B, T, H, K] for a decay per channel and [K blocks, B, T, H] otherwise.
     """
@@ -137,14 +138,14 @@ def token_grad_kernel(
         d_state_t = load_transposed(d_states + (bh * chunks + chunk) * K * V, cols_k, cols_v, V, K, V).to(dtype)
         d_query += tl.dot(d_o, state_t, input_precision=PRECISION)
         d_key += tl.dot(value, d_state_t, input_precision=PRECISION)
-        if DELTA:
+        if DELTA == 1:
             d_w = load_tile(d_written + token * V, rows, cols_v, H * V, left, V)
             d_erase -= tl.dot(d_w, state_t, input_precision=PRECISION)
-    if DELTA:
+    if DELTA == 1:
         store_tile(d_erased + token * K, d_erase, rows, cols_k, H * K, left, K)
     if DECAY > 0:
         g_here = g + (token * K if DECAY == 2 else token)
-        d_query *= from_start(g_here, rows, cols_k, left, H, K, DECAY)
+        d_query *= from_start(g_here, rows - BEFORE, cols_k, left, H, K, DECAY)
         d_key *= to_end(g_here, rows, cols_k, left, tl.minimum(left, BT) - 1, H, K, DECAY)
     query = load_tile(q + token_qk * K, rows, cols_k, heads_qk * K, left, K)
     key = load_tile(k + token_qk * K, rows, cols_k, heads_qk * K, left, K)
@@ -164,7 +165,11 @@ def token_grad_kernel(
         d_key += tl.dot(d_score_t.to(dtype), query, input_precision=PRECISION)
     store_tile(d_q + token * K, d_query, rows, cols_k, H * K, left, K)
     store_tile(d_k + token * K, d_key, rows, cols_k, H * K, left, K)
-    through_decay = query * d_query - key * d_key
+    through_decay = -key * d_key
+    if BEFORE:
+        store_tile(d_before + token * K, query * d_query, rows, cols_k, H * K, left, K)
+    else:
+        through_decay += query * d_query
     if DECAY == 1:
         part = tl.program_id(0) * (tl.num_programs(2) // H).to(tl.int64) * T * H
         tl.store(d_g + part + token + rows * H, tl.sum(through_decay, 1), mask=rows < left)

@@ -20,13 +20,14 @@ from kernels._matrix_recurrence.gpu_tiles import (
 
 @triton.jit(do_not_specialize=["T"])
 def state_kernel(
-    k, w, erased, g, initial, written, states, final, T,
+    k, w, other_k, other_w, erased, g, initial, written, states, final, T,
     H: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, DECAY: tl.constexpr, DELTA: tl.constexpr, HAS_INITIAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """states [B, H, N + 1, K, V]: before every chunk and after the last; final is the latter in float32.
 
-    With DELTA a program holds all of K, w is Tinv·beta·v and erased Tinv·beta·exp(g)·k, and written is stored.
+    With DELTA a program holds all of K, w is what a token would write to a zero state (u), erased is E, and written
+    w - erased·S is stored. With DELTA 2 that is written at b (`k` here), and other_w = v at other_k = k.
     """
     bh = tl.program_id(2).to(tl.int64)
     b, h = bh // H, bh % H
@@ -55,17 +56,22 @@ def state_kernel(
             key = (key * to_end_transposed(g_here, rows, cols_k, left, last, H, K, DECAY)).to(dtype)
             state *= tl.exp(last_decay(g_here, cols_k, last, H, K, DECAY))[:, None]
         state += tl.dot(key, value.to(dtype), input_precision=PRECISION)
+        if DELTA == 2:
+            key = load_transposed(other_k + token_qk * K, rows, cols_k, heads_qk * K, left, K)
+            key = (key * to_end_transposed(g_here, rows, cols_k, left, last, H, K, DECAY)).to(dtype)
+            value = load_tile(other_w + token * V, rows, cols_v, H * V, left, V)
+            state += tl.dot(key, value.to(dtype), input_precision=PRECISION)
     store_tile(states + (bh * (chunks + 1) + chunks) * K * V, state, cols_k, cols_v, V, K, V)
     store_tile(final + bh * K * V, state, cols_k, cols_v, V, K, V)
 
 
 @triton.jit(do_not_specialize=["T"])
 def output_kernel(
-    q, scores, written, g, states, out, scale, T,
+    q, scores, written, other_scores, other_written, g, states, out, scale, T,
     H: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr,
-    BV: tl.constexpr, DECAY: tl.constexpr, PRECISION: tl.constexpr,
+    BV: tl.constexpr, DECAY: tl.constexpr, DELTA: tl.constexpr, BEFORE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """out = scale (scores written + exp(g) q S) for one chunk, head and block of V."""
+    """out = scale (scores written + exp(g) q S) for one chunk, head and block of V; with DELTA 2 the others added."""
     chunk, bh = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     b, h = bh // H, bh % H
     heads_qk: tl.constexpr = H // GROUP
@@ -80,10 +86,14 @@ def output_kernel(
         query = load_tile(q + token_qk * K, rows, cols_k, heads_qk * K, left, K)
         dtype = query.dtype
         if DECAY > 0:
-            query = (query * from_start(g_here, rows, cols_k, left, H, K, DECAY)).to(dtype)
+            query = (query * from_start(g_here, rows - BEFORE, cols_k, left, H, K, DECAY)).to(dtype)
         state = load_tile(state_here, cols_k, cols_v, V, K, V)
         result += tl.dot(query, state.to(dtype), input_precision=PRECISION)
     score = load_tile(scores + token * BT, rows, rows, H * BT, left, BT)
     value = load_tile(written + token * V, rows, cols_v, H * V, left, V)
     result += tl.dot(score, value, input_precision=PRECISION)
+    if DELTA == 2:
+        score = load_tile(other_scores + token * BT, rows, rows, H * BT, left, BT)
+        value = load_tile(other_written + token * V, rows, cols_v, H * V, left, V)
+        result += tl.dot(score, value, input_precision=PRECISION)
     store_tile(out + token * V, result * scale, rows, cols_v, H * V, left, V)

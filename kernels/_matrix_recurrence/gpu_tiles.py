@@ -6,6 +6,8 @@ to 3.7 compiles wrongly on Hopper.
 
 DECAY is 0 for none, 1 for one number per head and token, 2 for one per key channel. g is the running sum of log_decay
 inside a chunk. Rows past the end of the sequence read g = 0, which is why every exponent is bounded by 0 or masked.
+DELTA is 0 without erasing, 1 for the delta rule and 2 for erasing freely. BEFORE: q reads the state before its token
+and before that token's decay, as with a bonus (then DECAY is 2, as it is with DELTA 2).
 """
 
 # Pointers and tl.constexpr have no types that a checker knows.
@@ -16,14 +18,15 @@ import triton.language as tl
 
 @triton.jit
 def load_tile(base, rows, cols, stride, row_count, col_count):
-    mask = (rows[:, None] < row_count) & (cols[None, :] < col_count)
+    """Zeros outside; rows may begin at -1."""
+    mask = (rows[:, None] >= 0) & (rows[:, None] < row_count) & (cols[None, :] < col_count)
     return tl.load(base + rows[:, None] * stride + cols[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
 def load_transposed(base, rows, cols, stride, row_count, col_count):
     """The tile of load_tile as [cols, rows]."""
-    mask = (rows[None, :] < row_count) & (cols[:, None] < col_count)
+    mask = (rows[None, :] >= 0) & (rows[None, :] < row_count) & (cols[:, None] < col_count)
     return tl.load(base + rows[None, :] * stride + cols[:, None], mask=mask, other=0.0)
 
 
@@ -35,7 +38,10 @@ def store_tile(base, tile, rows, cols, stride, row_count, col_count):
 
 @triton.jit
 def from_start(g, rows, cols, left, H: tl.constexpr, K: tl.constexpr, DECAY: tl.constexpr):
-    """exp(g) as [rows, 1] or [rows, cols]; g points at the first token of the chunk and the head."""
+    """exp(g) as [rows, 1] or [rows, cols]; g points at the first token of the chunk and the head.
+
+    With a decay per channel rows may begin at -1, where the decay from the start is 1.
+    """
     if DECAY == 1:
         result = tl.exp(tl.load(g + rows * H, mask=rows < left, other=0.0))[:, None]
     else:
@@ -110,12 +116,23 @@ def pair_decay_transposed(g, left, H: tl.constexpr, BT: tl.constexpr, DECAY: tl.
 
 
 @triton.jit(do_not_specialize=["T"])
-def chunk_sum_kernel(x, offset, out, T, W: tl.constexpr, BT: tl.constexpr, BW: tl.constexpr, REVERSE: tl.constexpr):
-    """Running sums of x [B, T, W] inside each chunk; from the end, with offset [B, N, W] added, if REVERSE."""
+def chunk_sum_kernel(
+    x, before, offset, out, T,
+    W: tl.constexpr, BT: tl.constexpr, BW: tl.constexpr, REVERSE: tl.constexpr, SHIFTED: tl.constexpr,
+):  # fmt: skip
+    """Running sums of x [B, T, W] inside each chunk; from the end, with offset [B, N, W] added, if REVERSE.
+
+    SHIFTED: `before` [B, T, W] counts as if each of its values belonged to the token before.
+    """
     chunk, b = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     rows, cols = tl.arange(0, BT), tl.program_id(0) * BW + tl.arange(0, BW)
     base, left = (b * T + chunk * BT) * W, T - chunk * BT
-    sums = tl.cumsum(load_tile(x + base, rows, cols, W, left, W).to(tl.float32), axis=0, reverse=REVERSE)
+    values = load_tile(x + base, rows, cols, W, left, W).to(tl.float32)
+    if SHIFTED:
+        values += load_tile(before + base, rows, cols, W, left, W)
+    sums = tl.cumsum(values, axis=0, reverse=REVERSE)
+    if SHIFTED:
+        sums -= load_tile(before + base, rows, cols, W, left, W)
     if REVERSE:
         chunks = tl.cdiv(T, BT)
         sums += tl.load(offset + (b * chunks + chunk) * W + cols, mask=cols < W, other=0.0)[None, :]

@@ -1,8 +1,9 @@
 """Triton kernels of the products inside a chunk under a decay per key channel, and of their gradients.
 
-Sub-chunks of 16 tokens: against earlier sub-chunks the decay is split at the first token of the later one, so both
-factors are at most one and the product is a matrix product; inside a sub-chunk every pair is computed by itself
-(Yang et al., "Gated Linear Attention Transformers with Hardware-Efficient Training", section 4.3).
+Sub-chunks of 16 tokens: against earlier sub-chunks the decay is split where the later one begins, so both factors are
+at most one and the product is a matrix product; inside a sub-chunk every pair is computed by itself (Yang et al.,
+"Gated Linear Attention Transformers with Hardware-Efficient Training", section 4.3). A row that stands before its
+token's decay sees the tokens before it alone, decayed up to the token before.
 """
 
 # Pointers and tl.constexpr have no types that a checker knows.
@@ -15,16 +16,21 @@ from kernels._matrix_recurrence.gpu_tiles import load_tile, load_transposed, sto
 
 @triton.jit
 def _load_row(base, row, cols, stride, left, count):
-    return tl.load(base + row * stride + cols, mask=(cols < count) & (row < left), other=0.0).to(tl.float32)
+    mask = (cols < count) & (row >= 0) & (row < left)
+    return tl.load(base + row * stride + cols, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["T"])
 def channel_scores_kernel(
-    q, k, g, beta, scores, erasing, T,
-    H: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr,
-    DELTA: tl.constexpr, PRECISION: tl.constexpr,
+    q, x, y, g, beta, bonus, scores, erasing, T,
+    H: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, DELTA: tl.constexpr,
+    BEFORE: tl.constexpr, OWN: tl.constexpr, NEGATED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """16 rows of scores_tj = Σ_c q_tc k_jc exp(g_tc - g_jc), and with DELTA of erasing (beta·k in place of q)."""
+    """16 rows of scores_tj = Σ_c q_tc y_jc exp(g_tc - g_jc), and with DELTA of erasing, x in place of q.
+
+    DELTA 1: x = y = k, times beta. DELTA 2: x = a stands before its token's decay; NEGATED changes the sign of erasing.
+    BEFORE: so does q; OWN: then scores_tt = Σ_c q_tc bonus_c y_tc.
+    """
     bh = tl.program_id(1).to(tl.int64)
     subs: tl.constexpr = BT // 16
     chunk, edge = (tl.program_id(0) // subs).to(tl.int64), (tl.program_id(0) % subs) * 16
@@ -32,35 +38,48 @@ def channel_scores_kernel(
     heads_qk: tl.constexpr = H // GROUP
     start, left = b * T + chunk * BT, T - chunk * BT
     token, token_qk = start * H + h, start * heads_qk + h // GROUP
-    q_here, k_here, g_here = q + token_qk * K, k + token_qk * K, g + token * K
+    q_here, y_here, g_here = q + token_qk * K, y + token_qk * K, g + token * K
     rows, all_rows = edge + tl.arange(0, 16), tl.arange(0, BT)
-    dtype = k.dtype.element_ty
+    x_before: tl.constexpr = DELTA == 2
+    dtype = y.dtype.element_ty
     score, erase = tl.zeros([16, BT], tl.float32), tl.zeros([16, BT], tl.float32)
     for first in range(0, K, BK):
         cols = first + tl.arange(0, BK)
-        decay = load_tile(g_here, rows, cols, H * K, left, K)
-        split = _load_row(g_here, edge, cols, H * K, left, K)
+        decay = load_tile(g_here, rows - BEFORE, cols, H * K, left, K)
+        split = _load_row(g_here, edge - 1, cols, H * K, left, K)
         query = load_tile(q_here, rows, cols, heads_qk * K, left, K).to(tl.float32)
         late = tl.exp(tl.minimum(decay - split[None, :], 0.0))
         decay_t = load_transposed(g_here, all_rows, cols, H * K, left, K)
         early = tl.exp(tl.where(all_rows[None, :] < edge, split[:, None] - decay_t, float("-inf")))
-        key_t = (load_transposed(k_here, all_rows, cols, heads_qk * K, left, K) * early).to(dtype)
-        score += tl.dot((query * late).to(dtype), key_t, input_precision=PRECISION)
-        if DELTA:
-            key = load_tile(k_here, rows, cols, heads_qk * K, left, K).to(tl.float32)
-            erase += tl.dot((key * late).to(dtype), key_t, input_precision=PRECISION)
+        y_t = (load_transposed(y_here, all_rows, cols, heads_qk * K, left, K) * early).to(dtype)
+        score += tl.dot((query * late).to(dtype), y_t, input_precision=PRECISION)
+        row, decay_x = query, decay
+        if DELTA > 0:
+            row = load_tile(x + token_qk * K, rows, cols, heads_qk * K, left, K).to(tl.float32)
+            decay_x = load_tile(g_here, rows - x_before, cols, H * K, left, K)
+            late = tl.exp(tl.minimum(decay_x - split[None, :], 0.0))
+            erase += tl.dot((row * late).to(dtype), y_t, input_precision=PRECISION)
         for i in range(16):
-            other = _load_row(k_here, edge + i, cols, heads_qk * K, left, K)
-            between = decay - _load_row(g_here, edge + i, cols, H * K, left, K)[None, :]
-            weight = other[None, :] * tl.exp(tl.minimum(between, 0.0))
-            here = (all_rows[None, :] == edge + i) & (rows[:, None] >= edge + i)
-            score += tl.where(here, tl.sum(query * weight, 1)[:, None], 0.0)
-            if DELTA:
-                erase += tl.where(here, tl.sum(key * weight, 1)[:, None], 0.0)
+            other = _load_row(y_here, edge + i, cols, heads_qk * K, left, K)
+            at = _load_row(g_here, edge + i, cols, H * K, left, K)[None, :]
+            here = all_rows[None, :] == edge + i
+            weight = other[None, :] * tl.exp(tl.minimum(decay - at, 0.0))
+            seen = here & (rows[:, None] >= edge + i + BEFORE)
+            score += tl.where(seen, tl.sum(query * weight, 1)[:, None], 0.0)
+            if DELTA > 0:
+                if x_before != BEFORE:
+                    weight = other[None, :] * tl.exp(tl.minimum(decay_x - at, 0.0))
+                seen = here & (rows[:, None] >= edge + i + x_before)
+                erase += tl.where(seen, tl.sum(row * weight, 1)[:, None], 0.0)
+        if OWN:
+            own = tl.load(bonus + h * K + cols, mask=cols < K, other=0.0).to(tl.float32)[None, :]
+            own *= query * load_tile(y_here, rows, cols, heads_qk * K, left, K)
+            score += tl.where(rows[:, None] == all_rows[None, :], tl.sum(own, 1)[:, None], 0.0)
     store_tile(scores + token * BT, score, rows, all_rows, H * BT, left, BT)
-    if DELTA:
-        strength = tl.load(beta + token + rows * H, mask=rows < left, other=0.0).to(tl.float32)
-        store_tile(erasing + token * BT, erase * strength[:, None], rows, all_rows, H * BT, left, BT)
+    if DELTA == 1:
+        erase *= tl.load(beta + token + rows * H, mask=rows < left, other=0.0).to(tl.float32)[:, None]
+    if DELTA > 0:
+        store_tile(erasing + token * BT, -erase if NEGATED else erase, rows, all_rows, H * BT, left, BT)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -85,13 +104,14 @@ def score_grad_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def channel_grad_kernel(
-    x, k, g, beta, d_products, d_x, d_k, d_g, d_beta, T,
+    x, y, g, beta, bonus, d_products, d_x, d_y, d_g, d_before, d_beta, T,
     H: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr,
-    ERASING: tl.constexpr, PRECISION: tl.constexpr,
+    ERASING: tl.constexpr, BEFORE: tl.constexpr, OWN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of 16 tokens through scores (x = q) or, ERASING, through erasing (x = k, times beta).
+    """Gradient of 16 tokens through products of rows x and columns y, with their flags as in channel_scores_kernel.
 
-    Adds to d_x, d_k and d_g [B, T, H, K] (d_x is d_k when ERASING), and to d_beta [K blocks, B, T, H].
+    Adds to d_x, d_y, d_g and, BEFORE, d_before [B, T, H, K]. ERASING: x = y = k, rows times beta; d_x is d_y, and adds
+    to d_beta [K blocks, B, T, H].
     """
     bh = tl.program_id(2).to(tl.int64)
     subs: tl.constexpr = BT // 16
@@ -100,54 +120,71 @@ def channel_grad_kernel(
     heads_qk: tl.constexpr = H // GROUP
     start, left = b * T + chunk * BT, T - chunk * BT
     token, token_qk = start * H + h, start * heads_qk + h // GROUP
-    x_here, k_here, g_here = x + token_qk * K, k + token_qk * K, g + token * K
+    x_here, y_here, g_here = x + token_qk * K, y + token_qk * K, g + token * K
     d_here = d_products + token * BT
     cols = tl.program_id(0) * BK + tl.arange(0, BK)
     index, all_rows = tl.arange(0, 16), tl.arange(0, BT)
     rows = edge + index
-    dtype = k.dtype.element_ty
+    dtype = y.dtype.element_ty
     decay = load_tile(g_here, rows, cols, H * K, left, K)
+    decay_row = load_tile(g_here, rows - BEFORE, cols, H * K, left, K)
+    # As the row: columns before this sub-chunk, split where it begins.
+    split = _load_row(g_here, edge - 1, cols, H * K, left, K)
     decays = load_tile(g_here, all_rows, cols, H * K, left, K)
-    keys = load_tile(k_here, all_rows, cols, heads_qk * K, left, K)
-    others = load_tile(x_here, all_rows, cols, heads_qk * K, left, K)
-    # As the later token: keys before this sub-chunk, split at its first token.
-    split = _load_row(g_here, edge, cols, H * K, left, K)
     early = tl.exp(tl.where(all_rows[:, None] < edge, split[None, :] - decays, float("-inf")))
     d_rows = load_tile(d_here, rows, all_rows, H * BT, left, BT).to(dtype)
-    as_row = tl.dot(d_rows, (keys * early).to(dtype), input_precision=PRECISION)
-    as_row *= tl.exp(tl.minimum(decay - split[None, :], 0.0))
-    # As the earlier token: rows after this sub-chunk, split at its last token.
+    columns = load_tile(y_here, all_rows, cols, heads_qk * K, left, K)
+    as_row = tl.dot(d_rows, (columns * early).to(dtype), input_precision=PRECISION)
+    as_row *= tl.exp(tl.minimum(decay_row - split[None, :], 0.0))
+    # As the column: rows after this sub-chunk, split at its last token.
     split = _load_row(g_here, tl.minimum(edge + 15, left - 1), cols, H * K, left, K)
     after = (all_rows[:, None] >= edge + 16) & (all_rows[:, None] < left)
+    if BEFORE:
+        decays = load_tile(g_here, all_rows - 1, cols, H * K, left, K)
     late = tl.exp(tl.where(after, decays - split[None, :], float("-inf")))
-    strengths = tl.load(beta + token + all_rows * H, mask=(all_rows < left) & ERASING, other=1.0).to(tl.float32)
+    if ERASING:
+        late *= tl.load(beta + token + all_rows * H, mask=all_rows < left, other=0.0).to(tl.float32)[:, None]
     d_cols = load_transposed(d_here, all_rows, rows, H * BT, left, BT).to(dtype)
-    as_col = tl.dot(d_cols, (others * strengths[:, None] * late).to(dtype), input_precision=PRECISION)
+    others = load_tile(x_here, all_rows, cols, heads_qk * K, left, K)
+    as_col = tl.dot(d_cols, (others * late).to(dtype), input_precision=PRECISION)
     as_col *= tl.exp(tl.minimum(split[None, :] - decay, 0.0))
     for i in range(16):
         at = edge + i
         g_at = _load_row(g_here, at, cols, H * K, left, K)[None, :]
-        d_row = tl.load(d_here + rows * H * BT + at, mask=(rows < left) & (index >= i), other=0.0).to(tl.float32)
-        key_at = _load_row(k_here, at, cols, heads_qk * K, left, K)[None, :]
-        as_row += d_row[:, None] * key_at * tl.exp(tl.minimum(decay - g_at, 0.0))
-        d_col = tl.load(d_here + at * H * BT + rows, mask=(at < left) & (index <= i), other=0.0).to(tl.float32)
+        d_row = tl.load(d_here + rows * H * BT + at, mask=(rows < left) & (index >= i + BEFORE), other=0.0)
+        y_at = _load_row(y_here, at, cols, heads_qk * K, left, K)[None, :]
+        as_row += d_row.to(tl.float32)[:, None] * y_at * tl.exp(tl.minimum(decay_row - g_at, 0.0))
+        d_col = tl.load(d_here + at * H * BT + rows, mask=(at < left) & (index + BEFORE <= i), other=0.0)
         x_at = _load_row(x_here, at, cols, heads_qk * K, left, K)[None, :]
         if ERASING:
             x_at *= tl.load(beta + token + at * H, mask=at < left, other=0.0).to(tl.float32)
-        as_col += d_col[:, None] * x_at * tl.exp(tl.minimum(g_at - decay, 0.0))
-    own_key = load_tile(k_here, rows, cols, heads_qk * K, left, K).to(tl.float32)
-    own = load_tile(x_here, rows, cols, heads_qk * K, left, K).to(tl.float32)
+        if BEFORE:
+            g_at = _load_row(g_here, at - 1, cols, H * K, left, K)[None, :]
+        as_col += d_col.to(tl.float32)[:, None] * x_at * tl.exp(tl.minimum(g_at - decay, 0.0))
+    own_y = load_tile(y_here, rows, cols, heads_qk * K, left, K).to(tl.float32)
+    own_x = load_tile(x_here, rows, cols, heads_qk * K, left, K).to(tl.float32)
     if ERASING:
         part = token + tl.program_id(0) * (tl.num_programs(2) // H).to(tl.int64) * T * H + rows * H
         before = tl.load(d_beta + part, mask=rows < left, other=0.0)
-        tl.store(d_beta + part, before + tl.sum(own * as_row, 1), mask=rows < left)
+        tl.store(d_beta + part, before + tl.sum(own_x * as_row, 1), mask=rows < left)
         as_row *= tl.load(beta + token + rows * H, mask=rows < left, other=0.0).to(tl.float32)[:, None]
-    total = load_tile(d_g + token * K, rows, cols, H * K, left, K) + own * as_row - own_key * as_col
+    through_decay = -own_y * as_col
+    if BEFORE:
+        total = load_tile(d_before + token * K, rows, cols, H * K, left, K) + own_x * as_row
+        store_tile(d_before + token * K, total, rows, cols, H * K, left, K)
+    else:
+        through_decay += own_x * as_row
+    total = load_tile(d_g + token * K, rows, cols, H * K, left, K) + through_decay
     store_tile(d_g + token * K, total, rows, cols, H * K, left, K)
+    if OWN:
+        d_own = tl.load(d_here + rows * (H * BT + 1), mask=rows < left, other=0.0).to(tl.float32)[:, None]
+        d_own *= tl.load(bonus + h * K + cols, mask=cols < K, other=0.0).to(tl.float32)[None, :]
+        as_row += d_own * own_y
+        as_col += d_own * own_x
     if ERASING:
         as_col += as_row
     else:
         total = load_tile(d_x + token * K, rows, cols, H * K, left, K) + as_row
         store_tile(d_x + token * K, total, rows, cols, H * K, left, K)
-    total = load_tile(d_k + token * K, rows, cols, H * K, left, K) + as_col
-    store_tile(d_k + token * K, total, rows, cols, H * K, left, K)
+    total = load_tile(d_y + token * K, rows, cols, H * K, left, K) + as_col
+    store_tile(d_y + token * K, total, rows, cols, H * K, left, K)

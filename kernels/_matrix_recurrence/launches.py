@@ -20,6 +20,7 @@ _LAUNCHES: dict[str, tuple[tuple[int, int, int, int], ...]] = {
     "inverse": ((64, 64, 4, 1), (64, 64, 2, 1), (64, 64, 8, 1)),
     "wy": ((64, 64, 4, 2), (64, 64, 8, 2), (64, 64, 2, 2), (32, 32, 4, 2), (64, 64, 4, 1), (64, 64, 4, 3)),
     "state": ((64, 64, 4, 2), (64, 64, 4, 3), (64, 32, 4, 3), (64, 64, 8, 2), (64, 32, 2, 3), (64, 128, 8, 2)),
+    "fused": ((128, 32, 8, 2), (128, 64, 8, 1), (128, 32, 4, 2), (128, 64, 8, 2), (128, 32, 8, 1), (128, 16, 4, 2)),
     "output": ((32, 64, 4, 2), (64, 64, 4, 2), (64, 128, 8, 2), (32, 128, 8, 2), (64, 64, 4, 3), (64, 64, 8, 2)),
     "value_grad": ((64, 64, 4, 2), (64, 64, 8, 2), (64, 128, 8, 2), (32, 64, 4, 2), (64, 64, 4, 3), (32, 64, 2, 2)),
     "state_grad": ((64, 64, 8, 1), (64, 64, 8, 2), (64, 32, 4, 2), (64, 64, 4, 1), (64, 32, 8, 2), (64, 32, 4, 1)),
@@ -27,6 +28,9 @@ _LAUNCHES: dict[str, tuple[tuple[int, int, int, int], ...]] = {
     "score_grad": ((64, 64, 4, 2), (64, 64, 8, 2), (64, 128, 8, 1), (64, 32, 4, 3), (64, 64, 4, 3), (64, 64, 2, 2)),
     "channel_grad": ((32, 64, 4, 1), (64, 64, 4, 1), (16, 64, 4, 1), (32, 64, 2, 1), (32, 64, 8, 1), (64, 64, 8, 1)),
     "wy_grad": ((32, 32, 8, 1), (64, 64, 8, 1), (32, 32, 4, 1), (64, 32, 8, 1), (32, 32, 8, 2), (16, 16, 4, 1)),
+    "free_wy": ((64, 64, 4, 2), (64, 64, 8, 2), (64, 64, 2, 2), (32, 32, 4, 2), (64, 64, 4, 1), (64, 64, 4, 3)),
+    "free_wy_grad": ((32, 32, 8, 1), (64, 64, 8, 1), (32, 32, 4, 1), (64, 32, 8, 1), (32, 32, 8, 2), (16, 16, 4, 1)),
+    "free_token_grad": ((64, 64, 8, 1), (64, 32, 8, 1), (32, 32, 4, 1), (32, 64, 4, 1), (64, 64, 8, 2), (64, 64, 4, 1)),
     "erasing_grad": ((32, 64, 8, 1), (64, 64, 8, 1), (32, 64, 4, 1), (16, 64, 4, 1), (32, 64, 2, 1)),
     "step": ((256, 16, 4, 1), (256, 32, 4, 1), (256, 16, 2, 1), (256, 8, 1, 1), (256, 8, 2, 1), (256, 64, 8, 1)),
 }
@@ -34,15 +38,24 @@ _LAUNCHES: dict[str, tuple[tuple[int, int, int, int], ...]] = {
 _LAUNCHES_ABOVE_64 = {
     "token_grad": ((64, 32, 8, 1), (32, 32, 4, 1), (32, 32, 8, 1), (32, 64, 8, 1), (64, 64, 8, 1), (64, 32, 8, 2)),
 }
+# For rows that stand before their token's decay.
+_LAUNCHES_BEFORE = {
+    "channel_scores": ((32, 64, 8, 1), (16, 64, 4, 1), (32, 64, 2, 1), (64, 64, 8, 1), (16, 64, 8, 1)),
+}
+# For erasing freely, which writes at two keys.
+_LAUNCHES_FREE = {
+    "state": ((64, 64, 8, 2), (64, 64, 8, 1), (64, 32, 8, 2), (64, 64, 4, 1), (64, 16, 4, 2), (64, 64, 4, 2)),
+}
 # The state of the delta rule is not split along K, because every value that it erases reads all of K.
 _WHOLE_K_WITH_DELTA = ("state", "state_grad")
+_WHOLE_K = ("fused", "step")
 _SMALLEST = 16  # rows and columns of a matrix instruction
 
 
 def launch_key(
     kernel: Any, element_bytes: int, state_bytes: int, head_sizes: tuple[int, int], width: int, flags: dict[str, int]
 ) -> Key:
-    """The key of a kernel: of the head sizes (K, V), `DECAY` and `DELTA` in `flags` what the kernel is compiled for.
+    """The key of a kernel: what it is compiled for of the head sizes (K, V) and of DECAY, DELTA and BEFORE in `flags`.
 
     `width` is the numbers of decay per token, heads times gate size, which only the running sums depend on;
     `state_bytes` those of an element of the states between chunks.
@@ -66,6 +79,10 @@ def launch_candidates(key: Key) -> list[Config]:
     sizes = dict(key.sizes)
     above_64 = max(sizes.get("K", 0), sizes.get("V", 0)) > 64
     launches = (_LAUNCHES_ABOVE_64 if above_64 else {}).get(name, _LAUNCHES[name])
+    if dict(key.flags).get("BEFORE"):
+        launches = _LAUNCHES_BEFORE.get(name, launches)
+    if dict(key.flags).get("DELTA") == 2:
+        launches = _LAUNCHES_FREE.get(name, launches)
     # Tiles of float32 and of K = 256 fill registers and shared memory: more warps to hold them, one stage.
     if _needs_whole_k(key, name) and sizes["K"] > 128:
         launches = tuple((256, 64, warps, 1) for warps in (8, 16))
@@ -90,13 +107,12 @@ def _blocks(key: Key, name: str, block_k: int, block_v: int) -> Config:
         return {"BW": min(block_v, sizes["W"])}
     if key.element_bytes == 4:
         block_k, block_v = min(block_k, 32), min(block_v, 32)
-    if name == "step":
-        block_k = sizes["K"]
-    elif _needs_whole_k(key, name):
-        block_k, block_v = sizes["K"], min(block_v, max(_SMALLEST, 4096 // sizes["K"]))
+    if _needs_whole_k(key, name):
+        state = 8192 if name == "fused" and sizes["K"] <= 128 else 4096
+        block_k, block_v = sizes["K"], min(block_v, max(_SMALLEST, state // sizes["K"]))
     limits = {"BK": (block_k, sizes.get("K")), "BV": (block_v, sizes.get("V"))}
     return {block: min(largest, size) for block, (largest, size) in limits.items() if size is not None}
 
 
 def _needs_whole_k(key: Key, name: str) -> bool:
-    return name in _WHOLE_K_WITH_DELTA and dict(key.flags)["DELTA"] > 0
+    return name in _WHOLE_K or (name in _WHOLE_K_WITH_DELTA and dict(key.flags)["DELTA"] > 0)

@@ -17,27 +17,32 @@ from kernels.tuning import choose, run
 
 CHUNK = 64
 SUB_CHUNK = 16
+FREE = 2  # Plan.delta of erasing freely
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The constants of a call: heads, group size, head sizes, kind of decay (0, 1 or 2, see gpu_tiles), delta rule."""
+    """The constants of a call: heads, group size, head sizes, and DECAY, DELTA and BEFORE as gpu_tiles has them."""
 
     heads: int
     group: int
     key_size: int
     value_size: int
     decay: int
-    delta: bool
+    delta: int
     dtype: torch.dtype
     device: torch.device
+    before: bool = False
 
     @classmethod
-    def of(cls, q: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None) -> "Plan":
+    def of(
+        cls, q: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None, a: Tensor | None, bonus: Tensor | None
+    ) -> "Plan":
         heads = v.shape[-2]
         decay = 0 if log_decay is None else 1 + (log_decay.ndim == v.ndim)
         sizes = (heads // q.shape[-2], q.shape[-1], v.shape[-1])
-        return cls(heads, *sizes, decay, beta is not None, q.dtype, q.device)
+        delta = FREE if a is not None else int(beta is not None)
+        return cls(heads, *sizes, decay, delta, q.dtype, q.device, bonus is not None)
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -48,6 +53,12 @@ class Plan:
     def gate_size(self) -> int:
         """Numbers of decay per head and token."""
         return self.key_size if self.decay == 2 else 1
+
+    @property
+    def multiprocessors(self) -> int:
+        """How many programs the device runs at once, at least; three for the interpreter, so that tests reach both
+        sides of every choice."""
+        return _multiprocessors(self.device)
 
     def key(self, kernel: Any) -> Key:
         return _key(self, kernel)
@@ -73,6 +84,7 @@ class Plan:
             "W": self.heads * self.gate_size,
             "DECAY": self.decay,
             "DELTA": self.delta,
+            "BEFORE": self.before,
             "PRECISION": "tf32x3" if self.dtype == torch.float32 else "tf32",
         } | flags
         return {name: known[name] for name in kernel.arg_names if name in known}
@@ -82,8 +94,13 @@ class Plan:
 
 
 @cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3
+
+
+@cache
 def _key(plan: Plan, kernel: Any) -> Key:
-    flags = {"DECAY": plan.decay, "DELTA": int(plan.delta)}
+    flags = {"DECAY": plan.decay, "DELTA": plan.delta, "BEFORE": int(plan.before)}
     sizes = (plan.key_size, plan.value_size)
     width = plan.heads * plan.gate_size
     return launch_key(kernel, plan.dtype.itemsize, plan.state_dtype.itemsize, sizes, width, flags)

@@ -6,7 +6,7 @@ by them can be compared with what the device can do at best.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -168,10 +168,20 @@ class AttentionStep(Operation):
         return Cost(4 * self.B * self.Hq * self.D * slots, itemsize * tensors)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a published layer sets of the matrix recurrence: decay, beta (delta), erase=(a, b), bonus."""
+
+    gate: Gate
+    delta: bool = False
+    erase: bool = False
+    bonus: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recurrence(Operation):
-    """`kernels.matrix_recurrence`; state: it starts from a given state and returns the last one; constant_decay: the
-    decay receives no gradient, as that of RetNet.
+    """`kernels.matrix_recurrence`, its erase=(a, b) as two arguments erase_a and erase_b; state: it starts from a given
+    state and returns the last one; constant_decay: the decay receives no gradient, as that of RetNet.
 
     Arithmetic of the chunked form, for a token and head: products of C x K and C x V within the chunk, K x V with the
     state; the delta rule adds the products with the inverted chunk matrix.
@@ -185,6 +195,8 @@ class Recurrence(Operation):
     V: int
     gate: Gate
     delta: bool = False
+    erase: bool = False
+    bonus: bool = False
     state: bool = False
     constant_decay: bool = False
     function: ClassVar[str] = "matrix_recurrence"
@@ -192,7 +204,8 @@ class Recurrence(Operation):
     @property
     def differentiable(self) -> tuple[str, ...]:
         decay = self.gate != "none" and not self.constant_decay
-        given = {"log_decay": decay, "beta": self.delta, "initial_state": self.state}
+        given = {"log_decay": decay, "beta": self.delta, "erase_a": self.erase, "erase_b": self.erase}
+        given |= {"bonus": self.bonus, "initial_state": self.state}
         return ("q", "k", "v", *(name for name, is_given in given.items() if is_given))
 
     def arguments(self, random: Random) -> Arguments:
@@ -202,7 +215,7 @@ class Recurrence(Operation):
         v = random.normal(self.B, self.T, self.Hv, self.V)
         beta = random.normal(self.B, self.T, self.Hv, dtype=torch.float32).sigmoid() if self.delta else None
         state = random.normal(self.B, self.Hv, self.K, self.V, dtype=torch.float32) if self.state else None
-        gates = {"log_decay": self._log_decay(random), "beta": beta}
+        gates = {"log_decay": self._log_decay(random), "beta": beta, **self._erase_and_bonus(random)}
         return {"q": q, "k": k, "v": v, **gates, "initial_state": state, "return_state": self.state}
 
     def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
@@ -211,8 +224,10 @@ class Recurrence(Operation):
     def forward_cost(self, itemsize: int) -> Cost:
         token_heads = self.B * self.T * self.Hv
         within, with_state = CHUNK * (self.K + self.V), self.K * self.V
-        flops = token_heads * (5 * within + 6 * with_state if self.delta else 2 * within + 4 * with_state)
-        return Cost(flops, self._bytes(itemsize, keys=2, values=2, gates=1))
+        flops = 5 * within + 6 * with_state if self.delta else 2 * within + 4 * with_state
+        if self.erase:  # three more matrices of products, a second key, and the system of equations
+            flops += 6 * within + 4 * with_state
+        return Cost(token_heads * flops, self._bytes(itemsize, keys=2, values=2, gates=1))
 
     def backward_cost(self, itemsize: int) -> Cost:
         # Read q, k, v, do and the gates; write dq, dk, dv and the gates' gradients.
@@ -222,9 +237,18 @@ class Recurrence(Operation):
     def _bytes(self, itemsize: int, *, keys: int, values: int, gates: int) -> int:
         tokens = self.B * self.T
         channels = {"none": 0, "fixed": 0, "head": 1, "channel": self.K}[self.gate] + self.delta
-        in_type = keys * self.Hqk * self.K + values * self.Hv * self.V
+        in_type = keys * self.Hqk * self.K + (values * self.V + 2 * gates * self.erase * self.K) * self.Hv
         states = gates * 2 * self.B * self.Hv * self.K * self.V * 4 if self.state else 0
         return tokens * (itemsize * in_type + gates * 4 * self.Hv * channels) + states
+
+    def _erase_and_bonus(self, random: Random) -> Arguments:
+        """a and b as RWKV-7 has them: a key of length one, and minus that times a rate per channel."""
+        made: Arguments = {}
+        if self.erase:
+            key = F.normalize(random.normal(self.B, self.T, self.Hv, self.K).float(), dim=-1)
+            rate = random.normal(self.B, self.T, self.Hv, self.K).float().sigmoid()
+            made = {"erase_a": key.to(random.dtype), "erase_b": (-rate * key).to(random.dtype)}
+        return made | ({"bonus": random.normal(self.Hv, self.K, dtype=torch.float32)} if self.bonus else {})
 
     def _log_decay(self, random: Random) -> Tensor | None:
         """In float32, as the mixers compute it; memories of ten to a few hundred tokens, as trained models have."""
@@ -247,21 +271,19 @@ class RecurrenceStep(Operation):
     V: int
     gate: Gate
     delta: bool = False
+    erase: bool = False
+    bonus: bool = False
     function: ClassVar[str] = "matrix_recurrence_step"
 
     def arguments(self, random: Random) -> Arguments:
-        one = Recurrence(
-            B=self.B, T=1, Hqk=self.Hqk, Hv=self.Hv, K=self.K, V=self.V, gate=self.gate, delta=self.delta, state=True
-        )
-        given = one.arguments(random)
-        per_token = [name for name in ("q", "k", "v", "log_decay", "beta") if given[name] is not None]
-        step = {name: given[name] if given[name].dim() == 1 else given[name][:, 0] for name in per_token}
-        return {"log_decay": None, "beta": None, **step, "state": given["initial_state"]}
+        given = Recurrence(**asdict(self), T=1, state=True).arguments(random)
+        state, _ = given.pop("initial_state"), given.pop("return_state")
+        return {name: x if x is None or x.dim() < 3 else x[:, 0] for name, x in given.items()} | {"state": state}
 
     def forward_cost(self, itemsize: int) -> Cost:
         state = self.B * self.Hv * self.K * self.V
-        tensors = 2 * self.B * (self.Hqk * self.K + self.Hv * self.V)
-        return Cost((6 if self.delta else 4) * state, 2 * 4 * state + itemsize * tensors, vector=True)
+        tensors = 2 * self.B * (self.Hqk * self.K + self.Hv * (self.V + self.erase * self.K))
+        return Cost((4 + 2 * self.delta + 4 * self.erase) * state, 2 * 4 * state + itemsize * tensors, vector=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,19 +7,19 @@
 """
 
 import itertools
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from scripts.kernel_lab import fused_problems, scan_problems, sparse_problems
 from scripts.kernel_lab.operations import (
     Attention,
     AttentionStep,
-    Gate,
     GroupedMatmul,
     Operation,
     Recurrence,
     RecurrenceStep,
     SelectiveScan,
     SelectiveScanStep,
+    Setting,
 )
 from scripts.kernel_lab.problems import DTYPES, Problem
 
@@ -33,14 +33,16 @@ FLA_SHAPES = (
     (8, 1024, 8, 64),
 )
 # The published layer of each setting of the recurrence; the settings beyond the first four on two shapes alone.
-LAYERS: dict[str, tuple[Gate, bool]] = {
-    "simple_gla": ("head", False),
-    "gated_delta_rule": ("head", True),
-    "gla": ("channel", False),
-    "kda": ("channel", True),
-    "linear_attention": ("none", False),
-    "retention": ("fixed", False),
-    "delta_rule": ("none", True),
+LAYERS: dict[str, Setting] = {
+    "simple_gla": Setting("head"),
+    "gated_delta_rule": Setting("head", delta=True),
+    "gla": Setting("channel"),
+    "kda": Setting("channel", delta=True),
+    "rwkv7": Setting("channel", erase=True),
+    "rwkv6": Setting("channel", bonus=True),
+    "linear_attention": Setting("none"),
+    "retention": Setting("fixed"),
+    "delta_rule": Setting("none", delta=True),
 }
 EVERY_SHAPE = ("simple_gla", "gated_delta_rule", "gla")
 HEAD_SIZES = (16, 20, 32, 64, 96, 128, 256)
@@ -76,9 +78,10 @@ def attention_sizes() -> list[tuple[str, Operation]]:
 
 def recurrence_sizes() -> list[tuple[str, Operation]]:
     named: list[tuple[str, Operation]] = []
-    for layer, (gate, delta) in LAYERS.items():
+    for layer, setting in LAYERS.items():
+        fixed = setting.gate == "fixed"
         for B, T, H, D in FLA_SHAPES if layer in EVERY_SHAPE else (FLA_SHAPES[0], FLA_SHAPES[2]):
-            one = Recurrence(B=B, T=T, Hqk=H, Hv=H, K=D, V=D, gate=gate, delta=delta, constant_decay=gate == "fixed")
+            one = Recurrence(B=B, T=T, Hqk=H, Hv=H, K=D, V=D, **asdict(setting), constant_decay=fixed)
             named.append((f"{layer} B{B} T{T} H{H} D{D}", one))
     named += [
         ("mamba2 B2 T8192 H80/1 K128 V64", Recurrence(B=2, T=8192, Hqk=1, Hv=80, K=128, V=64, gate="head")),
@@ -87,9 +90,8 @@ def recurrence_sizes() -> list[tuple[str, Operation]]:
             Recurrence(B=1, T=32768, Hqk=16, Hv=64, K=128, V=128, gate="head", delta=True),
         ),
     ]
-    for layer, B in itertools.product(("simple_gla", "gated_delta_rule", "gla", "kda"), (1, 64)):
-        gate, delta = LAYERS[layer]
-        one = RecurrenceStep(B=B, Hqk=32, Hv=32, K=128, V=128, gate=gate, delta=delta)
+    for layer, B in itertools.product(("simple_gla", "gated_delta_rule", "gla", "kda", "rwkv7"), (1, 64)):
+        one = RecurrenceStep(B=B, Hqk=32, Hv=32, K=128, V=128, **asdict(LAYERS[layer]))
         named.append((f"{layer} step B{B} H32 D128", one))
     return named
 
@@ -126,6 +128,7 @@ def cpu_sizes() -> list[tuple[str, Operation]]:
         ("simple_gla B1 T512 H4 D64", recurrence),
         ("gated_delta_rule B1 T512 H4 D64", replace(recurrence, delta=True)),
         ("gla B1 T512 H4 D64", replace(recurrence, gate="channel")),
+        ("rwkv7 B1 T512 H4 D64", replace(recurrence, gate="channel", erase=True)),
         ("gated_delta_rule step B1 H4 D64", RecurrenceStep(B=1, Hqk=4, Hv=4, K=64, V=64, gate="head", delta=True)),
         ("B1 T512 D512 N16", SelectiveScan(B=1, T=512, Dm=512, N=16)),
         ("step B1 D512 N16", SelectiveScanStep(B=1, Dm=512, N=16)),
@@ -151,11 +154,12 @@ def launch_problems() -> list[Problem]:
             (f"step D{D}", AttentionStep(B=2, S=1300, Hq=4, Hkv=2, D=D)),
             (f"step of many heads, kept D{D}", AttentionStep(B=1, S=300, Hq=32, Hkv=1, D=D, kept=70)),
         ]
-        for layer, (gate, delta) in LAYERS.items():
-            with_state = gate in ("head", "channel")
-            one = Recurrence(B=1, T=330, Hqk=1, Hv=2, K=D, V=D, gate=gate, delta=delta, state=with_state)
-            step = RecurrenceStep(B=2, Hqk=1, Hv=2, K=D, V=D, gate=gate, delta=delta)
-            named += [(f"{layer} D{D}", one), (f"{layer} step D{D}", step)]
+        for layer, setting in LAYERS.items():
+            with_state = setting.gate in ("head", "channel")
+            one = Recurrence(B=1, T=330, Hqk=1, Hv=2, K=D, V=D, **asdict(setting), state=with_state)
+            step = RecurrenceStep(B=2, Hqk=1, Hv=2, K=D, V=D, **asdict(setting))
+            many = replace(one, T=70, Hqk=8, Hv=256)  # heads that fill a GPU, whose states stay in registers
+            named += [(f"{layer} D{D}", one), (f"{layer} step D{D}", step), (f"{layer} of 256 heads D{D}", many)]
         problems += [Problem(name=name, operation=one, dtype=dtype, exact="step" in name) for name, one in named]
     for dtype in DTYPES:
         named = [
@@ -186,6 +190,8 @@ def tiny_problems(dtype: str = "float32") -> list[Problem]:
         ("simple_gla", replace(recurrence, T=70)),
         ("gated_delta_rule", replace(recurrence, delta=True, state=True)),
         ("gla", replace(recurrence, gate="channel")),
+        ("rwkv7", replace(recurrence, gate="channel", erase=True)),
+        ("rwkv6", replace(recurrence, gate="channel", bonus=True)),
         ("step of gated_delta_rule", RecurrenceStep(B=1, Hqk=1, Hv=2, K=16, V=16, gate="head", delta=True)),
         ("scan", SelectiveScan(B=1, T=20, Dm=16, N=4)),
         ("step of scan", SelectiveScanStep(B=1, Dm=16, N=4)),

@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 OUTPUT_LIMIT = {"float32": 1e-4, "float16": 3e-3, "bfloat16": 1e-2}
 GRADIENT_LIMIT = {"float32": 5e-4, "float16": 8e-3, "bfloat16": 2e-2}
 GATE_LIMIT = {"float32": 2e-3, "float16": 2e-2, "bfloat16": 5e-2}
-GATES = ("log_decay", "beta", "delta", "A", "initial_state")
+GATES = ("log_decay", "beta", "erase_a", "erase_b", "bonus", "delta", "A", "initial_state")
 WORST_ROW_FACTOR = 10.0
 
 
@@ -92,11 +92,11 @@ class Problem:
     def forward(self, inputs: Inputs) -> Result:
         """The public function without gradients, under whatever backend or substitute is in force."""
         with torch.no_grad():
-            return Result(as_tuple(getattr(kernels, self.op)(**inputs.arguments)), {})
+            return Result(as_tuple(getattr(kernels, self.op)(**as_called(inputs.arguments))), {})
 
     def forward_backward(self, inputs: Inputs) -> Result:
         """The public function and the gradients of every argument that has one."""
-        outputs = as_tuple(getattr(kernels, self.op)(**inputs.arguments))
+        outputs = as_tuple(getattr(kernels, self.op)(**as_called(inputs.arguments)))
         names = self.operation.differentiable
         gradients = torch.autograd.grad(outputs, [inputs.arguments[name] for name in names], inputs.cotangents)
         return Result(tuple(o.detach() for o in outputs), dict(zip(names, gradients, strict=True)))
@@ -159,6 +159,14 @@ def in_float32(inputs: Inputs) -> Inputs:
 
     arguments = {name: upcast(value) for name, value in inputs.arguments.items()}
     return Inputs(arguments, tuple(one.float() for one in inputs.cotangents))
+
+
+def as_called(arguments: Arguments) -> Arguments:
+    """As the public function takes them: what it takes as a pair has one argument each here."""
+    if "erase_a" not in arguments:
+        return arguments
+    rest = {name: value for name, value in arguments.items() if name not in ("erase_a", "erase_b")}
+    return rest | {"erase": (arguments["erase_a"], arguments["erase_b"])}
 
 
 def as_tuple(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -4,7 +4,7 @@ The keys that these problems launch are the keys that are tuned. Each is timed a
 checked on a small one with a length that is no multiple of any block; neither size is part of a key.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from scripts.kernel_lab import fused_problems, scan_problems, sparse_problems
 from scripts.kernel_lab.operations import (
@@ -68,9 +68,9 @@ def _recurrence() -> list[tuple[str, Operation]]:
     layers = [*_FIRST_LAYERS, *(layer for layer in LAYERS if layer not in _FIRST_LAYERS)]
     for D in (128, 64):
         for layer in layers:
-            gate, delta = LAYERS[layer]
-            one = Recurrence(B=2, T=4096, Hqk=16, Hv=16, K=D, V=D, gate=gate, delta=delta, state=True)
-            step = RecurrenceStep(B=16, Hqk=16, Hv=16, K=D, V=D, gate=gate, delta=delta)
+            setting = asdict(LAYERS[layer])
+            one = Recurrence(B=2, T=4096, Hqk=16, Hv=16, K=D, V=D, **setting, state=True)
+            step = RecurrenceStep(B=16, Hqk=16, Hv=16, K=D, V=D, **setting)
             named += [(f"{layer} D{D}", one), (f"{layer} step D{D}", step)]
         if D == 128:
             mamba = Recurrence(B=2, T=4096, Hqk=1, Hv=32, K=128, V=64, gate="head", state=True)
@@ -78,9 +78,11 @@ def _recurrence() -> list[tuple[str, Operation]]:
                 ("mamba2 K128 V64", mamba),
                 ("mamba2 step K128 V64", RecurrenceStep(B=16, Hqk=1, Hv=32, K=128, V=64, gate="head")),
             ]
+    for layer in _FIRST_LAYERS:  # heads that fill a GPU, whose states stay in registers
+        many = Recurrence(B=1, T=4096, Hqk=64, Hv=64, K=128, V=128, **asdict(LAYERS[layer]), state=True)
+        named.append((f"{layer} D128 of 64 heads", many))
     for layer in _FIRST_LAYERS[:2]:
-        gate, delta = LAYERS[layer]
-        wide = Recurrence(B=2, T=4096, Hqk=8, Hv=8, K=256, V=256, gate=gate, delta=delta, state=True)
+        wide = Recurrence(B=2, T=4096, Hqk=8, Hv=8, K=256, V=256, **asdict(LAYERS[layer]), state=True)
         named.append((f"{layer} D256", wide))
     return named
 
