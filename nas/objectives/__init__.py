@@ -88,7 +88,13 @@ def parse_requirements(
 
 def parse_limits(limits: Mapping[str, float | None] | None) -> tuple[Limit, ...]:
     """`limits: {parameters: 3e7, decode_latency_ms: 50}`; null sets no limit."""
-    return tuple(Limit(objective=objective, bound=bound) for objective, bound in parse_bounds("limits", limits))
+    found = parse_bounds("limits", limits)
+    for objective, bound in found:
+        if objective.unit == "share" and bound > 1:
+            raise ObjectiveError(
+                f"limits.{objective.name} is a share, which nothing brings above 1, but got {bound:g}; lower it."
+            )
+    return tuple(Limit(objective=objective, bound=bound) for objective, bound in found)
 
 
 def parse_bounds(section: str, bounds: Mapping[str, float | None] | None) -> list[tuple[Objective, float]]:

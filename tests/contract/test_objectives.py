@@ -157,6 +157,12 @@ def test_limit_gives_its_reason(name: str, bound, value, reason: str | None) -> 
     assert limit.broken_by(Measurement.exact(value, OBJECTIVES[name].unit)) == reason
 
 
+def test_a_limit_that_no_share_reaches_is_refused() -> None:
+    with pytest.raises(ObjectiveError, match=r"limits\.recall is a share, which nothing brings above 1, but got 2"):
+        parse_limits({"recall": 2})
+    assert parse_limits({"recall": 1.0})[0].bound == 1.0
+
+
 def test_limit_breaks_on_nan() -> None:
     assert Limit(objective=OBJECTIVES["text_loss"], bound=3).broken_by(score(float("nan"))) is not None
 
