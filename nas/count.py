@@ -7,10 +7,11 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
-from nas.architecture import Architecture, NoFfn, NoMixer, resized
+from nas.architecture import Architecture, Block, NoFfn, NoMixer, resized
 from nas.deployment import Deployment
 from nas.parts import (
     active_parameters,
@@ -49,8 +50,8 @@ class Counts:
 def count(architecture: Architecture, context: int, *, dtype: torch.dtype = torch.float32) -> Counts:
     """Counts of an architecture, as it stands (resize first), when a sequence holds `context` tokens."""
     parameters, d_model = count_parameters(architecture), architecture.d_model
-    ffns = [block.ffn for block in architecture.blocks]
-    idle = sum(ffn_parameters(ffn, d_model) - active_parameters(ffn, d_model) for ffn in ffns)
+    ffns = [(block.ffn, times) for block, times in architecture.distinct_blocks]
+    idle = sum(times * (ffn_parameters(ffn, d_model) - active_parameters(ffn, d_model)) for ffn, times in ffns)
     return Counts(
         parameters=parameters,
         active_parameters=parameters - idle,
@@ -65,7 +66,8 @@ def count_parameters(architecture: Architecture) -> int:
     d_model = architecture.d_model
     ends = architecture.vocab_size * d_model * (1 if architecture.tie_embeddings else 2) + d_model
     parts = sum(
-        mixer_parameters(block.mixer, d_model) + ffn_parameters(block.ffn, d_model) for block in architecture.blocks
+        times * (mixer_parameters(block.mixer, d_model) + ffn_parameters(block.ffn, d_model))
+        for block, times in architecture.distinct_blocks
     )
     return ends + parts + d_model * _further_norm_vectors(architecture)
 
@@ -73,18 +75,20 @@ def count_parameters(architecture: Architecture) -> int:
 def _further_norm_vectors(architecture: Architecture) -> int:
     """Vectors of d_model in norms beyond one for every part and one at the end, which the parts and ends count."""
     parts = norms = 1
-    for block in architecture.blocks:
+    for block, times in architecture.distinct_blocks:
         placements = [] if isinstance(block.mixer, NoMixer) else [block.mixer_norm]
         placements += [] if isinstance(block.ffn, NoFfn) else [block.ffn_norm]
-        parts += len(placements)
-        norms += sum(2 if placement == "sandwich" else 1 for placement in placements) - block.parallel
+        parts += times * len(placements)
+        norms += times * (sum(2 if placement == "sandwich" else 1 for placement in placements) - block.parallel)
     return norms * (2 if architecture.norm_bias else 1) - parts
 
 
 def count_state_bytes(architecture: Architecture, context: int, *, dtype: torch.dtype) -> int:
     """Bytes of cache and recurrent state of one sequence of `context` tokens."""
     d_model = architecture.d_model
-    return sum(mixer_state_bytes(block.mixer, d_model, context, dtype) for block in architecture.blocks)
+    return sum(
+        times * mixer_state_bytes(block.mixer, d_model, context, dtype) for block, times in architecture.distinct_blocks
+    )
 
 
 def count_flops(architecture: Architecture, tokens: int, context: int = 0) -> int:
@@ -95,8 +99,8 @@ def count_flops(architecture: Architecture, tokens: int, context: int = 0) -> in
     d_model = architecture.d_model
     head = 2 * tokens * architecture.vocab_size * d_model
     return head + sum(
-        mixer_flops(block.mixer, d_model, tokens, context) + ffn_flops(block.ffn, d_model, tokens)
-        for block in architecture.blocks
+        times * (mixer_flops(block.mixer, d_model, tokens, context) + ffn_flops(block.ffn, d_model, tokens))
+        for block, times in architecture.distinct_blocks
     )
 
 
@@ -204,7 +208,12 @@ def parameters_by_width(architecture: Architecture) -> tuple[int, list[int]]:
 def with_ffn_widths(architecture: Architecture, widths: list[int]) -> Architecture:
     """The architecture with the FFN of each block at the given width; 0 leaves a block as it is."""
     blocks = tuple(
-        replace(block, ffn=with_width(block.ffn, width)) if width else block
+        _with_ffn_width(block, width) if width else block
         for block, width in zip(architecture.blocks, widths, strict=True)
     )
     return replace(architecture, blocks=blocks)
+
+
+@lru_cache(maxsize=16384)
+def _with_ffn_width(block: Block, width: int) -> Block:
+    return replace(block, ffn=with_width(block.ffn, width))

@@ -42,16 +42,19 @@ def mixer_parameters(options: MixerOptions, d_model: int) -> int:
     return 0 if mixer is None else d_model + sum(p.numel() for p in mixer.parameters())
 
 
+@lru_cache(maxsize=16384)
 def ffn_parameters(options: FfnOptions, d_model: int) -> int:
     """Parameters of an FFN and its norm; 0 for no FFN."""
     return linear_in_width(options, d_model, _all_parameters)
 
 
+@lru_cache(maxsize=16384)
 def parameters_per_width(options: FfnOptions, d_model: int) -> int:
     """Parameters that one more unit of an FFN's width adds."""
     return _line(with_width(options, WIDTHS[0]), d_model, _all_parameters)[1]
 
 
+@lru_cache(maxsize=16384)
 def active_parameters(options: FfnOptions, d_model: int) -> int:
     """Those of them that one token uses."""
     return linear_in_width(options, d_model, _active_parameters)
@@ -89,6 +92,7 @@ def ffn_width(ffn: FfnOptions) -> int:
     return 0 if name is None else getattr(ffn, name)
 
 
+@lru_cache(maxsize=16384)
 def with_width(ffn: FfnOptions, width: int) -> FfnOptions:
     """The FFN at another hidden width; without one, as it is."""
     name = width_option(type(ffn))

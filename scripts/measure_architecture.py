@@ -97,7 +97,7 @@ def blocks(large: Architecture, settings: SearchSettings) -> Iterator[str]:
     """A line for each distinct block and phase, measured where the table lacks it."""
     from nas.measure import open_meter
     from nas.measure.meter import TableMeter
-    from nas.measure.prediction import parts_of
+    from nas.measure.table_parts import parts_of
     from nas.tasks import cache_folder
 
     if settings.deployment.spec is not None:
@@ -109,7 +109,7 @@ def blocks(large: Architecture, settings: SearchSettings) -> Iterator[str]:
     yield ""
     yield HEAD
     for phase in phases:
-        for part in dict.fromkeys(parts_of(large)):
+        for part in parts_of(large):
             entry = meter.reader.look_up(part, large.d_model, phase)
             assert entry is not None, "complete() comes before look_up()"
             yield line(entry)

@@ -26,8 +26,9 @@ from scripts.settings import SearchSettings
 from search_spaces import RandomTrial
 
 if TYPE_CHECKING:
-    from nas.measure.block_table import Entry, Part
+    from nas.measure.block_table import Entry
     from nas.measure.prediction import TableReader
+    from nas.measure.table_parts import Part
     from nas.workload import Phase
 
     Wanted = tuple[Part, int, Phase]
@@ -59,15 +60,13 @@ def main() -> None:
 
 def wanted_blocks(settings: SearchSettings, samples: int) -> "list[Wanted]":
     """The blocks of the reference designs and of random architectures, the most frequent first, with their phases."""
-    from nas.architecture import FfnOptions
-    from nas.measure.block_table import grid_neighbours
-    from nas.measure.prediction import parts_of
+    from nas.measure.table_parts import measured_for, parts_of
 
     phases = list(dict.fromkeys(map(settings.deployment.workload.phase, settings.deployment.quantities)))
     counts: Counter[Wanted] = Counter()
     for architecture in deployed_samples(settings, samples):
-        for part in dict.fromkeys(parts_of(architecture)):
-            for block in dict.fromkeys(grid_neighbours(part) if isinstance(part, FfnOptions) else (part,)):
+        for part in parts_of(architecture):
+            for block in measured_for(part):
                 counts.update((block, architecture.d_model, phase) for phase in phases)
     return [wanted for wanted, _ in counts.most_common()]
 
@@ -89,6 +88,7 @@ def deployed_samples(settings: SearchSettings, samples: int) -> Iterable[Archite
 def fill(reader: "TableReader", wanted: "list[Wanted]", limit: float | None) -> bool:
     """Measure what the table lacks, a line each, and save as it goes; whether nothing is missing any more."""
     from nas.measure import DoesNotFit
+    from nas.measure.table_parts import describe_part
 
     missing = [key for key in wanted if reader.look_up(*key) is None]
     print(f"{len(wanted)} blocks and phases, {len(missing)} of them to be measured; table {reader.table.path}")
@@ -103,7 +103,7 @@ def fill(reader: "TableReader", wanted: "list[Wanted]", limit: float | None) -> 
         try:
             entry = reader.measure(part, d_model, phase)
         except DoesNotFit as error:
-            print(f"{part}: {error}")
+            print(f"{describe_part(part)}: {error}")
             continue
         done += 1
         print(line(entry), flush=True)
@@ -116,7 +116,7 @@ def fill(reader: "TableReader", wanted: "list[Wanted]", limit: float | None) -> 
 
 def line(entry: "Entry") -> str:
     """One block: what it takes, how sure that is, and how far from what the device could do."""
-    from nas.measure.block_table import describe_part
+    from nas.measure.table_parts import describe_part
     from nas.workload import describe_phase
 
     own = entry.own

@@ -1,6 +1,8 @@
 """The architecture as data: a stack of blocks, each a token mixer and an FFN, with the few numbers around them."""
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from nas.architecture.errors import ArchitectureError
@@ -78,6 +80,11 @@ class Architecture(Options):
             raise ArchitectureError("An architecture needs at least one block, but got none.")
         if self.norm_bias and self.norm == "rmsnorm":
             raise ArchitectureError("norm_bias needs norm: layernorm, but norm is rmsnorm, which has none.")
+
+    @cached_property
+    def distinct_blocks(self) -> tuple[tuple[Block, int], ...]:
+        """Every different block, and how often it stands there: what is the same for equal blocks is taken once."""
+        return tuple(Counter(self.blocks).items())
 
     @property
     def mixers(self) -> tuple[MixerOptions, ...]:

@@ -10,6 +10,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from nas.architecture.architecture import Architecture, Block
@@ -76,6 +77,7 @@ def _resize_depth(blocks: tuple[Block, ...], scale: Scale) -> tuple[Block, ...]:
     return tuple(blocks[i * len(blocks) // count] for i in range(count))
 
 
+@lru_cache(maxsize=16384)
 def _resize_block(block: Block, scale: Scale) -> Block:
     if isinstance(block.mixer, HeadMix):
         wanted = [_heads(part) * scale.width / scale.head_dim for part in block.mixer.parts]

@@ -4,8 +4,7 @@ One JSON file a device. A block is a mixer or an FFN with its norm, or the ends 
 head). An entry counts while the hashes of its own operations are those of the code at hand, and, on the device itself,
 while driver, torch and Triton are those it was measured with; a change of another operation leaves it alone.
 
-The cost of an FFN is smooth in its hidden width, which parameter matching sets to any multiple of 8: FFNs are measured
-at a grid of widths, and between two of them the cost is a straight line.
+FFNs are measured at a grid of widths, and between two of them the cost is a straight line.
 """
 
 import fcntl
@@ -13,24 +12,15 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nas.architecture import (
-    FFNS,
-    MIXERS,
-    ArchitectureError,
-    FfnOptions,
-    HeadMix,
-    MixerOptions,
-    options_to_dict,
-    read_part,
-)
+from nas.architecture import ArchitectureError
 from nas.devices import slug_of
 from nas.measure.composition import Whole
+from nas.measure.table_parts import Part, grid_neighbours, is_ffn, part_from_dict, part_to_dict, width_of
 from nas.measurement import Measurement
-from nas.parts import ffn_width, with_width
 from nas.workload import Phase, phase_from_dict, phase_to_dict
 
 FORMAT = 1
@@ -43,15 +33,6 @@ class TableError(ValueError):
     """A table cannot be used. The message is one sentence for a user."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ends:
-    """Embedding, last norm and head of a network."""
-
-    vocab_size: int
-    tied: bool
-
-
-Part = MixerOptions | FfnOptions | Ends
 WholeKey = tuple[str, Phase, str]
 
 
@@ -99,32 +80,6 @@ def key_of(part: Part, d_model: int, phase: Phase, dtype: str) -> str:
     return json.dumps([part_to_dict(part, d_model), d_model, phase_to_dict(phase), dtype], sort_keys=True)
 
 
-def part_to_dict(part: Part, d_model: int) -> dict[str, Any]:
-    if isinstance(part, Ends):
-        return {"kind": "ends", **asdict(part)}
-    return options_to_dict(part.canonical(d_model))
-
-
-def part_from_dict(data: Mapping[str, Any]) -> Part:
-    """Raises ArchitectureError or TypeError for what is no part."""
-    if data.get("kind") == "ends":
-        return Ends(**{name: value for name, value in data.items() if name != "kind"})
-    # An FFN and a mixer share one kind, `none`, which is never measured.
-    part = read_part(data, FFNS if data.get("kind") in FFNS else MIXERS, "a block of the table")
-    assert isinstance(part, MixerOptions | FfnOptions)
-    return part
-
-
-def describe_part(part: Part) -> str:
-    """`attention num_heads=7 num_kv_heads=1 head_dim=64`, for a reader; options at their defaults are left out."""
-    if isinstance(part, Ends):
-        return f"embedding and head, vocabulary {part.vocab_size:,}"
-    if isinstance(part, HeadMix):
-        return f"head_mix {part.fuse}: " + " + ".join(describe_part(inner) for inner in part.parts)
-    given = [(f.name, getattr(part, f.name)) for f in fields(part) if getattr(part, f.name) != f.default]
-    return " ".join((part.kind, *(f"{name}={value}" for name, value in given)))
-
-
 class BlockTable:
     """The entries of one device, and where new ones are written."""
 
@@ -160,7 +115,7 @@ class BlockTable:
             return entry if entry is None or counts is None or counts(entry) else None
 
         exact = known(part)
-        if exact is not None or isinstance(part, Ends | MixerOptions):
+        if exact is not None or not is_ffn(part):
             return exact
         low, high = (known(neighbour) for neighbour in grid_neighbours(part))
         return None if low is None or high is None else between(low, high, part)
@@ -189,24 +144,10 @@ class BlockTable:
         self._new_wholes.clear()
 
 
-def grid_neighbours(ffn: FfnOptions) -> tuple[FfnOptions, FfnOptions]:
-    """The FFN at the two widths of the grid around its own: 8, 16, 24, 32, 48, 64, 96, 128, 192, ...
-
-    Both are its own where that is on the grid.
-    """
-    width = ffn_width(ffn)
-    high = 8
-    low = high
-    while high < width:
-        low, high = high, (high + 8 if high < 32 else high * 3 // 2 if high & (high - 1) == 0 else high // 3 * 4)
-    return with_width(ffn, high if high == width else low), with_width(ffn, high)
-
-
-def between(low: Entry, high: Entry, part: FfnOptions) -> Entry:
-    """The entry of a width between two measured ones, on a straight line."""
-    assert isinstance(low.part, FfnOptions) and isinstance(high.part, FfnOptions)
-    start, end = ffn_width(low.part), ffn_width(high.part)
-    share = 0.0 if end == start else (ffn_width(part) - start) / (end - start)
+def between(low: Entry, high: Entry, part: Part) -> Entry:
+    """The entry of an FFN's width between two measured ones, on a straight line."""
+    start, end = width_of(low.part), width_of(high.part)
+    share = 0.0 if end == start else (width_of(part) - start) / (end - start)
 
     def mixed(a: float, b: float) -> float:
         return a + share * (b - a)
@@ -238,7 +179,9 @@ def read_table(path: Path, device_name: str) -> tuple[list[Entry], list[Whole]]:
             )
         environments = data["environments"]
         entries = [entry_from_dict(item, environments[item["environment"]]) for item in data["blocks"]]
-        return entries, [Whole.from_dict(item, environments[item["environment"]]) for item in data.get("wholes", [])]
+        # Of an earlier version, without its changes, a network teaches nothing and is measured anew.
+        networks = [item for item in data.get("wholes", []) if "changes" in item]
+        return entries, [Whole.from_dict(item, environments[item["environment"]]) for item in networks]
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArchitectureError) as error:
         if isinstance(error, TableError):
             raise

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from kernels import record_launches
-from nas.architecture import Architecture, Block, FfnOptions, MixerOptions
 from nas.deployment import Busy
 from nas.devices import DeviceSpec
-from nas.measure.block_table import Ends, Entry, Part
+from nas.measure.block_table import Entry
 from nas.measure.child import in_child
 from nas.measure.device import DTYPES, describe_device, device_name
 from nas.measure.memory import out_of_memory_is_a_result, peak_bytes, storage_bytes
@@ -21,6 +20,8 @@ from nas.measure.phases import phase_call
 from nas.measure.random_model import random_model
 from nas.measure.roofline import ends_bound, part_bound
 from nas.measure.sources import operations_of_part
+from nas.measure.stacks import as_joined, built_ends
+from nas.measure.table_parts import Ends, Layer, Part, bare, stack
 from nas.measure.timing import Effort, Timing, time_difference, time_in_rotation
 from nas.model import Model
 from nas.workload import Decode, Phase, TrainStep
@@ -75,7 +76,7 @@ def measure_here(part: Part, d_model: int, phase: Phase, bench: Bench) -> Entry:
         return _measure_part(part, d_model, phase, bench)
 
 
-def _measure_part(part: MixerOptions | FfnOptions, d_model: int, phase: Phase, bench: Bench) -> Entry:
+def _measure_part(part: Layer, d_model: int, phase: Phase, bench: Bench) -> Entry:
     few = stack_of(part, d_model, 1, phase, bench)
     repeats = repeats_for(few, phase, bench)
     many = stack_of(part, d_model, 1 + repeats, phase, bench)
@@ -86,15 +87,14 @@ def _measure_part(part: MixerOptions | FfnOptions, d_model: int, phase: Phase, b
             call()
     less, more = (peak_bytes(call, bench.device) for call in calls)
     each = max(0, more - less) // repeats
-    bound = part_bound(part, d_model, phase, bench.spec, bench.dtype)
+    bound = part_bound(bare(part), d_model, phase, bench.spec, bench.dtype)
     return _entry(part, d_model, phase, bench, timing, (each, max(0, less - each)), how_launched(launches), bound)
 
 
 def _measure_ends(part: Ends, d_model: int, phase: Phase, bench: Bench) -> Entry:
     def build() -> Model:
         with torch.no_grad(), torch.device(bench.device):
-            model = Model(d_model=d_model, vocab_size=part.vocab_size, tie_embeddings=part.tied, blocks=[])
-            return model.to(bench.dtype_of(phase)).eval()
+            return built_ends(part, d_model).to(bench.dtype_of(phase)).eval()
 
     first = build()
     copies = copies_for(storage_bytes(list(first.parameters())), bench.network_bytes)
@@ -138,11 +138,10 @@ def name_for_sources(device: torch.device) -> str:
     return "cpu" if device.type == "cpu" else device_name(device)
 
 
-def stack_of(part: MixerOptions | FfnOptions, d_model: int, repeats: int, phase: Phase, bench: Bench) -> Model:
+def stack_of(part: Layer, d_model: int, repeats: int, phase: Phase, bench: Bench) -> Model:
     """A network of one kind of block with hardly any vocabulary."""
-    block = Block(mixer=part) if isinstance(part, MixerOptions) else Block(ffn=part)
-    architecture = Architecture(name="stack", d_model=d_model, vocab_size=SMALL_VOCAB, blocks=(block,) * repeats)
-    return random_model(architecture, bench.device, bench.dtype_of(phase))
+    architecture = stack(part, d_model, SMALL_VOCAB, repeats)
+    return as_joined(part, random_model(architecture, bench.device, bench.dtype_of(phase)))
 
 
 def repeats_for(few: Model, phase: Phase, bench: Bench) -> int:

@@ -1,6 +1,6 @@
 """The time of a whole network from its measured blocks, and the measuring of those that a table lacks.
 
-A network takes what its blocks and its ends take, because each waits for the one before, times what is lost between
+A network takes what its blocks and its ends take, because each waits for the one before, and what is lost between
 unlike ones (`nas.measure.composition`).
 """
 
@@ -8,16 +8,18 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
-from nas.architecture import Architecture, FfnOptions, NoFfn, NoMixer, canonical_id
+from nas.architecture import Architecture, canonical_id
 from nas.devices import DeviceSpec
-from nas.measure.block_table import VERSIONS, BlockTable, Ends, Entry, Part, describe_part, grid_neighbours
+from nas.measure.block_table import VERSIONS, BlockTable, Entry
 from nas.measure.blocks import Bench, measure_block
-from nas.measure.composition import ENOUGH, NOTHING_LEARNED, Composition, Whole, composition_of
+from nas.measure.composition import ENOUGH, NOTHING_LEARNED, Composition, Whole, changes_of, composition_of
 from nas.measure.conditions import FLAG_KINDS, check_idle, watch
 from nas.measure.device import describe_device, pinned_threads, while_it_answers
 from nas.measure.lock import DeviceLock
 from nas.measure.sources import operations_of_part
+from nas.measure.table_parts import Part, describe_part, measured_for, parts_of
 from nas.measurement import Measurement
 from nas.workload import Phase
 
@@ -55,7 +57,7 @@ class TableReader:
         """Measure the blocks of an architecture that the table lacks. Raises NotInTable where that is not possible."""
         missing = [
             (part, phase)
-            for part in dict.fromkeys(parts_of(architecture))
+            for part in parts_of(architecture)
             for phase in phases
             if self.look_up(part, architecture.d_model, phase) is None
         ]
@@ -68,7 +70,7 @@ class TableReader:
                 f"{describe_part(part)} at width {architecture.d_model}"
             )
         for part, phase in missing:
-            for one in dict.fromkeys(grid_neighbours(part)) if isinstance(part, FfnOptions) else (part,):
+            for one in measured_for(part):
                 if self.look_up(one, architecture.d_model, phase) is None:
                     self.measure(one, architecture.d_model, phase)
         self.table.save()
@@ -122,9 +124,16 @@ class TableReader:
         self._learned_from.clear()
         network = canonical_id(architecture)
         sum_ms = predict(architecture, phase, self).own.value
-        self.table.add_whole(
-            Whole(network=network, phase=phase, dtype=self.dtype, sum_ms=sum_ms, own=own, environment=self._here)
+        whole = Whole(
+            network=network,
+            phase=phase,
+            dtype=self.dtype,
+            changes=changes_of(architecture),
+            sum_ms=sum_ms,
+            own=own,
+            environment=self._here,
         )
+        self.table.add_whole(whole)
 
     def is_true(self, entry: Entry) -> bool:
         """Whether an entry was measured with the operations at hand, and on this very device with its versions."""
@@ -139,50 +148,53 @@ class TableReader:
         return self._here is None or all(environment.get(v) == self._here.get(v) for v in VERSIONS)
 
 
-def parts_of(architecture: Architecture) -> list[Part]:
-    """Every mixer and FFN in order, and the ends."""
-    found: list[Part] = [Ends(vocab_size=architecture.vocab_size, tied=architecture.tie_embeddings)]
-    for block in architecture.blocks:
-        found += [part for part in (block.mixer, block.ffn) if not isinstance(part, NoMixer | NoFfn)]
-    return found
-
-
 def predict(
     architecture: Architecture, phase: Phase, reader: TableReader, composition: Composition = NOTHING_LEARNED
 ) -> Predicted:
     """The sum over an architecture's blocks, which the reader must have (`TableReader.complete`), as composed."""
     entries: list[tuple[Entry, int]] = []
-    for part, count in Counter(parts_of(architecture)).items():
+    for part, count in parts_of(architecture).items():
         entry = reader.look_up(part, architecture.d_model, phase)
         assert entry is not None, "complete() comes before predict()"
         entries.append((entry, count))
+    changes = changes_of(architecture)
     return Predicted(
-        own=added([(entry.own, count) for entry, count in entries], composition),
-        best=added([(entry.best, count) for entry, count in entries], composition),
+        own=added([(entry.own, count) for entry, count in entries], composition, changes),
+        best=added([(entry.best, count) for entry, count in entries], composition, changes),
         work_bytes=sum(entry.bytes_each * count for entry, count in entries)
         + max(entry.bytes_once for entry, _ in entries),
     )
 
 
-def added(times: list[tuple[Measurement, int]], composition: Composition = NOTHING_LEARNED) -> Measurement:
-    """The sum of the times of blocks, each as often as it stands there; spreads of different ones add up in squares."""
+def added(
+    times: list[tuple[Measurement, int]], composition: Composition = NOTHING_LEARNED, changes: int = 0
+) -> Measurement:
+    """The sum of the times of blocks, each as often as it stands there; spreads of different ones add up in squares.
+
+    changes: of the mixer in the network (`changes_of`), at each of which the composition says what is lost.
+    """
     factor = composition.factor
     total = math.fsum(time.value * count for time, count in times)
-    below = math.sqrt(math.fsum(((time.value - time.low) * count) ** 2 for time, count in times))
-    above = math.sqrt(math.fsum(((time.high - time.value) * count) ** 2 for time, count in times))
-    flagged = [
-        (kind, sum(any(note.startswith(kind) for note in time.notes) for time, _ in times)) for kind in FLAG_KINDS
-    ]
+    below = factor * math.sqrt(math.fsum(((time.value - time.low) * count) ** 2 for time, count in times))
+    above = factor * math.sqrt(math.fsum(((time.high - time.value) * count) ** 2 for time, count in times))
+    value = max(0.0, factor * total + composition.beyond(changes))
+    kinds = Counter(kind for time, _ in times for kind in kinds_of_flags(time.notes))
     return Measurement(
-        value=factor * total,
+        value=value,
         unit="ms",
-        low=factor * (total - below),
-        high=factor * (total + above),
+        low=max(0.0, value - below),
+        high=value + above,
         n=min(time.n for time, _ in times),
         source="table",
         notes=(
             f"predicted from {len(times)} measured blocks",
-            *([f"times {factor:.3f} as {composition.networks} whole networks"] if composition.networks else []),
-            *(f"{kind}: {count} of these blocks were measured so" for kind, count in flagged if count),
+            *([composition.describe(changes)] if composition.networks else []),
+            *(f"{kind}: {kinds[kind]} of these blocks were measured so" for kind in FLAG_KINDS if kinds[kind]),
         ),
     )
+
+
+@lru_cache(maxsize=4096)
+def kinds_of_flags(notes: tuple[str, ...]) -> tuple[str, ...]:
+    """The kinds of disturbance that the notes of a measurement tell of."""
+    return tuple(kind for kind in FLAG_KINDS if any(note.startswith(kind) for note in notes))

@@ -11,7 +11,6 @@ nothing of how mature a kernel is, which is why it is one of the three cost mode
 Source: Williams, Waterman and Patterson, "Roofline" (CACM 52(4), 2009).
 """
 
-from collections import Counter
 from functools import lru_cache
 
 import torch
@@ -34,8 +33,8 @@ def roofline(architecture: Architecture, phase: Phase, spec: DeviceSpec, dtype: 
     """The bound for one phase of a network in milliseconds."""
     d_model = architecture.d_model
     total = ends_bound(d_model, architecture.vocab_size, architecture.tie_embeddings, phase, spec, dtype)
-    parts = Counter(part for block in architecture.blocks for part in (block.mixer, block.ffn))
-    total += sum(count * part_bound(part, d_model, phase, spec, dtype) for part, count in parts.items())
+    for block, times in architecture.distinct_blocks:
+        total += times * sum(part_bound(part, d_model, phase, spec, dtype) for part in (block.mixer, block.ffn))
     note = f"roofline of {spec.name}, {dtype}"
     return Measurement(value=total, unit="ms", low=total, high=total, n=1, source="estimate", notes=(note,))
 

@@ -8,34 +8,29 @@ import hashlib
 from functools import cache, lru_cache
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from kernels import fingerprint
-from nas.architecture import MixerOptions
-from nas.measure.block_table import Ends, Part
-from nas.model import Model
-from nas.parts import built_ffn, built_mixer
+from nas.measure.stacks import bare_ends, bare_stack
+from nas.measure.table_parts import Ends, Part
 
 ROOT = Path(__file__).resolve().parents[2]
 HASH_LENGTH = 12
 ROOMS = ("nas.mixers.", "nas.ffns.", "nas.layers.")
+NEVER_TIMED = ("generate", "parameter_families")
+"""Methods of a model."""
 
 
 @lru_cache(maxsize=4096)
 def operations_of_part(part: Part, d_model: int, device: str) -> dict[str, str]:
     """Operation -> hash for one block of a table, by the code at hand."""
     if isinstance(part, Ends):
-        with torch.device("meta"):
-            bare = Model(d_model=d_model, vocab_size=1, tie_embeddings=part.tied, blocks=[])
-        return operations_of(bare, device)
-    module = built_mixer(part, d_model) if isinstance(part, MixerOptions) else built_ffn(part, d_model)
-    assert module is not None, "an absent part is no block"
-    return operations_of(module, device)
+        return operations_of(bare_ends(part, d_model), device) | {"ends": hash_of_class("Model")}
+    return operations_of(bare_stack(part, d_model).blocks[0], device) | {"residual": hash_of_class("ResidualBlock")}
 
 
 def operations_of(module: nn.Module, device: str) -> dict[str, str]:
-    """Operation -> hash for everything that a part runs: the files of its layers, and the kernels that these import.
+    """Operation -> hash for everything that a module runs: the files of its layers, and the kernels that these import.
 
     device: `cpu` or the name of a GPU; of a kernel only what runs there counts, its tuned launches included.
     """
@@ -44,6 +39,22 @@ def operations_of(module: nn.Module, device: str) -> dict[str, str]:
     kernels = {kernel for name in files for kernel in kernels_of(name)}
     hashes = {name: hash_of_files((path_of(name),)) for name in files}
     return dict(sorted((hashes | {kernel: hash_of_kernel(kernel, device) for kernel in kernels}).items()))
+
+
+@cache
+def hash_of_class(name: str) -> str:
+    """A class of nas/model.py, with the functions of that file which it uses, and without what is never timed."""
+    tree = without_docstrings(ast.parse(path_of("nas.model").read_text()))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    found.body = [node for node in found.body if getattr(node, "name", None) not in NEVER_TIMED]
+    parts, waiting = {name: ast.dump(found)}, list[ast.AST]([found])
+    while waiting:
+        for node in ast.walk(waiting.pop()):
+            if isinstance(node, ast.Name) and node.id in functions and node.id not in parts:
+                parts[node.id] = ast.dump(functions[node.id])
+                waiting.append(functions[node.id])
+    return hashlib.sha256("".join(parts[key] for key in sorted(parts)).encode()).hexdigest()[:HASH_LENGTH]
 
 
 @cache

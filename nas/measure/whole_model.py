@@ -174,8 +174,9 @@ def check_fits(
     """
     if free is None:
         return
+    parameters = count_parameters(architecture)
     needed, phase = max(
-        ((bytes_needed(architecture, phase, dtype), phase) for phase in phases), key=lambda found: found[0]
+        ((bytes_needed(architecture, parameters, phase, dtype), phase) for phase in phases), key=lambda found: found[0]
     )
     if needed > free:
         raise DoesNotFit(
@@ -184,9 +185,8 @@ def check_fits(
         )
 
 
-def bytes_needed(architecture: Architecture, phase: Phase, dtype: torch.dtype) -> int:
+def bytes_needed(architecture: Architecture, parameters: int, phase: Phase, dtype: torch.dtype) -> int:
     """Weights and state, in training gradients and the optimizer's state: the least that a phase takes."""
-    parameters = count_parameters(architecture)
     if isinstance(phase, TrainStep):
         return parameters * TRAINING_BYTES
     return parameters * dtype.itemsize + state_bytes(architecture, phase, dtype)

@@ -7,10 +7,11 @@ import torch
 
 from nas.architecture import Architecture, Attention, Block, BlockSparseAttention, Glu, Mamba2, Moe
 from nas.devices import DeviceSpec, spec_from
-from nas.measure.block_table import Ends, Entry, Part
+from nas.measure.block_table import Entry
 from nas.measure.blocks import Bench
 from nas.measure.device import describe_device, pinned_threads
 from nas.measure.sources import operations_of_part
+from nas.measure.table_parts import Ends, Part
 from nas.measure.timing import Effort
 from nas.measurement import Measurement
 from nas.workload import Decode, Phase

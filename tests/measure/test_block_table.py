@@ -1,6 +1,5 @@
 """The table on disk: nothing is lost, nothing foreign is read, and widths between two measured ones lie on a line."""
 
-import itertools
 import json
 import multiprocessing
 from pathlib import Path
@@ -13,20 +12,16 @@ from nas.devices import described_devices
 from nas.measure.block_table import (
     SHIPPED,
     BlockTable,
-    Ends,
     Entry,
     TableError,
-    describe_part,
-    grid_neighbours,
     key_of,
-    part_from_dict,
-    part_to_dict,
     read_table,
     write_table,
 )
+from nas.measure.table_parts import Ends, Joined, Joint, joined, part_from_dict, part_to_dict
 from nas.parts import ffn_width
 from nas.workload import Decode, Prefill, TrainStep
-from tests.measure.examples import ATTENTION, DECODE, ENDS, GLU, MAMBA2, MOE, SPARSE, D, entry
+from tests.measure.examples import ATTENTION, DECODE, ENDS, GLU, MAMBA2, MOE, D, entry
 from tests.test_count import ALL_FFNS, ALL_MIXERS
 
 NAME = "toy device"
@@ -49,7 +44,7 @@ def test_what_is_saved_is_read_back_as_it_was(tmp_path: Path) -> None:
     ]
     path = stored(tmp_path / "new" / "folder" / "toy.json", *entries)
     again = BlockTable.open(NAME, path)
-    assert {e.key: e.part.canonical(D) if not isinstance(e.part, Ends) else e.part for e in entries} == {
+    assert {e.key: e.part.canonical(D) if not isinstance(e.part, Ends | Joined) else e.part for e in entries} == {
         key: e.part for key, e in again.entries.items()
     }
     for one in entries:
@@ -70,7 +65,10 @@ def test_a_table_is_written_in_an_order_that_does_not_depend_on_when(tmp_path: P
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", "b.json", "a.lock", "b.lock"}
 
 
-@pytest.mark.parametrize("part", [*ALL_MIXERS[1:], *ALL_FFNS, ENDS], ids=lambda p: type(p).__name__)
+UNUSUAL = [Ends(vocab_size=8, tied=False, norm="layernorm"), joined(GLU, Joint(placement="shared", part_scaled=True))]
+
+
+@pytest.mark.parametrize("part", [*ALL_MIXERS[1:], *ALL_FFNS, ENDS, *UNUSUAL], ids=lambda p: type(p).__name__)
 def test_every_kind_of_block_can_be_stored(part) -> None:
     data = json.loads(json.dumps(part_to_dict(part, D)))
     assert part_to_dict(part_from_dict(data), D) == data
@@ -113,8 +111,11 @@ def test_everything_that_the_cost_depends_on_is_in_the_key() -> None:
         key_of(Ends(vocab_size=32, tied=True), D, DECODE, "float32"),
         key_of(Ends(vocab_size=32, tied=False), D, DECODE, "float32"),
         key_of(Ends(vocab_size=33, tied=True), D, DECODE, "float32"),
+        key_of(Ends(vocab_size=32, tied=True, logits_capped=True), D, DECODE, "float32"),
+        key_of(joined(ATTENTION, Joint(placement="sandwich")), D, DECODE, "float32"),
+        key_of(joined(ATTENTION, Joint(placement="post", norm="layernorm")), D, DECODE, "float32"),
     }
-    assert len(keys) == 11
+    assert len(keys) == 14
 
 
 @pytest.mark.parametrize(
@@ -142,9 +143,18 @@ def test_a_file_that_is_no_table_of_the_device_is_one_sentence(tmp_path: Path, t
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
+ODD_JOINT = {"kind": "glu", "d_ff": 8, "joint": {"placement": "nowhere"}}
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("part", {"kind": "atention"}), ("phase", {"kind": "decode"}), ("own", {"value": 1}), ("environment", 7)],
+    [
+        ("part", {"kind": "atention"}),
+        ("part", ODD_JOINT),
+        ("phase", {"kind": "decode"}),
+        ("own", {"value": 1}),
+        ("environment", 7),
+    ],
 )
 def test_a_block_that_was_edited_wrongly_is_one_sentence(tmp_path: Path, field: str, value: object) -> None:
     path = stored(tmp_path / "toy.json", entry(ATTENTION, 1.0))
@@ -154,6 +164,17 @@ def test_a_block_that_was_edited_wrongly_is_one_sentence(tmp_path: Path, field: 
     with pytest.raises(TableError, match="cannot be read") as caught:
         BlockTable.open(NAME, path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_an_earlier_version_wrote_teaches_nothing(tmp_path: Path) -> None:
+    path = stored(tmp_path / "toy.json", entry(ATTENTION, 1.0))
+    data = json.loads(path.read_text())
+    own = entry(ATTENTION, 1.0).own.to_dict()
+    old = {"network": "a", "phase": {"kind": "decode", "batch": 1, "context": 64}, "dtype": "float32", "sum_ms": 1.0}
+    data["wholes"] = [{**old, "own": own, "environment": 0}, {**old, "own": own, "environment": 0, "changes": 2}]
+    path.write_text(json.dumps(data))
+    _, wholes = read_table(path, NAME)
+    assert [whole.changes for whole in wholes] == [2]
 
 
 def test_a_folder_where_a_table_should_be_is_one_sentence(tmp_path: Path) -> None:
@@ -189,7 +210,7 @@ def test_a_table_without_news_is_not_written(tmp_path: Path) -> None:
 def save_many(path: Path, start: int, ready, go) -> None:
     table = BlockTable.open(NAME, path)
     ready.set()
-    go.wait(60)
+    go.wait(300)
     for width in range(start, start + 12):
         table.add(entry(Glu(d_ff=width), float(width)))
         table.save()
@@ -204,27 +225,13 @@ def test_two_processes_that_save_into_one_file_lose_nothing(tmp_path: Path) -> N
     ]
     for worker in workers:
         worker.start()
-    assert all(ready.wait(60) for ready in readies)
+    assert all(ready.wait(300) for ready in readies)
     go.set()
     for worker in workers:
-        worker.join(60)
+        worker.join(300)  # a loaded machine takes minutes
         assert worker.exitcode == 0
     widths = sorted(ffn_width(e.part) for e in BlockTable.open(NAME, path).entries.values())  # type: ignore[arg-type]
     assert widths == [*range(100, 112), *range(200, 212)]
-
-
-def test_the_grid_of_widths_grows_by_a_half_and_a_third_in_turn() -> None:
-    expected = [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
-    grid, width = [], 1
-    while width <= 1024:
-        _, high = grid_neighbours(Glu(d_ff=width))
-        grid.append(ffn_width(high))
-        width = ffn_width(high) + 1
-    assert grid == expected
-    for low, high in itertools.pairwise(expected):
-        middle = (low + high) // 2
-        assert [ffn_width(f) for f in grid_neighbours(Glu(d_ff=middle))] == [low, high]
-        assert [ffn_width(f) for f in grid_neighbours(Glu(d_ff=high))] == [high, high]
 
 
 def test_between_two_measured_widths_the_cost_is_a_straight_line_and_exact_at_both() -> None:
@@ -270,12 +277,6 @@ def test_mixers_are_never_interpolated() -> None:
 def test_conditions_are_noted_beside_what_was_noted_before() -> None:
     flagged = entry(ATTENTION, 1.0).flagged(("busy: others",))
     assert flagged.own.notes == flagged.best.notes == ("steady", "busy: others")
-
-
-def test_a_block_reads_as_its_kind_and_what_is_special_about_it() -> None:
-    assert describe_part(Attention(num_heads=7, num_kv_heads=1)) == "attention num_heads=7 num_kv_heads=1"
-    assert describe_part(ENDS) == "embedding and head, vocabulary 32"
-    assert describe_part(HeadMix(parts=(ATTENTION, SPARSE), fuse="concat")).startswith("head_mix concat: attention ")
 
 
 def test_a_file_is_whole_or_not_there_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

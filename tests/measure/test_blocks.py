@@ -7,7 +7,6 @@ import torch
 
 from nas.architecture import Attention, Glu
 from nas.measure import blocks
-from nas.measure.block_table import Part
 from nas.measure.blocks import (
     CPU_NETWORK_BYTES,
     LEAST_REPEATS,
@@ -22,6 +21,7 @@ from nas.measure.blocks import (
 from nas.measure.device import pinned_threads
 from nas.measure.memory import DoesNotFit, storage_bytes
 from nas.measure.rivals import Rival
+from nas.measure.table_parts import Part
 from nas.measure.timing import Effort
 from nas.parts import mixer_parameters
 from nas.workload import Decode, Phase, Prefill, TrainStep

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.architecture import Architecture, Attention, Block, Glu, Mamba2
+from nas.architecture import Attention, Block, Glu, Mamba2
 from nas.measure import prediction
-from nas.measure.block_table import BlockTable, Ends, Entry
+from nas.measure.block_table import BlockTable, Entry
 from nas.measure.blocks import Bench
 from nas.measure.conditions import DeviceBusy
-from nas.measure.prediction import NotInTable, TableReader, added, parts_of, predict
+from nas.measure.prediction import NotInTable, TableReader, added, predict
 from nas.parts import ffn_width
 from nas.workload import Decode, Phase, Prefill
 from tests.measure.examples import (
@@ -23,7 +23,6 @@ from tests.measure.examples import (
     MAMBA2,
     MOE,
     SPEC,
-    VOCAB,
     D,
     bench,
     entry,
@@ -70,12 +69,6 @@ def test_a_network_takes_what_its_blocks_and_its_ends_take() -> None:
     assert predicted.work_bytes == 5 + 5 + 1 + 7 + 900, "what each block adds, and the largest work space once"
     for time_ in (predicted.own, predicted.best):
         assert (time_.source, time_.unit, time_.notes) == ("table", "ms", ("predicted from 5 measured blocks",))
-
-
-def test_absent_parts_are_no_blocks() -> None:
-    assert parts_of(network(Block(mixer=MAMBA2), Block(ffn=GLU))) == [ENDS, MAMBA2, GLU]
-    untied = Architecture(d_model=D, vocab_size=VOCAB, tie_embeddings=False, blocks=(Block(ffn=GLU),))
-    assert parts_of(untied)[0] == Ends(vocab_size=VOCAB, tied=False)
 
 
 def test_spreads_of_different_blocks_add_up_in_squares() -> None:

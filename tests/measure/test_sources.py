@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from nas.architecture import FfnOptions, HeadMix, MixerOptions
+from nas.architecture import HeadMix
 from nas.measure import sources
-from nas.measure.block_table import Ends
 from nas.measure.sources import door, hash_of_files, kernels_of, operations_of_part
+from nas.measure.table_parts import Joint, Part, joined
 from tests.measure.examples import ATTENTION, ENDS, GLU, MAMBA2, MOE, SPARSE, D
 from tests.test_count import ALL_FFNS, ALL_MIXERS
 
@@ -16,7 +16,7 @@ H200 = "NVIDIA H200"
 ROOT = Path(__file__).resolve().parents[2]
 CACHES = (
     *(sources.closure, sources.imports_of, sources.door, sources.hash_of_kernel, sources.hash_of_files),
-    sources.operations_of_part,
+    *(sources.hash_of_class, sources.operations_of_part),
 )
 
 
@@ -39,7 +39,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     forget()
 
 
-def hashes(part: MixerOptions | FfnOptions | Ends, device: str = "cpu") -> dict[str, str]:
+def hashes(part: Part, device: str = "cpu") -> dict[str, str]:
     forget()
     return operations_of_part(part, D, device)
 
@@ -136,6 +136,33 @@ def test_the_ends_of_a_network_follow_their_own_code(copy: Path) -> None:
     assert hashes(ENDS) == before
     edit(copy / "nas/layers/norm.py", "import torch\n", "import torch\n\nNEW = 1\n")
     assert hashes(ENDS) != before
+
+
+def test_embedding_and_head_follow_the_model_and_blocks_how_they_join(copy: Path) -> None:
+    ends, attention = hashes(ENDS), hashes(ATTENTION)
+    edit(copy / "nas/model.py", "F.linear(self.norm(x), head)", "F.linear(self.norm(x), head) + 0")
+    assert {name for name, value in hashes(ENDS).items() if ends[name] != value} == {"ends"}
+    assert hashes(ATTENTION) == attention
+    ends = hashes(ENDS)
+    edit(copy / "nas/model.py", "x = _times(past, w.mixer_skip)", "x = 1 * _times(past, w.mixer_skip)")
+    assert {name for name, value in hashes(ATTENTION).items() if attention[name] != value} == {"residual"}
+    assert hashes(ENDS) == ends
+
+
+def test_what_both_use_makes_both_stale_and_what_is_never_timed_none(copy: Path) -> None:
+    ends, attention = hashes(ENDS), hashes(ATTENTION)
+    edit(copy / "nas/model.py", "if max_new_tokens < 1:", "if max_new_tokens <= 0:")
+    assert (hashes(ENDS), hashes(ATTENTION)) == (ends, attention)
+    edit(copy / "nas/model.py", "return x if factor == 1 else factor * x", "return factor * x")
+    assert hashes(ENDS) != ends and hashes(ATTENTION) != attention
+
+
+def test_a_block_follows_the_norm_before_it_and_one_that_shares_a_norm_does_not(copy: Path) -> None:
+    shared = joined(GLU, Joint(placement="shared"))
+    own, without = hashes(GLU), hashes(shared)
+    edit(copy / "nas/layers/norm.py", "import torch\n", "import torch\n\nNEW = 1\n")
+    assert hashes(GLU) != own
+    assert hashes(shared) == without
 
 
 def test_the_hash_does_not_depend_on_where_the_code_lies(copy: Path) -> None:
