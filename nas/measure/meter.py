@@ -73,7 +73,14 @@ def open_meter(deployment: Deployment, tables: Path) -> Meter:
                 f"{table.path}; fill one on that device with scripts/measure_table.py, or take "
                 "measure.cost_model=roofline."
             )
-        return TableMeter(deployment, deployment.spec, TableReader(table, deployment.spec, dtype_of(deployment), None))
+        reader = TableReader(table, deployment.spec, dtype_of(deployment), None)
+        if not any(map(reader.is_true, table.entries.values())):
+            raise WorkloadError(
+                f"All {len(table.entries)} blocks in the table of {deployment.spec.name} were measured with other code "
+                "than that at hand; fill it anew on that device with scripts/measure_table.py, or take "
+                "measure.cost_model=roofline."
+            )
+        return TableMeter(deployment, deployment.spec, reader)
     device = choose_device(deployment.device)
     with DeviceLock.of(device).exclusive():  # a device without a description is measured for one
         spec = spec_of(device, tables)

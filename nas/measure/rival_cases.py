@@ -32,7 +32,7 @@ class Case:
     def arguments(self, device: torch.device, dtype: torch.dtype) -> Arguments:
         """The same numbers on every device. Gates and states stay in float32, as our layers hand them over."""
         made = self.make(torch.Generator().manual_seed(0))
-        kept = ("log_decay", "beta", "initial_state", "state", "cos", "sin")
+        kept = ("log_decay", "beta", "A", "initial_state", "state", "cos", "sin")
         for name, value in made.items():
             if isinstance(value, Tensor):
                 floating = value.is_floating_point() and name not in kept

@@ -137,6 +137,22 @@ def test_a_described_device_without_a_table_is_one_sentence(tmp_path: Path) -> N
         open_meter(deployment(device="h200", method="table"), tmp_path)
 
 
+def test_a_described_devices_table_that_no_code_at_hand_made_is_one_sentence(tmp_path: Path) -> None:
+    """Else every trial would be rejected for want of blocks."""
+    given = deployment(device="h200", method="table", dtype="float32")
+    assert given.spec is not None
+    one, other = entry(ATTENTION, 1.0), entry(GLU, 1.0)
+    table = BlockTable(given.spec.name, tmp_path / "h200.json")
+    for stale in (replace(e, operations={**e.operations, "nas.layers.norm": "0123456789ab"}) for e in (one, other)):
+        table.add(stale)
+    table.save()
+    with pytest.raises(WorkloadError, match=r"All 2 blocks in the table of NVIDIA H200 were measured with other code"):
+        open_meter(given, tmp_path)
+    table.add(one)
+    table.save()
+    assert isinstance(open_meter(given, tmp_path), TableMeter), "one that is true will do"
+
+
 def test_a_table_of_another_device_is_refused(described, tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     table = BlockTable("NVIDIA H200", path)

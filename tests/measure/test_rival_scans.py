@@ -41,6 +41,49 @@ def test_adapters_of_fla_hand_over_what_was_asked(name, monkeypatch):
     assert refused_rivals(CPU, torch.float32) == {}
 
 
+def pretend_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False):
+    """mamba_ssm's selective_scan_fn as it is documented: u, delta, z [B, D, L], A [D, N], B and C [B, N, L]."""
+    assert delta_bias is None and not delta_softplus
+    h, outputs = torch.zeros(u.shape[0], *A.shape), []
+    for t in range(u.shape[2]):
+        step = delta[:, :, t, None]
+        h = torch.exp(step * A) * h + step * u[:, :, t, None] * B[:, None, :, t]
+        outputs.append((h * C[:, None, :, t]).sum(-1))
+    y = torch.stack(outputs, dim=2)
+    y = y if D is None else y + D[:, None] * u
+    y = y if z is None else y * torch.nn.functional.silu(z)
+    return (y, h) if return_last_state else y
+
+
+def pretend_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
+    """mamba_ssm's selective_state_update as it is documented: the state [B, D, N] is written in place."""
+    assert dt_bias is None and not dt_softplus
+    state.copy_(torch.exp(dt[..., None] * A) * state + (dt * x)[..., None] * B[:, None])
+    y = (state * C[:, None]).sum(-1)
+    y = y if D is None else y + D * x
+    return y if z is None else y * torch.nn.functional.silu(z)
+
+
+@pytest.mark.parametrize("name", [name for name, _, _, library in rival_scans.ADAPTERS if library == "mamba_ssm"])
+def test_adapters_of_mamba_hand_over_what_was_asked(name, monkeypatch):
+    given = {
+        ("selective_scan_interface", "selective_scan_fn"): pretend_scan,
+        ("triton.selective_state_update", "selective_state_update"): pretend_update,
+    }
+    (rival,) = (one for one in RIVALS if one.name == name)
+    monkeypatch.setattr(rival_scans, "mamba_function", lambda module, function: given[module, function])
+    monkeypatch.setattr(rivals, "RIVALS", (Rival(rival.name, rival.function, rival.call, ("cpu",)),))
+    assert refused_rivals(CPU, torch.float32) == {}
+
+
+def test_a_step_of_mamba_leaves_the_state_as_it_was(monkeypatch):
+    monkeypatch.setattr(rival_scans, "mamba_function", lambda *_: pretend_update)
+    state = torch.ones(1, 2, 3)
+    u, A, B = torch.ones(1, 2), -torch.ones(2, 3), torch.ones(1, 3)
+    _, new = rival_scans.mamba_step(u, u, A, B, B, state, D=None, z=None)
+    assert bool((state == 1).all()) and not bool((new == 1).all())
+
+
 def test_a_scan_against_time_is_declined():
     x = torch.zeros(1, 2, 3)
     options = {"initial_state": None, "return_state": False, "reverse": True}
