@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 OUT = Path("docs/benchmarks")
 CLOSE = 0.1
+UNSEEN, UNSEEN_SEED = 100, 1_000_000
 Record = dict[str, Any]
 
 
@@ -66,6 +67,8 @@ def run(settings: SearchSettings, architectures: int, repeats: int, out: Path, l
     found = distinct(settings, ENOUGH + architectures)
     learned, chosen = found[:ENOUGH], found[ENOUGH:]
     for architecture in learned:  # what is predicted of the others was not learned from them
+        if time.perf_counter() > deadline:
+            break
         meter.measure(architecture)
     for architecture in chosen:
         if canonical_id(architecture) not in record["architectures"]:
@@ -78,6 +81,7 @@ def run(settings: SearchSettings, architectures: int, repeats: int, out: Path, l
         record["repeats"].append(values_of(meter.whole.measure(chosen[0]).costs["own"]))
         save(record, out)
     record["predictions_per_second"] = prediction_rate(chosen, meter, record)
+    record["deployed_per_second"] = deploying_rate(settings)
     save(record, out)
     text = summary(record)
     (out / "measurement.md").write_text(text)
@@ -155,6 +159,12 @@ def prediction_rate(architectures: Sequence[Architecture], meter: "TableMeter", 
     return len(known) / seconds if known else 0.0
 
 
+def deploying_rate(settings: SearchSettings) -> float:
+    """Architectures a second that are sampled, matched and resized, none of them seen before."""
+    seconds, found = timed(lambda: list(deployed_samples(settings, UNSEEN, first_seed=UNSEEN_SEED)))
+    return len(found) / seconds
+
+
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     result = call()
@@ -225,7 +235,7 @@ def summary(record: Record) -> str:
         f"{max(map(abs, memory)):.1%}.",
         "",
         *repeatability(record["repeats"]),
-        *costs(rows, record["predictions_per_second"]),
+        *costs(rows, record["predictions_per_second"], record["deployed_per_second"]),
         "",
     ]
     return "\n".join(lines)
@@ -252,7 +262,7 @@ def repeatability(repeats: Sequence[Mapping[str, float]]) -> list[str]:
     return [*lines, ""]
 
 
-def costs(rows: Sequence[Record], predictions_per_second: float) -> list[str]:
+def costs(rows: Sequence[Record], predictions_per_second: float, deployed_per_second: float) -> list[str]:
     """Lines about what measuring takes."""
     blocks = sum(row["new_blocks"] for row in rows)
     filling = sum(row["seconds"]["blocks"] for row in rows)
@@ -260,7 +270,8 @@ def costs(rows: Sequence[Record], predictions_per_second: float) -> list[str]:
     return [
         f"* A new block in one phase: {filling / max(1, blocks):.2f} s ({blocks} of them).",
         f"* A trial's measuring with measure=model: {whole:.2f} s (median).",
-        f"* With measure=table, once the blocks are known: {predictions_per_second:,.0f} architectures a second.",
+        f"* With measure=table, once the blocks are known: {predictions_per_second:,.0f} architectures a second; "
+        f"{deployed_per_second:,.0f} a second are sampled, matched and resized before.",
     ]
 
 

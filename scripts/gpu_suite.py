@@ -123,7 +123,7 @@ def network_stages(work: Path) -> list[Stage]:
 
     limit = f"{LIMIT_SECONDS - 60:.0f}"
     table = script("measure_table", "--limit", limit, "--out", str(work / "table"), "budget=gpu_1h")
-    measurement = script("benchmark_measurement", "--out", str(work / "measurement"), "budget=gpu_1h")
+    measurement = script("benchmark_measurement", "--limit", limit, "--out", str(work / "measurement"), "budget=gpu_1h")
     default = script("benchmark_default", "budget=gpu_1h", "--seeds", "1", "--out", str(work / "default.json"))
     real = search("search-real", "budget=gpu_1h", "budget.trials=6")
     return [

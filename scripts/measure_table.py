@@ -71,12 +71,12 @@ def wanted_blocks(settings: SearchSettings, samples: int) -> "list[Wanted]":
     return [wanted for wanted, _ in counts.most_common()]
 
 
-def deployed_samples(settings: SearchSettings, samples: int) -> Iterable[Architecture]:
+def deployed_samples(settings: SearchSettings, samples: int, first_seed: int = 0) -> Iterable[Architecture]:
     """The reference designs in the space and random points of it, parameters matched, at the deployment."""
     from nas.count import CannotMatch, deployed, match_parameters
 
     placed = [settings.space.at(params) for _, params in settings.space.references(settings.designs)]
-    drawn = (settings.space(RandomTrial(seed)) for seed in range(samples))
+    drawn = (settings.space(RandomTrial(seed)) for seed in range(first_seed, first_seed + samples))
     for architecture in (*placed, *drawn):
         try:
             proxy = architecture if settings.parameters is None else match_parameters(architecture, settings.parameters)

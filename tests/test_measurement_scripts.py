@@ -106,6 +106,7 @@ def test_the_benchmark_of_measuring_writes_its_numbers_and_goes_on(tmp_path, mon
     assert run(benchmark_measurement, monkeypatch, *arguments, "--limit", "0") == 3
     assert run(benchmark_measurement, monkeypatch, *arguments) == 0
     record = json.loads((tmp_path / "measurement.json").read_text())
+    assert record["deployed_per_second"] > 0
     assert len(record["architectures"]) == 3 and len(record["repeats"]) == 2
     for row in record["architectures"].values():
         assert row["measured"].keys() == row["predicted"].keys() == row["roofline"].keys()
