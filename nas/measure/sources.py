@@ -36,7 +36,7 @@ def operations_of(module: nn.Module, device: str) -> dict[str, str]:
     """
     names = {type(m).__module__ for m in module.modules()}
     files = closure(frozenset(name for name in names if name.startswith(ROOMS)))
-    kernels = {kernel for name in files for kernel in kernels_of(name)}
+    kernels = with_borrowed(frozenset(kernel for name in files for kernel in kernels_of(name)), device)
     hashes = {name: hash_of_files((path_of(name),)) for name in files}
     return dict(sorted((hashes | {kernel: hash_of_kernel(kernel, device) for kernel in kernels}).items()))
 
@@ -97,12 +97,30 @@ def door() -> dict[str, str]:
 
 
 @cache
-def hash_of_kernel(kernel: str, device: str) -> str:
+def with_borrowed(kernels: frozenset[str], device: str) -> frozenset[str]:
+    """These kernels and those whose code they use on the device, as mixtures of experts use grouped products."""
+    found, waiting = set(kernels), list(kernels)
+    while waiting:
+        for path in files_of_kernel(waiting.pop(), device):
+            for name in imports_of(f"kernels.{path.parent.name}.{path.stem}"):
+                other = name.split(".")[1].removeprefix("_") if name.startswith("kernels._") else ""
+                if other and other not in found:
+                    found.add(other)
+                    waiting.append(other)
+    return frozenset(found)
+
+
+def files_of_kernel(kernel: str, device: str) -> tuple[Path, ...]:
     """The kernel's files but for its definition and for what runs on the other kind of device."""
     elsewhere = ("gpu", "launch", "plan") if device == "cpu" else ("portable",)
-    skipped = ("reference", "cases", *elsewhere)
     paths = sorted((ROOT / "kernels" / f"_{kernel}").glob("*.py"))
-    code = hash_of_files(tuple(path for path in paths if not path.stem.startswith(skipped)))
+    return tuple(path for path in paths if not path.stem.startswith(("reference", "cases", *elsewhere)))
+
+
+@cache
+def hash_of_kernel(kernel: str, device: str) -> str:
+    """Of what runs on the device, its tuned launches included."""
+    code = hash_of_files(files_of_kernel(kernel, device))
     return code if device == "cpu" else f"{code}-{fingerprint(kernel, device)}"
 
 

@@ -15,7 +15,14 @@ from tests.test_count import ALL_FFNS, ALL_MIXERS
 H200 = "NVIDIA H200"
 ROOT = Path(__file__).resolve().parents[2]
 CACHES = (
-    *(sources.closure, sources.imports_of, sources.door, sources.hash_of_kernel, sources.hash_of_files),
+    *(
+        sources.closure,
+        sources.imports_of,
+        sources.door,
+        sources.hash_of_kernel,
+        sources.hash_of_files,
+        sources.with_borrowed,
+    ),
     *(sources.hash_of_class, sources.operations_of_part),
 )
 
@@ -56,10 +63,18 @@ def test_a_block_names_its_layers_and_the_kernels_that_these_use() -> None:
     assert {"nas.mixers.mamba2", "nas.layers.short_conv", "matrix_recurrence"} <= set(mamba)
     assert "matrix_recurrence" not in attention and "attention" not in mamba
     assert "nas.mixers.mamba2" not in attention and "nas.mixers.attention" not in mamba
-    assert {"nas.ffns.moe", "grouped_matmul"} <= set(operations_of_part(MOE, D, "cpu"))
-    assert "grouped_matmul" not in operations_of_part(GLU, D, "cpu")
+    assert {"nas.ffns.moe", "moe"} <= set(operations_of_part(MOE, D, "cpu"))
+    assert "moe" not in operations_of_part(GLU, D, "cpu")
     both = operations_of_part(HeadMix(parts=(ATTENTION, MAMBA2)), D, "cpu")
     assert both.items() >= attention.items() | mamba.items()
+
+
+def test_a_kernel_that_uses_anothers_code_on_a_device_follows_it_there(copy: Path) -> None:
+    cpu, gpu = hashes(MOE, "cpu"), hashes(MOE, H200)
+    assert "grouped_matmul" in gpu and "moe" in gpu
+    edit(copy / "kernels/_grouped_matmul/gpu.py", "import triton\n", "import triton\n\nNEW = 1\n")
+    assert {name for name, value in hashes(MOE, H200).items() if gpu[name] != value} == {"grouped_matmul"}
+    assert hashes(MOE, "cpu") == cpu
 
 
 @pytest.mark.parametrize("part", [*ALL_MIXERS[1:], *ALL_FFNS, ENDS], ids=lambda p: type(p).__name__)
