@@ -4,6 +4,7 @@ from kernels._attention import attention as attention
 from kernels._attention import attention_step as attention_step
 from kernels._glu import glu as glu
 from kernels._grouped_matmul import grouped_matmul as grouped_matmul
+from kernels._linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from kernels._matrix_recurrence import matrix_recurrence as matrix_recurrence
 from kernels._matrix_recurrence import matrix_recurrence_step as matrix_recurrence_step
 from kernels._moe import moe_ffn as moe_ffn

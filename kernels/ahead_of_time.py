@@ -32,6 +32,7 @@ OPS = (
     "moe",
     "glu",
     "rms_norm",
+    "linear_cross_entropy",
     "rope",
     "short_convolution",
     "vector_recurrence",

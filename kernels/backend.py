@@ -34,6 +34,7 @@ OPERATIONS = (
     "selective_scan_step",
     "glu",
     "rope",
+    "linear_cross_entropy",
     "rms_norm",
     "l2_norm",
     "short_convolution",

@@ -133,6 +133,25 @@ def fla_rotary(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Ans
     return fla_module("rotary.ops", "rotary_embedding")(x, cos.to(x.dtype), sin.to(x.dtype), interleaved=interleaved)
 
 
+def whole_logits(
+    x: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int, soft_cap: float | None, reduction: str
+) -> Answer:
+    """`kernels.linear_cross_entropy` by PyTorch: all logits, then `torch.nn.functional.cross_entropy`."""
+    logits = F.linear(x, weight).float()
+    if soft_cap is not None:
+        logits = soft_cap * torch.tanh(logits / soft_cap)
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=ignore_index, reduction=reduction)
+
+
+def fla_linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int, soft_cap: float | None, reduction: str
+) -> Answer:
+    """`kernels.linear_cross_entropy` by fla's Triton kernels."""
+    loss = fla_module("fused_linear_cross_entropy.ops", "fused_linear_cross_entropy_loss")
+    options = {"ignore_index": ignore_index, "logit_softcapping": soft_cap, "reduction": reduction}
+    return loss(x.reshape(-1, x.shape[-1]), targets.reshape(-1), weight, **options)
+
+
 ADAPTERS: tuple[tuple[str, str, Callable[..., Answer], str], ...] = (
     ("conv1d", "short_convolution", grouped_convolution, "torch"),
     ("fla causal_conv1d", "short_convolution", fla_convolution, "fla"),
@@ -142,6 +161,8 @@ ADAPTERS: tuple[tuple[str, str, Callable[..., Answer], str], ...] = (
     ("fla swiglu", "glu", fla_swiglu, "fla"),
     ("complex product", "rope", complex_product, "torch"),
     ("fla rotary", "rope", fla_rotary, "fla"),
+    ("cross_entropy", "linear_cross_entropy", whole_logits, "torch"),
+    ("fla fused_linear_cross_entropy", "linear_cross_entropy", fla_linear_cross_entropy, "fla"),
     ("rsqrt", "l2_norm", normalize, "torch"),
     ("fla l2norm", "l2_norm", fla_l2_norm, "fla"),
 )
@@ -185,6 +206,13 @@ def rotation(*, interleaved: bool) -> Make:
     return make
 
 
+def loss(generator: torch.Generator) -> dict[str, Any]:
+    targets = torch.randint(48, (70,), generator=generator)
+    targets[::3] = -100
+    x, weight = (torch.randn(count, 24, generator=generator) for count in (70, 48))
+    return {"x": x, "weight": weight, "targets": targets}
+
+
 CASES: tuple[tuple[str, str, Make, bool], ...] = (
     ("convolution", "short_convolution", convolution(state=False), True),
     ("convolution from a state", "short_convolution", convolution(state=True), True),
@@ -194,8 +222,17 @@ CASES: tuple[tuple[str, str, Make, bool], ...] = (
     ("gate", "glu", gated_unit, True),
     ("rotation", "rope", rotation(interleaved=False), False),
     ("rotation of interleaved pairs", "rope", rotation(interleaved=True), False),
+    ("loss", "linear_cross_entropy", loss, True),
     ("l2 norm", "l2_norm", norm(weight=False), True),
 )
 """Name, public function, arguments, and whether it has gradients."""
 
-FUNCTIONS = ("short_convolution", "short_convolution_step", "rms_norm", "l2_norm", "glu", "rope")
+FUNCTIONS = (
+    "short_convolution",
+    "short_convolution_step",
+    "rms_norm",
+    "l2_norm",
+    "glu",
+    "rope",
+    "linear_cross_entropy",
+)

@@ -171,6 +171,36 @@ class Rotation(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LinearCrossEntropy(Operation):
+    """`kernels.linear_cross_entropy` of N tokens of width D over V words; every one asks for something."""
+
+    N: int
+    D: int
+    V: int
+    soft_cap: float | None = None
+    function: ClassVar[str] = "linear_cross_entropy"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        return ("x", "weight")
+
+    def arguments(self, random: Random) -> Arguments:
+        device = random.generator.device
+        targets = torch.randint(self.V, (self.N,), generator=random.generator, device=device)
+        weight = random.normal(self.V, self.D) * self.D**-0.5
+        return {"x": random.normal(self.N, self.D), "weight": weight, "targets": targets, "soft_cap": self.soft_cap}
+
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return ()
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        return Cost(2 * self.N * self.D * self.V, itemsize * self.D * (self.N + self.V))
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        return Cost(4 * self.N * self.D * self.V, 2 * itemsize * self.D * (self.N + self.V))
+
+
+@dataclass(frozen=True, kw_only=True)
 class L2Norm(Operation):
     """`kernels.l2_norm` of N rows, such as the heads of queries and keys."""
 

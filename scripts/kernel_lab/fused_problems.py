@@ -8,6 +8,7 @@ from dataclasses import replace
 from scripts.kernel_lab.fused_operations import (
     GatedUnit,
     L2Norm,
+    LinearCrossEntropy,
     RmsNorm,
     Rotation,
     ShortConvolution,
@@ -31,6 +32,8 @@ def benchmark_sizes() -> Named:
         ("silu N16384 D14336", GatedUnit(N=16384, D=14336)),
         ("B1 T16384 H40 D128", Rotation(B=1, T=16384, H=40, D=128)),
         ("B64 T1 H40 D128", Rotation(B=64, T=1, H=40, D=128)),
+        ("N8192 D4096 V131072", LinearCrossEntropy(N=8192, D=4096, V=131072)),
+        ("N32768 D512 V32768", LinearCrossEntropy(N=32768, D=512, V=32768)),
         ("heads N1048576 D128", L2Norm(N=1048576, D=128)),
     ]
 
@@ -43,6 +46,7 @@ def cpu_sizes() -> Named:
         ("gate behind N4096 D32", RmsNorm(N=4096, D=32, gate="behind")),
         ("silu N1024 D256", GatedUnit(N=1024, D=256)),
         ("B4 T256 H8 D32", Rotation(B=4, T=256, H=8, D=32)),
+        ("N1024 D96 V1024", LinearCrossEntropy(N=1024, D=96, V=1024)),
         ("heads N8192 D32", L2Norm(N=8192, D=32)),
     ]
 
@@ -72,6 +76,8 @@ def launch_sizes() -> Named:
     for D, turned in ((20, 20), (64, 64), (128, 128), (256, 64)):
         rotation = Rotation(B=2, T=77, H=5, D=D, turned=turned)
         named += [(f"rotation D{D}", rotation), (f"interleaved D{D}", replace(rotation, interleaved=True))]
+    loss = LinearCrossEntropy(N=133, D=96, V=5000)
+    named += [("loss", loss), ("loss of capped logits", replace(loss, soft_cap=2.0))]
     named.append(("norm of groups behind a gate", RmsNorm(N=133, D=512, gate="front", groups=4)))
     return named
 
@@ -83,6 +89,7 @@ def tiny_sizes() -> Named:
         ("norm", RmsNorm(N=9, D=8, residual=True)),
         ("gate", GatedUnit(N=9, D=8)),
         ("rotation", Rotation(B=1, T=9, H=2, D=8, turned=4)),
+        ("loss", LinearCrossEntropy(N=9, D=8, V=20)),
         ("l2 norm", L2Norm(N=9, D=8)),
     ]
 
@@ -102,6 +109,10 @@ def tuning_sizes() -> dict[str, Named]:
             ("rotation D64", Rotation(B=2, T=4096, H=40, D=64)),
             ("interleaved D64 of 192", Rotation(B=2, T=4096, H=64, D=192, turned=64, interleaved=True)),
         ],
+        "linear_cross_entropy": [
+            ("loss V131072", LinearCrossEntropy(N=4096, D=2048, V=131072)),
+            ("loss of capped logits V131072", LinearCrossEntropy(N=4096, D=2048, V=131072, soft_cap=30.0)),
+        ],
         "rms_norm": [
             ("norm D4096", RmsNorm(N=16384, D=4096)),
             ("norm of a sum D4096", RmsNorm(N=16384, D=4096, residual=True)),
@@ -120,6 +131,8 @@ def small_size(one: Operation) -> Operation | None:
         return replace(one, B=1, T=333, D=min(one.D, 320))
     if isinstance(one, ShortConvolutionStep):
         return replace(one, B=2, D=min(one.D, 320))
+    if isinstance(one, LinearCrossEntropy):
+        return replace(one, N=133, D=96, V=5000)
     if isinstance(one, Rotation):
         return replace(one, B=1, T=133)
     if isinstance(one, RmsNorm | L2Norm | GatedUnit):

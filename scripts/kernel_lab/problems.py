@@ -142,6 +142,8 @@ def check(name: str, actual: Tensor, expected: Tensor, limit: float) -> Check:
     """
     if actual.shape != expected.shape or not bool(torch.isfinite(actual).all()):
         return Check(name, float("nan"), float("nan"), limit)
+    if actual.dim() == 0:
+        actual, expected = actual.reshape(1), expected.reshape(1)
     difference = (actual.detach().float() - expected.detach().float()).square().mean(-1)
     size = expected.detach().float().square().mean(-1)
     whole = size.mean().clamp_min(1e-24)

@@ -22,6 +22,7 @@ CALLS = {
     ),
     "glu": lambda: kernels.glu(WIDE, WIDE),
     "rope": lambda: kernels.rope(HEADS, torch.ones(3, 8), torch.ones(3, 8)),
+    "linear_cross_entropy": lambda: kernels.linear_cross_entropy(WIDE[0], torch.ones(5, 4), torch.ones(3).long()),
     "rms_norm": lambda: kernels.rms_norm(WIDE),
     "l2_norm": lambda: kernels.l2_norm(WIDE),
     "selective_scan": lambda: kernels.selective_scan(WIDE, WIDE, -torch.ones(4, 2), WIDE[..., :2], WIDE[..., :2]),

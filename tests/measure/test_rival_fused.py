@@ -54,7 +54,14 @@ def rotary_embedding(x, cos, sin, *, interleaved):
         return kernels.rope(x, cos, sin, interleaved=interleaved)
 
 
+def fused_linear_cross_entropy_loss(x, target, weight, *, ignore_index, logit_softcapping, reduction):
+    options = {"ignore_index": ignore_index, "soft_cap": logit_softcapping, "reduction": reduction}
+    with kernels.use_substitutes({"linear_cross_entropy": lambda *_, **__: NotImplemented}):
+        return kernels.linear_cross_entropy(x, weight, target, **options)
+
+
 PRETENDED = {
+    ("fused_linear_cross_entropy.ops", "fused_linear_cross_entropy_loss"): fused_linear_cross_entropy_loss,
     ("rotary.ops", "rotary_embedding"): rotary_embedding,
     ("activations.ops", "swiglu"): swiglu,
     ("causal_conv1d.ops", "causal_conv1d"): causal_conv1d,
