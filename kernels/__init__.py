@@ -2,6 +2,14 @@
 
 from kernels._attention import attention as attention
 from kernels._attention import attention_step as attention_step
+from kernels._block_sparse_attention import block_sparse_attention as block_sparse_attention
+from kernels._block_sparse_attention.patterns import dilated_blocks as dilated_blocks
+from kernels._block_sparse_attention.patterns import local_global_blocks as local_global_blocks
+from kernels._block_sparse_attention.patterns import strided_blocks as strided_blocks
+from kernels._block_sparse_attention.selection import indexed_tokens as indexed_tokens
+from kernels._block_sparse_attention.selection import moba_blocks as moba_blocks
+from kernels._block_sparse_attention.selection import nsa_blocks as nsa_blocks
+from kernels._block_sparse_attention.selection import top_blocks as top_blocks
 from kernels._glu import glu as glu
 from kernels._grouped_matmul import grouped_matmul as grouped_matmul
 from kernels._linear_cross_entropy import linear_cross_entropy as linear_cross_entropy

@@ -26,6 +26,7 @@ from triton.compiler import ASTSource
 
 OPS = (
     "attention",
+    "block_sparse_attention",
     "matrix_recurrence",
     "selective_scan",
     "grouped_matmul",

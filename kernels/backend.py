@@ -26,6 +26,7 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 OPERATIONS = (
     "attention",
     "attention_step",
+    "block_sparse_attention",
     "grouped_matmul",
     "matrix_recurrence",
     "matrix_recurrence_step",

@@ -40,6 +40,7 @@ SEARCH_PACKAGES = (*MEASURE_PACKAGES, "optuna", "lightning", "tokenizers", "plot
 FUNCTIONS = (  # of kernels, which is not imported: the plan is shown at once
     "attention",
     "attention_step",
+    "block_sparse_attention",
     "matrix_recurrence",
     "matrix_recurrence_step",
     "selective_scan",
@@ -58,6 +59,7 @@ FUNCTIONS = (  # of kernels, which is not imported: the plan is shown at once
 )
 FAMILIES = (
     "attention",
+    "block_sparse_attention",
     "matrix_recurrence",
     "selective_scan",
     "grouped_matmul",

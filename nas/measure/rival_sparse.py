@@ -49,10 +49,23 @@ def expert_layer(*, missing: bool) -> Make:
     return make
 
 
+def listed_blocks(*, query_block: int, shared: bool) -> Make:
+    def make(generator: torch.Generator) -> dict[str, Any]:
+        q = torch.randn(2, 70, 4, 64, generator=generator)
+        k, v = (torch.randn(2, 70, 2, 64, generator=generator) for _ in range(2))
+        shape = (1 if shared else 2, -(-70 // query_block), 1 if shared else 2, 2)
+        blocks = torch.randint(-1, 5, shape, generator=generator)
+        return {"q": q, "k": k, "v": v, "blocks": blocks, "block_size": 16, "query_block": query_block}
+
+    return make
+
+
 CASES: tuple[tuple[str, str, Make, bool], ...] = (
+    ("lists for each query", "block_sparse_attention", listed_blocks(query_block=1, shared=False), True),
+    ("one list for all heads", "block_sparse_attention", listed_blocks(query_block=16, shared=True), True),
     ("experts of a layer", "moe_ffn", expert_layer(missing=False), True),
     ("experts, some choices of none", "moe_ffn", expert_layer(missing=True), True),
 )
 """Name, public function, arguments, and whether it has gradients."""
 
-FUNCTIONS = ("moe_ffn",)
+FUNCTIONS = ("block_sparse_attention", "moe_ffn")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels import attention, attention_step
+from kernels import attention, attention_step, block_sparse_attention, top_blocks
 from nas.architecture.mixers import BlockSparseAttention
 from nas.context import Context
 from nas.layers.kv_cache import empty_cache, extend
@@ -53,8 +53,12 @@ class BlockSparseAttentionMixer(Mixer):
             known, complete = context.position // self.block_size, k.shape[1] // self.block_size
             state["means"][:, known:complete] = self._block_means(k[:, known * self.block_size :])
             means = state["means"][:, :complete]
-        mask = self._block_mask(q, means, k.shape[1])
-        o = attention(q, k, v, block_mask=mask, block_size=None if mask is None else self.block_size)
+        blocks = self._blocks(q, means, k.shape[1])
+        o = (
+            attention(q, k, v)
+            if blocks is None
+            else block_sparse_attention(q, k, v, blocks, block_size=self.block_size)
+        )
         return self.out_proj(o.flatten(2)), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
@@ -99,19 +103,18 @@ class BlockSparseAttentionMixer(Mixer):
         complete = k.shape[1] // self.block_size
         return k[:, : complete * self.block_size].unflatten(1, (complete, self.block_size)).float().mean(2)
 
-    def _block_mask(self, q: Tensor, means: Tensor, length: int) -> Tensor | None:
-        """Which blocks the last Tq of `length` tokens see, [B, Tq, Hkv, ceil(length / block)]; None: all of them."""
-        blocks = -(-length // self.block_size)
-        if blocks <= self.top_k + 1:
+    def _blocks(self, q: Tensor, means: Tensor, length: int) -> Tensor | None:
+        """The blocks that each of the last Tq of `length` tokens sees, [B, Tq, Hkv, top_k + 1]; None: all of them.
+
+        The token's own block first; -1 stands for none.
+        """
+        count = -(-length // self.block_size)
+        if count <= self.top_k + 1:
             return None
-        own = torch.arange(length - q.shape[1], length, device=q.device)[:, None, None] // self.block_size
-        index = torch.arange(blocks, device=q.device)
+        own = torch.arange(length - q.shape[1], length, device=q.device) // self.block_size
         with torch.no_grad():
-            relevance = F.pad(self.relevance(q, means), (0, blocks - means.shape[1]))
-            relevance = relevance.masked_fill(index >= own, float("-inf"))
-            picked = relevance.topk(self.top_k, dim=-1).indices
-            mask = torch.zeros_like(relevance, dtype=torch.bool).scatter_(-1, picked, True)
-        return (mask & (index < own)) | (index == own)
+            relevance = F.pad(self.relevance(q, means), (0, count - means.shape[1]))
+        return top_blocks(relevance, own, self.top_k + 1)
 
     def _slots(self, picked: Tensor, own_start: int, end: int) -> Tensor:
         """Slots of the picked blocks [B, Hkv, k] and of the own block up to the token: [B, n, Hkv]."""

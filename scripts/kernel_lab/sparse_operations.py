@@ -1,4 +1,4 @@
-"""What the sparse operations are asked in benchmarks: mixtures of experts.
+"""What the sparse operations are asked in benchmarks: attention over listed blocks, and mixtures of experts.
 
 As `scripts/kernel_lab/operations.py`.
 """
@@ -8,7 +8,62 @@ from typing import ClassVar
 
 import torch
 
-from scripts.kernel_lab.operations import Arguments, Cost, Operation, Random
+from scripts.kernel_lab.operations import BACKWARD_FACTOR, Arguments, Cost, Operation, Random
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSparseAttention(Operation):
+    """`kernels.block_sparse_attention`: each list has the own block and the best-scored earlier ones, `chosen` in all.
+
+    query_block divides block_size, so that the queries of a list lie in one block.
+    """
+
+    B: int
+    T: int
+    Hq: int
+    Hkv: int
+    D: int
+    block_size: int
+    chosen: int
+    query_block: int = 1
+    function: ClassVar[str] = "block_sparse_attention"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        return ("q", "k", "v")
+
+    def arguments(self, random: Random) -> Arguments:
+        q = random.normal(self.B, self.T, self.Hq, self.D)
+        k, v = (random.normal(self.B, self.T, self.Hkv, self.D) for _ in range(2))
+        count, lists = -(-self.T // self.block_size), -(-self.T // self.query_block)
+        scores = random.uniform(self.B, lists, self.Hkv, count, dtype=torch.float32)
+        own = torch.arange(lists, device=scores.device).view(-1, 1, 1) * self.query_block // self.block_size
+        block = torch.arange(count, device=scores.device)
+        scores = scores.masked_fill(block == own, 2.0).masked_fill(block > own, -1.0)
+        best = scores.topk(min(self.chosen, count), dim=-1)
+        blocks = best.indices.masked_fill(best.values < 0, -1).to(torch.int32)
+        sizes = {"block_size": self.block_size, "query_block": self.query_block}
+        return {"q": q, "k": k, "v": v, "blocks": blocks, **sizes}
+
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return tuple(arguments["q"].shape)
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        tensors = 2 * self.B * self.T * (self.Hq + self.Hkv) * self.D  # q and o, k and v
+        return Cost(4 * self.B * self.Hq * self.D * self._pairs(), itemsize * tensors)
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        # Read q, o, do, k, v; write dq, dk, dv.
+        tensors = 4 * self.B * self.T * (self.Hq + self.Hkv) * self.D
+        return Cost(BACKWARD_FACTOR * self.forward_cost(itemsize).flops, itemsize * tensors)
+
+    def _pairs(self) -> int:
+        """Pairs of query and key that a head looks at: the own block up to the query, whole ones before it."""
+        total = 0
+        for position in range(self.T):
+            earlier, within = divmod(position, self.block_size)
+            total += min(earlier, self.chosen - 1) * self.block_size + within + 1
+        return total
 
 
 @dataclass(frozen=True, kw_only=True)

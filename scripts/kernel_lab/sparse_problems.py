@@ -1,20 +1,30 @@
 """The sparse operations in the lists of `problem_lists.py` and `tuning_problems.py`: names and sizes.
 
-Expert layers are those of published rows: model 2048, experts 768, 8 of 128 a token (Liger Kernel's benchmark data).
+Attention is that of NSA (16 blocks of 64 keys for each query, groups of 16 heads, lengths of its published rows) and a
+sweep of density at one length. Expert layers are those of published rows: model 2048, experts 768, 8 of 128 a token
+(Liger Kernel's benchmark data).
 """
 
 from dataclasses import replace
 
 from scripts.kernel_lab.operations import Operation
-from scripts.kernel_lab.sparse_operations import MoeFfn
+from scripts.kernel_lab.sparse_operations import BlockSparseAttention, MoeFfn
 
 Named = list[tuple[str, Operation]]
 
+NSA = BlockSparseAttention(B=1, T=8192, Hq=64, Hkv=4, D=128, block_size=64, chosen=16)
+SWEEP = BlockSparseAttention(B=1, T=16384, Hq=32, Hkv=8, D=128, block_size=64, chosen=16, query_block=64)
 EXPERTS = MoeFfn(T=32768, E=128, H=2048, I=768, K=8)
 
 
 def benchmark_sizes() -> Named:
     return [
+        *((f"NSA T{T} H64/4 D128, 16 of 64-blocks", replace(NSA, T=T)) for T in (8192, 16384, 32768, 65536)),
+        *(
+            (f"T16384 H32/8 D128, {chosen} of {16384 // 64} 64-blocks", replace(SWEEP, chosen=chosen))
+            for chosen in (4, 16, 64, 256)
+        ),
+        ("MoBA T8192 H32/8 D128, 8 of 128-blocks", replace(NSA, Hq=32, Hkv=8, block_size=128, chosen=8)),
         ("T32768 E128 H2048 I768 K8", EXPERTS),
         ("T8192 E128 H2048 I768 K8", replace(EXPERTS, T=8192)),
         ("T8192 E128 H2048 I768 K8 zipf", replace(EXPERTS, T=8192, zipf=True)),
@@ -25,12 +35,27 @@ def benchmark_sizes() -> Named:
 
 
 def cpu_sizes() -> Named:
-    return [("T256 E8 H192 I128 K2", MoeFfn(T=256, E=8, H=192, I=128, K=2))]
+    attention = BlockSparseAttention(B=1, T=256, Hq=8, Hkv=2, D=64, block_size=32, chosen=2)
+    return [
+        ("T256 H8/2 D64, 2 of 32-blocks", attention),
+        ("T256 H8/2 D64, 2 of 32-blocks for 32 queries", replace(attention, query_block=32)),
+        ("T256 E8 H192 I128 K2", MoeFfn(T=256, E=8, H=192, I=128, K=2)),
+    ]
 
 
 def launch_sizes() -> Named:
     """Every form of every kernel, at sizes that are no multiple of a block."""
+    named: Named = []
+    for D in (16, 20, 64, 96, 128, 256):
+        one = BlockSparseAttention(B=2, T=333, Hq=8, Hkv=2, D=D, block_size=64, chosen=3)
+        named += [
+            (f"lists for each query D{D}", one),
+            (f"lists for 32 queries D{D}", replace(one, query_block=32)),
+            (f"blocks of 24 D{D}", replace(one, block_size=24, query_block=8)),
+            (f"single keys D{D}", replace(one, T=140, block_size=1, chosen=40)),
+        ]
     return [
+        *named,
         ("experts, multiples of 16", MoeFfn(T=333, E=6, H=96, I=80, K=2)),
         ("experts, odd widths", MoeFfn(T=150, E=5, H=50, I=70, K=3, zipf=True, activation="gelu")),
         ("more experts than choices", MoeFfn(T=3, E=64, H=128, I=64, K=2, activation="relu2")),
@@ -38,21 +63,35 @@ def launch_sizes() -> Named:
 
 
 def tiny_sizes() -> Named:
-    return [("experts", MoeFfn(T=20, E=3, H=32, I=16, K=2))]
+    attention = BlockSparseAttention(B=1, T=20, Hq=2, Hkv=1, D=16, block_size=8, chosen=2)
+    return [
+        ("lists for each query", attention),
+        ("lists for 4 queries", replace(attention, query_block=4)),
+        ("experts", MoeFfn(T=20, E=3, H=32, I=16, K=2)),
+    ]
 
 
 def tuning_sizes() -> dict[str, Named]:
     """By family of kernels."""
     return {
+        "block_sparse_attention": [
+            ("lists for each query D128", replace(NSA, T=16384)),
+            ("lists for 64 queries D128", SWEEP),
+            ("lists for each query D64", replace(NSA, T=16384, D=64)),
+            ("lists for 64 queries D64", replace(SWEEP, D=64)),
+            ("single keys D128", replace(NSA, T=4096, block_size=1, chosen=512)),
+        ],
         "moe": [
             ("experts H2048 I768", replace(EXPERTS, E=64)),
             ("experts H512 I256", replace(EXPERTS, E=16, H=512, I=256, K=2)),
-        ]
+        ],
     }
 
 
 def small_size(one: Operation) -> Operation | None:
     """The same launches on little data; None for an operation of another file."""
+    if isinstance(one, BlockSparseAttention):
+        return replace(one, T=333, Hq=one.Hq // one.Hkv, Hkv=1, chosen=min(one.chosen, 40 if one.block_size < 8 else 3))
     if isinstance(one, MoeFfn):
         return replace(one, T=350, E=6, H=min(one.H, 320), I=min(one.I, 320), K=2)
     return None

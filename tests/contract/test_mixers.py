@@ -250,16 +250,17 @@ def test_a_token_sees_only_the_blocks_it_picked():
     q[..., 0] = 1
     k = torch.zeros(1, 6, 1, 16)
     k[0, :, 0, 0] = torch.tensor([1.0, 1.0, -1.0, -1.0, 0.0, 0.0])
-    mask = mixer._block_mask(q, mixer._block_means(k), 6)
-    assert mask[0, :, 0].int().tolist() == [[1, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 0], [1, 0, 1], [1, 0, 1]]
+    blocks = mixer._blocks(q, mixer._block_means(k), 6)
+    assert blocks[0, :, 0].tolist() == [[0, -1], [0, -1], [1, 0], [1, 0], [2, 0], [2, 0]]
 
 
-def test_block_sparse_flops_count_the_pairs_that_its_mask_allows():
+def test_block_sparse_flops_count_the_pairs_that_its_blocks_allow():
     options = BlockSparseAttention(num_heads=2, num_kv_heads=1, head_dim=16, block_size=4, top_k=2)
     mixer = mixer_of(options)
     k = torch.randn(1, 30, 1, 16)
-    seen = mixer._block_mask(torch.randn(1, 30, 2, 16), mixer._block_means(k), 30).repeat_interleave(4, -1)[..., :30]
-    pairs = int((seen[0, :, 0] & torch.ones(30, 30).tril().bool()).sum())
+    blocks = mixer._blocks(torch.randn(1, 30, 2, 16), mixer._block_means(k), 30)[0, :, 0]
+    seen = (blocks.unsqueeze(-1) == torch.arange(30) // 4).any(1)
+    pairs = int((seen & torch.ones(30, 30).tril().bool()).sum())
     means = sum(position // 4 for position in range(30))
     projections = 2 * 30 * (D_MODEL * 4 * 16 + 2 * 16 * D_MODEL)
     assert mixer.flops(30, 0) == projections + 4 * pairs * 2 * 16 + 2 * means * 16

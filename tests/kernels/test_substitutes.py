@@ -12,6 +12,9 @@ WIDE = torch.ones(1, 3, 4)
 CALLS = {
     "attention": lambda: kernels.attention(HEADS, HEADS, HEADS),
     "attention_step": lambda: kernels.attention_step(HEADS[:, 0], HEADS, HEADS, 2),
+    "block_sparse_attention": lambda: kernels.block_sparse_attention(
+        HEADS, HEADS, HEADS, torch.zeros(1, 3, 1, 1, dtype=torch.int64), block_size=2
+    ),
     "grouped_matmul": lambda: kernels.grouped_matmul(WIDE[0], torch.ones(1, 4, 5), torch.tensor([3])),
     "matrix_recurrence": lambda: kernels.matrix_recurrence(HEADS, HEADS, HEADS),
     "matrix_recurrence_step": lambda: kernels.matrix_recurrence_step(

@@ -83,9 +83,9 @@ def picked_blocks(mixer: BlockSparseAttentionMixer, tokens: int) -> Tensor:
     """[T, N]: the blocks that each token sees, for one KV head."""
     torch.manual_seed(0)
     q, k = torch.randn(1, tokens, 2, 32), torch.randn(1, tokens, 2, 32)
-    mask = mixer._block_mask(q, mixer._block_means(k), tokens)
-    assert mask is not None
-    return mask[0, :, 0]
+    blocks = mixer._blocks(q, mixer._block_means(k), tokens)
+    assert blocks is not None
+    return (blocks[0, :, 0].unsqueeze(-1) == torch.arange(-(-tokens // mixer.block_size))).any(1)
 
 
 def test_local_selection_picks_the_nearest_blocks_and_spread_selection_others_for_every_token() -> None:

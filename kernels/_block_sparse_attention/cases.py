@@ -1,0 +1,66 @@
+"""The launches of attention over listed blocks that a machine without a GPU compiles, to see that they fit."""
+
+import torch
+import triton
+
+from kernels._block_sparse_attention.gpu_kernels import (
+    sparse_dkv_kernel,
+    sparse_dq_kernel,
+    sparse_fwd_kernel,
+    sparse_sum_kernel,
+)
+from kernels._block_sparse_attention.launches import default_launch, sparse_key, sum_key
+from kernels.ahead_of_time import Case
+from kernels.tuned_table import Config, Key
+
+KERNELS = {
+    "block_sparse_attention.forward": sparse_fwd_kernel,
+    "block_sparse_attention.backward_dq": sparse_dq_kernel,
+    "block_sparse_attention.backward_dkv": sparse_dkv_kernel,
+}
+LARGEST_MULTIPLE = 16  # strides are multiples of the head size, which is a multiple of 16 where it is not padded
+
+
+def ahead_of_time_cases() -> list[Case]:
+    """Every kernel at its defaults: head sizes, types, single queries and blocks of them, keys alone and in blocks."""
+    shapes = [(64, 64), (80, 80), (128, 128), (192, 128), (256, 256)]
+    forms = [(1, 64), (64, 64), (1, 1)]  # queries of a list, keys of a block
+    chosen = [(torch.float16, size, form) for size in shapes for form in forms]
+    chosen += [(torch.float32, (64, 64), forms[0]), (torch.float32, (128, 128), forms[1])]
+    keys = []
+    for dtype, (size, size_v), (query_block, block) in chosen:
+        q, v = torch.empty(1, 1, 16, size, dtype=dtype), torch.empty(1, 1, 1, size_v, dtype=dtype)
+        keys += [sparse_key(kernel, q, v, True, query_block, block) for kernel in KERNELS]
+    keys.append(sum_key(torch.empty(1, 1, 1, 128, dtype=torch.float16)))
+    return [launch_case(key, default_launch(key)) for key in keys]
+
+
+def launch_case(key: Key, config: Config) -> Case:
+    """One launch of one key; a padded head is taken as five eighths of its power of two, such as 80 of 128."""
+    flags, sizes = dict(key.flags), dict(key.sizes)
+    element = {2: "*fp16", 4: "*fp32"}[key.element_bytes]
+    options = {name: config[name] for name in ("num_warps", "num_stages") if name in config}
+    blocks = {name: size for name, size in config.items() if name not in options}
+    if key.kernel == "block_sparse_attention.sum":
+        constants: dict[str, object] = {"RUN": 64, "D": sizes["D"], "BD": sizes["D"], "BN": 64}
+        signature = {"partial": "*fp32", "grad": element, "partial_starts": "*i32"}
+        names = ("keys", "kv_heads", "heads_listed", "sequences_listed", "runs")
+        return Case(key.label, sparse_sum_kernel, signature | dict.fromkeys(names, "i32"), constants, options)
+    kernel = KERNELS[key.kernel]
+    shrink = (lambda size: size * 5 // 8) if flags["padded"] else (lambda size: size)
+    head, head_v = shrink(sizes["D"]), shrink(sizes["V"])
+    constants = {"D": head, "DV": head_v, "BD": triton.next_power_of_2(head), "BDV": triton.next_power_of_2(head_v)}
+    group = min(flags["rows"], 16)
+    joined = kernel is sparse_dkv_kernel and flags["run"] == 32
+    block = 1 if joined else flags["run"]
+    constants |= {"GROUP": group, "QUERY_BLOCK": flags["rows"] // group, "BLOCK": block, "PRECISION": "ieee"}
+    constants |= {"CAUSAL": flags["causal"] > 0, **blocks}
+    if kernel is sparse_dkv_kernel:
+        constants["JOINED"] = 32 if joined else 1
+    known = dict.fromkeys(("q", "k", "v", "o", "do", "dq", "dk", "dv"), element)
+    known |= dict.fromkeys(("lse", "dlse", "delta", "partial_dk", "partial_dv"), "*fp32")
+    lists = ("entries", "slots", "members", "bits", "starts", "row_of_chunk", "chunk_starts", "partial_starts")
+    known |= dict.fromkeys(lists, "*i32") | dict.fromkeys(("scale", "scale_log2"), "fp32")
+    signature = {argument: known.get(argument, "i32") for argument in kernel.arg_names if argument not in constants}
+    strides = tuple(name for name in signature if name.endswith(("_batch", "_token")) or name in ("k_head", "v_head"))
+    return Case(key.label, kernel, signature, constants, options, strides if head % LARGEST_MULTIPLE == 0 else ())

@@ -1,0 +1,82 @@
+"""Launch configurations of attention over listed blocks: for each head size and type a default and others to try."""
+
+import triton
+from torch import Tensor
+
+from kernels._block_sparse_attention.lists import blocks_in_a_run
+from kernels.tuned_table import Config, Key
+from kernels.tuning import key
+
+LARGEST_ROWS = 128  # of a tile
+Sizes = tuple[int, int, int, int]  # most rows in a tile, keys in a tile, warps, stages
+
+# By the larger head size, rounded up to a power of two, and the bytes of an element. The first is the default: it
+# neither spills nor exceeds the shared memory on sm_80, sm_90 and sm_100, compiled ahead of time; not timed yet.
+FORWARD: dict[tuple[int, int], tuple[Sizes, ...]] = {
+    (64, 2): ((64, 64, 4, 3), (128, 64, 4, 3), (64, 128, 4, 2), (64, 32, 4, 4), (128, 128, 8, 2), (32, 64, 2, 3)),
+    (128, 2): ((64, 64, 8, 2), (128, 64, 8, 2), (64, 64, 8, 3), (64, 128, 8, 2), (64, 32, 4, 3), (32, 64, 2, 2)),
+    (256, 2): ((64, 32, 8, 2), (64, 64, 8, 1), (32, 32, 4, 2), (64, 32, 4, 1)),
+    (64, 4): ((32, 32, 8, 2), (32, 16, 4, 2), (64, 32, 8, 2)),
+    (128, 4): ((32, 16, 8, 1), (16, 16, 4, 2), (32, 16, 8, 2)),
+    (256, 4): ((16, 16, 8, 1), (16, 16, 8, 2)),
+}
+DQ: dict[tuple[int, int], tuple[Sizes, ...]] = {
+    (64, 2): ((64, 64, 4, 2), (128, 64, 8, 2), (64, 64, 8, 3), (64, 32, 4, 3), (32, 64, 4, 2)),
+    (128, 2): ((64, 32, 8, 2), (64, 64, 8, 2), (128, 32, 8, 2), (32, 64, 4, 2), (64, 32, 4, 2)),
+    (256, 2): ((32, 32, 8, 1), (32, 32, 8, 2), (64, 32, 8, 1)),
+    (64, 4): ((32, 32, 8, 1), (32, 16, 4, 1)),
+    (128, 4): ((16, 16, 8, 1), (32, 16, 8, 1)),
+    (256, 4): ((16, 16, 8, 1),),
+}
+DKV: dict[tuple[int, int], tuple[Sizes, ...]] = {
+    (64, 2): ((64, 64, 8, 2), (64, 128, 8, 2), (64, 64, 8, 3), (32, 64, 4, 3), (128, 64, 8, 2)),
+    (128, 2): ((32, 64, 8, 2), (64, 64, 8, 2), (32, 64, 4, 2), (64, 32, 8, 2), (32, 128, 8, 2)),
+    (256, 2): ((32, 32, 8, 1), (16, 32, 8, 2), (32, 32, 8, 2)),
+    (64, 4): ((32, 32, 8, 1), (16, 32, 8, 1)),
+    (128, 4): ((16, 16, 8, 1), (16, 32, 8, 1)),
+    (256, 4): ((16, 16, 8, 1),),
+}
+SUM_WARPS = (4, 2, 8)
+TABLES = {
+    "block_sparse_attention.forward": FORWARD,
+    "block_sparse_attention.backward_dq": DQ,
+    "block_sparse_attention.backward_dkv": DKV,
+}
+
+
+def sparse_key(kernel: str, q: Tensor, v: Tensor, causal: bool, query_block: int, block_size: int) -> Key:
+    """`rows` is what a list fills of a tile, `run` the keys that lie side by side in one, as far as tiles mind."""
+    group = q.shape[2] // v.shape[2]
+    run = min(triton.next_power_of_2(block_size), LARGEST_ROWS)
+    if kernel == "block_sparse_attention.backward_dkv":
+        run = min(max(16, triton.next_power_of_2(block_size * blocks_in_a_run(block_size))), LARGEST_ROWS)
+    rows = min(max(16, triton.next_power_of_2(query_block * group)), LARGEST_ROWS)
+    sizes = {"D": q.shape[3], "V": v.shape[3]}
+    padded = any(triton.next_power_of_2(size) != size for size in sizes.values())
+    flags = {"causal": causal, "rows": rows, "run": run, "padded": padded}
+    return key(kernel, q.dtype.itemsize, sizes, flags)
+
+
+def sum_key(grad: Tensor) -> Key:
+    return key("block_sparse_attention.sum", grad.dtype.itemsize, {"D": grad.shape[3]}, {})
+
+
+def launch_candidates(key: Key) -> list[Config]:
+    """The launches worth trying for a key, the default first; at most six."""
+    if key.kernel == "block_sparse_attention.sum":
+        return [{"num_warps": warps} for warps in SUM_WARPS]
+    flags, size = dict(key.flags), max(64, *(size for _, size in key.sizes))
+    candidates: list[Config] = []
+    for rows, keys, warps, stages in TABLES[key.kernel][size, key.element_bytes]:
+        if key.kernel.endswith("dkv"):  # no wider than the keys that lie side by side
+            config = {"BM": rows, "BN": min(keys, flags["run"]), "num_warps": warps, "num_stages": stages}
+        else:  # no higher than what a list fills; a low tile has too little for many warps
+            rows = min(rows, flags["rows"])
+            config = {"BM": rows, "BN": keys, "num_warps": warps if rows > 32 else min(warps, 4), "num_stages": stages}
+        if config not in candidates:
+            candidates.append(config)
+    return candidates
+
+
+def default_launch(key: Key) -> Config:
+    return launch_candidates(key)[0]

@@ -1,0 +1,213 @@
+"""Lists of blocks: static patterns against masks written out, chosen ones against others' selections and identities."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_mask
+
+from kernels import (
+    block_sparse_attention,
+    dilated_blocks,
+    indexed_tokens,
+    local_global_blocks,
+    moba_blocks,
+    nsa_blocks,
+    strided_blocks,
+    top_blocks,
+)
+from tests.kernels.closeness import assert_close_relative
+
+
+def seen(lists: Tensor, count: int) -> Tensor:
+    """[B, query blocks, Hkv, key blocks] of lists."""
+    return (lists.unsqueeze(-1) == torch.arange(count)).any(-2)
+
+
+def of_mask(sees, count: int) -> Tensor:
+    """[query blocks, key blocks] by torch's own masks."""
+    return create_mask(lambda b, h, i, j: sees(i, j), 1, 1, count, count, device="cpu")[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("lists", "sees"),
+    [
+        (local_global_blocks(9, local=3), lambda i, j: (j <= i) & (i - j < 3)),
+        (local_global_blocks(9, local=2, global_blocks=1), lambda i, j: (j <= i) & ((i - j < 2) | (j < 1))),
+        (
+            local_global_blocks(9, local=2, global_blocks=1, causal=False),
+            lambda i, j: ((i - j < 2) & (j - i < 2)) | (j < 1) | (i < 1),
+        ),
+        (strided_blocks(9, local=2, stride=3), lambda i, j: (j <= i) & ((i - j < 2) | ((i - j) % 3 == 0))),
+        (
+            strided_blocks(9, local=1, stride=4, causal=False),
+            lambda i, j: (i - j) % 4 == 0,
+        ),
+        (
+            dilated_blocks(9, segments=(2, 8), dilations=(1, 4)),
+            lambda i, j: (j <= i) & ((i // 2 == j // 2) | ((i // 8 == j // 8) & ((i - j) % 4 == 0))),
+        ),
+    ],
+    ids=["window", "sink and window", "Longformer", "strided", "strided both ways", "LongNet"],
+)
+def test_static_patterns_are_the_masks_of_their_definitions(lists, sees):
+    assert lists.dtype == torch.int32
+    assert torch.equal(seen(lists, 9)[0, :, 0], of_mask(sees, 9))
+
+
+def test_random_blocks_are_added_to_those_in_sight_and_repeat_with_the_seed():
+    plain = seen(local_global_blocks(40, local=2, global_blocks=1), 40)[0, :, 0]
+    lists = local_global_blocks(40, local=2, global_blocks=1, random_blocks=3, seed=1)
+    found = seen(lists, 40)[0, :, 0]
+    assert (found | plain == found).all()
+    assert not found.triu(1).any()
+    assert (found & ~plain).sum(1).tolist() == [min(3, max(0, i - 2)) for i in range(40)]
+    assert torch.equal(lists, local_global_blocks(40, local=2, global_blocks=1, random_blocks=3, seed=1))
+    assert not torch.equal(lists, local_global_blocks(40, local=2, global_blocks=1, random_blocks=3, seed=2))
+
+
+def test_attention_over_a_static_pattern_is_attention_under_its_mask():
+    q, k, v = torch.randn(3, 1, 70, 2, 16, generator=torch.Generator().manual_seed(0))
+    lists = local_global_blocks(5, local=2, global_blocks=1)
+    mask = seen(lists, 5)[0, :, 0].repeat_interleave(16, 0).repeat_interleave(16, 1)[:70, :70].tril()
+    actual = block_sparse_attention(q, k, v, lists, block_size=16, query_block=16)
+    rows = (x.transpose(1, 2) for x in (q, k, v))
+    assert_close_relative(actual, F.scaled_dot_product_attention(*rows, attn_mask=mask).transpose(1, 2), 1e-5)
+
+
+def test_moba_over_all_blocks_is_full_attention_and_over_one_is_the_own_block():
+    q, k, v = torch.randn(3, 1, 50, 2, 16, generator=torch.Generator().manual_seed(0))
+    everything = moba_blocks(q, k, block_size=16, top_k=9)
+    actual = block_sparse_attention(q, k, v, everything, block_size=16)
+    rows = (x.transpose(1, 2) for x in (q, k, v))
+    assert_close_relative(actual, F.scaled_dot_product_attention(*rows, is_causal=True).transpose(1, 2), 1e-5)
+    own = moba_blocks(q, k, block_size=16, top_k=1)
+    assert torch.equal(own[0, :, 0, 0], torch.arange(50) // 16)
+
+
+def test_moba_picks_the_blocks_whose_mean_key_is_nearest_and_nothing_later_changes_it():
+    q, k = torch.zeros(1, 8, 2, 16), torch.zeros(1, 8, 1, 16)
+    q[..., 0] = 1
+    k[0, :, 0, 0] = torch.tensor([3.0, 1.0, -1.0, -1.0, 0.0, 3.0, 9.0, 9.0])
+    lists = moba_blocks(q, k, block_size=2, top_k=2)
+    assert lists[0, :, 0].tolist() == [[0, -1]] * 2 + [[1, 0]] * 2 + [[2, 0]] * 2 + [[3, 0]] * 2
+    assert torch.equal(moba_blocks(q[:, :5], k[:, :5], block_size=2, top_k=2), lists[:, :5])
+    assert torch.equal(moba_blocks(q[:, 5:], k, block_size=2, top_k=2), lists[:, 5:])
+
+
+def test_scores_are_taken_in_parts_without_a_difference(monkeypatch):
+    from kernels._block_sparse_attention import selection
+
+    q, k = torch.randn(2, 1, 30, 2, 16, generator=torch.Generator().manual_seed(0))
+    whole = moba_blocks(q, k, block_size=4, top_k=3)
+    monkeypatch.setattr(selection, "SCORES_AT_A_TIME", 100)
+    assert torch.equal(moba_blocks(q, k, block_size=4, top_k=3), whole)
+
+
+ORACLE = """
+import sys, warnings, torch
+warnings.simplefilter("ignore")
+from fla.ops.nsa.naive import naive_nsa_selection, naive_nsa_topk
+q, k, v, means = torch.load(sys.argv[1])
+lists = naive_nsa_topk(q, means, 4, 16, 0.25)
+torch.save((lists, naive_nsa_selection(q, k, v, lists, 16, 0.25)), sys.argv[2])
+"""
+
+
+def test_nsa_selects_and_attends_as_the_naive_functions_of_flash_linear_attention(tmp_path):
+    """In a process of its own: that package compiles its kernels on import, and here the interpreter is on."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 130, 4, 16, generator=generator)
+    k, v = torch.randn(2, 1, 130, 2, 16, generator=generator)
+    means = F.pad(k, (0, 0, 0, 0, 0, 14)).unflatten(1, (9, 16)).mean(2)
+    torch.save((q, k, v, means), tmp_path / "case.pt")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", ORACLE, str(tmp_path / "case.pt"), str(tmp_path / "answer.pt")]
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert finished.returncode == 0, finished.stderr
+    lists, output = torch.load(tmp_path / "answer.pt")
+    sizes = {"block_size": 16, "compressed_size": 16, "compressed_stride": 16}
+    ours = nsa_blocks(q, means, 130, top_k=4, scale=0.25, **sizes)
+    assert torch.equal(seen(ours, 9), seen(lists, 9))
+    actual = block_sparse_attention(q, k, v, ours, block_size=16, scale=0.25)
+    # Theirs repeats values for the heads of a group and returns as many heads.
+    assert_close_relative(actual, output, 1e-5)
+
+
+def test_overlapping_compressed_keys_count_once_for_each_stride_that_they_share_with_a_block():
+    """Keys of 4 at strides of 2, blocks of 4: block n holds strides 2 n and 2 n + 1."""
+    q = torch.zeros(1, 1, 1, 16)
+    q[..., 0] = 4.0
+    compressed = torch.zeros(1, 11, 1, 16)
+    compressed[0, 3, 0, 0] = 50.0  # keys 6 to 9: one stride in block 1, one in block 2
+    sizes = {"block_size": 4, "compressed_size": 4, "compressed_stride": 2, "scale": 1.0}
+    lists = nsa_blocks(q, compressed, 24, top_k=3, first=0, last=1, **sizes)
+    assert lists[0, 0, 0].tolist()[0] == 5
+    assert sorted(lists[0, 0, 0].tolist()) == [1, 2, 5]
+
+
+def test_the_indexer_is_that_of_deepseek_v32():
+    from transformers import DeepseekV32Config
+    from transformers.models.deepseek_v32.modeling_deepseek_v32 import DeepseekV32Indexer
+
+    config = DeepseekV32Config(
+        hidden_size=24, q_lora_rank=12, index_n_heads=3, index_head_dim=16, index_topk=5, qk_rope_head_dim=8
+    )
+    torch.manual_seed(0)
+    indexer = DeepseekV32Indexer(config, 0)
+    hidden, q_resid = torch.randn(2, 20, 24), torch.randn(2, 20, 12)
+    unrotated = (torch.ones(2, 20, 8), torch.zeros(2, 20, 8))
+    causal = torch.ones(20, 20, dtype=torch.bool).tril().expand(2, -1, -1)
+    theirs = indexer(hidden, q_resid, unrotated, causal, torch.arange(20)).long()
+    q = indexer.wq_b(q_resid).view(2, 20, 3, 16)
+    k, weight = indexer.k_norm(indexer.wk(hidden)), indexer.weights_proj(hidden) * 3**-0.5
+    ours = indexed_tokens(q, k, weight, 5)
+    # Before it has five tokens to choose from, theirs names later ones, which its mask hides again.
+    theirs = theirs.masked_fill(theirs > torch.arange(20).view(1, -1, 1), -1)
+    assert torch.equal(seen(ours, 20)[:, :, 0], seen(theirs.unsqueeze(2), 20)[:, :, 0])
+
+
+def test_forced_blocks_come_first_and_blocks_ahead_never():
+    scores = torch.tensor([0.0, 5.0, 1.0, 2.0, 9.0, 9.0]).expand(1, 6, 1, 6)
+    lists = top_blocks(scores, torch.arange(6), 4, first=1, last=2)
+    assert [sorted(row) for row in lists[0, :, 0].tolist()] == [
+        [-1, -1, -1, 0],
+        [-1, -1, 0, 1],
+        [-1, 0, 1, 2],
+        [0, 1, 2, 3],
+        [0, 1, 3, 4],
+        [0, 1, 4, 5],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: local_global_blocks(4, local=0), "local must be at least 1, but got 0"),
+        (lambda: local_global_blocks(0, local=1), "count must be at least 1, but got 0"),
+        (lambda: local_global_blocks(4, local=1, random_blocks=-1), "random_blocks must be at least 0, but got -1"),
+        (lambda: strided_blocks(4, local=1, stride=0), "stride must be at least 1, but got 0"),
+        (lambda: dilated_blocks(4, segments=(2,), dilations=(1, 2)), r"must pair up, but got \(2,\) and \(1, 2\)"),
+        (lambda: dilated_blocks(4, segments=(2,), dilations=(0,)), "dilations must be at least 1, but got 0"),
+        (lambda: top_blocks(torch.zeros(1, 2, 1, 4), torch.arange(2), 2, first=1, last=2), "at least the 3 blocks"),
+        (
+            lambda: nsa_blocks(
+                torch.zeros(1, 4, 1, 16),
+                torch.zeros(1, 1, 1, 16),
+                4,
+                block_size=4,
+                top_k=3,
+                compressed_size=3,
+                compressed_stride=2,
+            ),
+            "compressed_stride must divide compressed_size and block_size",
+        ),
+    ],
+)
+def test_sizes_that_have_no_meaning_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
