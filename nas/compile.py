@@ -20,6 +20,7 @@ from nas.architecture.mixers import (
     Mamba2,
     MixerOptions,
     NoMixer,
+    ShortConvolution,
 )
 from nas.ffns.base import Ffn
 from nas.ffns.glu import GluFfn
@@ -34,6 +35,7 @@ from nas.mixers.gated_linear_attention import GatedLinearAttentionMixer
 from nas.mixers.head_mix import HeadMixer
 from nas.mixers.mamba1 import Mamba1Mixer
 from nas.mixers.mamba2 import Mamba2Mixer
+from nas.mixers.short_convolution import ShortConvolutionMixer
 from nas.model import Model, ResidualBlock
 
 MIXERS: dict[type[MixerOptions], Callable[[Any, int], Mixer] | None] = {
@@ -44,6 +46,7 @@ MIXERS: dict[type[MixerOptions], Callable[[Any, int], Mixer] | None] = {
     Mamba2: Mamba2Mixer,
     Mamba1: Mamba1Mixer,
     GatedDeltaNet: GatedDeltaNetMixer,
+    ShortConvolution: ShortConvolutionMixer,
     HeadMix: lambda options, d_model: HeadMixer(options, d_model, build_mixer),
 }
 

@@ -170,6 +170,7 @@ def is_user_error(error: Exception) -> bool:
         ("nas.measure", "DoesNotFit"),
         ("nas.count", "CannotMatch"),
         ("nas.checkpoint", "CheckpointError"),
+        ("nas.interop", "InteropError"),
         ("nas.report", "ReportError"),
     ):
         if module in sys.modules:

@@ -23,6 +23,7 @@ from nas.architecture import (
     Moe,
     NoFfn,
     NoMixer,
+    ShortConvolution,
     read_architecture,
 )
 from nas.compile import FFNS as FFN_CLASSES
@@ -62,6 +63,7 @@ ALL_MIXERS: tuple[MixerOptions, ...] = (
     MAMBA2,
     Mamba1(num_heads=2, head_dim=16, state_dim=4),
     DELTA,
+    ShortConvolution(),
     MIX,
     HeadMix(parts=(MAMBA2, GQA), fuse="concat"),
 )

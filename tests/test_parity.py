@@ -14,6 +14,7 @@ from nas.mixers.base import Mixer
 from nas.mixers.gated_deltanet import GatedDeltaNetMixer
 from nas.mixers.mamba1 import Mamba1Mixer
 from nas.mixers.mamba2 import Mamba2Mixer
+from tests.interop.oracles import without_fla
 
 D_MODEL, BATCH, TOKENS = 32, 2, 37
 
@@ -138,7 +139,9 @@ def test_mamba1_is_that_of_transformers(x: Tensor):
 
 def test_gated_deltanet_is_that_of_qwen3_next(x: Tensor):
     from transformers import Qwen3NextConfig
-    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet as Theirs
+
+    with without_fla():
+        from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet as Theirs
 
     heads, key, value = 3, 8, 16
     config = Qwen3NextConfig(

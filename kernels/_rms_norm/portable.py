@@ -75,10 +75,10 @@ class _Normalise(torch.autograd.Function):
         if weight is None:
             along = product.sum(-1, keepdim=True)
         elif weight.dim() == 1:
-            rows = product.view(-1, size)
+            rows = product.reshape(-1, size)
             along = torch.mv(rows, weight).view(inverse.shape)
             if ctx.needs_input_grad[1]:
-                grad_weight = torch.mv(rows.t(), inverse.view(-1))
+                grad_weight = torch.mv(rows.t(), inverse.reshape(-1))
         else:
             along = (product * weight).sum(-1, keepdim=True)
             grad_weight = (product * inverse).flatten(0, -3).sum(0)

@@ -23,6 +23,7 @@ from nas.architecture.mixers import Mamba1 as Mamba1
 from nas.architecture.mixers import Mamba2 as Mamba2
 from nas.architecture.mixers import MixerOptions as MixerOptions
 from nas.architecture.mixers import NoMixer as NoMixer
+from nas.architecture.mixers import ShortConvolution as ShortConvolution
 from nas.architecture.positions import ROPE_SCALINGS as ROPE_SCALINGS
 from nas.architecture.positions import LinearScaling as LinearScaling
 from nas.architecture.positions import Llama3Scaling as Llama3Scaling

@@ -1,8 +1,8 @@
 """An architecture in one short line, and the letters it is made of.
 
 One letter a mixer: A attention, S sliding-window attention, B block-sparse attention, L gated linear attention,
-M Mamba-2, m Mamba-1, G gated DeltaNet, (AM) heads of A and M side by side, 0 none. Behind it the FFN:
-nothing for a GLU, u for a plain MLP, e for experts, - for none.
+M Mamba-2, m Mamba-1, G gated DeltaNet, C short convolution, (AM) heads of A and M side by side, 0 none. Behind it
+the FFN: nothing for a GLU, u for a plain MLP, e for experts, - for none.
 """
 
 from nas.architecture.architecture import Architecture, Block
@@ -16,6 +16,7 @@ MIXER_LETTERS = {
     "mamba2": "M",
     "mamba1": "m",
     "gated_deltanet": "G",
+    "short_convolution": "C",
     "none": "0",
 }
 

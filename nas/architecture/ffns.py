@@ -1,12 +1,13 @@
 """The options of every kind of FFN (channel mixer)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from nas.architecture.errors import ArchitectureError
 from nas.architecture.options import Options, option
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu2"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu2"]
+Router = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,14 @@ class Mlp(FfnOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Moe(FfnOptions):
-    """Mixture of GLU experts, `top_k` of `num_experts` per token, beside `num_shared` experts that always run."""
+    """Mixture of GLU experts, `top_k` of `num_experts` per token, beside `num_shared` experts that always run.
+
+    Routing: scores by `router`, of which the chosen ones sum to one where `normalise`, times `weight_scale`; only
+    experts of the best `top_groups` of `num_groups` groups are chosen. selection_bias: a bias of the choice, moved
+    by `bias_rate` a step towards equal load (loss-free balancing, arXiv 2408.15664). router_bias: of the scores.
+    Experts: without `gated`, two matrices; gate and up are clamped to `clamp`, and `up_offset` is added to up (gpt-oss,
+    arXiv 2508.10925, section 2). shared_gate: the shared experts are multiplied by sigmoid(w x).
+    """
 
     kind: ClassVar[str] = "moe"
 
@@ -57,18 +65,44 @@ class Moe(FfnOptions):
     top_k: int = option(role="share", minimum=1)
     d_ff: int = option(role="width", minimum=1)
     num_shared: int = option(0, role="share", minimum=0)
-    router: Literal["softmax"] = option("softmax")
+    router: Router = option("softmax")
     activation: Activation = option("silu")
     balance_weight: float = option(0.01, minimum=0)
+    normalise: bool = option(True, rare=True)
+    weight_scale: float = option(1.0, rare=True)
+    num_groups: int = option(1, minimum=1, rare=True)
+    top_groups: int = option(1, minimum=1, rare=True)
+    router_bias: bool = option(False, rare=True)
+    selection_bias: bool = option(False, rare=True)
+    bias_rate: float = option(0.0, minimum=0, rare=True)
+    gated: bool = option(True, rare=True)
+    expert_bias: bool = option(False, rare=True)
+    clamp: float | None = option(None, minimum=0, rare=True)
+    up_offset: float = option(0.0, rare=True)
+    shared_gate: bool = option(False, rare=True)
 
     def check(self) -> None:
-        if self.top_k > self.num_experts:
+        if self.num_experts % self.num_groups or self.top_groups > self.num_groups:
             raise ArchitectureError(
-                f"top_k must be at most num_experts, but got top_k={self.top_k}, num_experts={self.num_experts}."
+                "num_groups must divide num_experts and top_groups be at most num_groups, but got num_experts="
+                f"{self.num_experts}, num_groups={self.num_groups}, top_groups={self.top_groups}."
             )
+        if self.top_k > self.num_experts // self.num_groups * self.top_groups:
+            groups = f", {self.top_groups} of {self.num_groups} groups" if self.num_groups > 1 else ""
+            raise ArchitectureError(
+                f"top_k must be at most num_experts, but got top_k={self.top_k}, num_experts={self.num_experts}"
+                f"{groups}."
+            )
+        if self.bias_rate and not self.selection_bias:
+            raise ArchitectureError(f"bias_rate needs selection_bias: true, but got bias_rate={self.bias_rate}.")
+        if self.shared_gate and not self.num_shared:
+            raise ArchitectureError("shared_gate needs shared experts, but num_shared is 0.")
+        if not self.gated and (self.clamp is not None or self.up_offset):
+            raise ArchitectureError("clamp and up_offset are of gated experts, but gated is false.")
 
     def canonical(self, d_model: int) -> FfnOptions:
-        if self.num_experts == 1:
+        rare = all(getattr(self, f.name) == f.default for f in fields(self) if f.metadata["rare"])
+        if self.num_experts == 1 and rare:
             return Glu(d_ff=self.d_ff * (1 + self.num_shared), activation=self.activation)
         return self
 

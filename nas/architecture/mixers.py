@@ -13,6 +13,8 @@ from nas.architecture.positions import DEFAULT_ROPE_BASE, ROPE_SCALINGS, Positio
 
 QkNorm = Literal["none", "head", "full", "l2"]
 OutputGate = Literal["none", "sigmoid"]
+GatedNorm = Literal["after_gate", "before_gate", "none"]
+InnerNorm = Literal["none", "learned", "plain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,11 @@ class GatedLinearAttention(MixerOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Mamba2(MixerOptions):
-    """Mamba-2 (SSD): matrix state with one decay per head."""
+    """Mamba-2 (SSD): matrix state with one decay per head.
+
+    output_norm: RMSNorm of the gated output, of the output before it is gated, or none. min_step: the smallest step
+    size. gate_scale and so on: factors of what the first projection gives: z, x, B, C and dt.
+    """
 
     kind: ClassVar[str] = "mamba2"
     family: ClassVar[str] = "mamba2"
@@ -155,6 +161,21 @@ class Mamba2(MixerOptions):
     state_dim: int = option(64, role="state", minimum=1)
     num_groups: int = option(1, minimum=1)
     conv_size: int = option(4, minimum=0)
+    conv_bias: bool = option(True, rare=True)
+    in_bias: bool = option(False, rare=True)
+    out_bias: bool = option(False, rare=True)
+    output_norm: GatedNorm = option("after_gate", rare=True)
+    norm_eps: float = option(DEFAULT_NORM_EPS, minimum=0, rare=True)
+    min_step: float = option(0.0, minimum=0, rare=True)
+    gate_scale: float = option(1.0, rare=True)
+    input_scale: float = option(1.0, rare=True)
+    key_scale: float = option(1.0, rare=True)
+    query_scale: float = option(1.0, rare=True)
+    step_scale: float = option(1.0, rare=True)
+
+    def canonical(self, d_model: int) -> "Mamba2":
+        eps = DEFAULT_NORM_EPS if self.output_norm == "none" else float(self.norm_eps)
+        return replace(self, conv_bias=self.conv_bias or not self.conv_size, norm_eps=eps)
 
     def check(self) -> None:
         if self.num_heads % self.num_groups:
@@ -165,7 +186,11 @@ class Mamba2(MixerOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Mamba1(MixerOptions):
-    """Mamba-1: a diagonal state per channel. Inner width is `num_heads * head_dim`, usually twice the model width."""
+    """Mamba-1: a diagonal state per channel. Inner width is `num_heads * head_dim`, usually twice the model width.
+
+    inner_norm: RMSNorm of δ, B and C with weights (`learned`: Jamba, arXiv 2403.19887, section 6.4) or without
+    (`plain`: Falcon Mamba, arXiv 2410.05355).
+    """
 
     kind: ClassVar[str] = "mamba1"
     family: ClassVar[str] = "mamba1"
@@ -175,18 +200,24 @@ class Mamba1(MixerOptions):
     state_dim: int = option(16, role="state", minimum=1)
     dt_rank: int | None = option(None, role="width", minimum=1)
     conv_size: int = option(4, minimum=0)
+    conv_bias: bool = option(True, rare=True)
+    proj_bias: bool = option(False, rare=True)
+    inner_norm: InnerNorm = option("none", rare=True)
+    norm_eps: float = option(DEFAULT_NORM_EPS, minimum=0, rare=True)
 
     def step_rank(self, d_model: int) -> int:
         """Rank of the projection to the step size: `dt_rank`, or d_model / 16 as published."""
         return math.ceil(d_model / 16) if self.dt_rank is None else self.dt_rank
 
     def canonical(self, d_model: int) -> "Mamba1":
-        return replace(self, dt_rank=self.step_rank(d_model))
+        eps = DEFAULT_NORM_EPS if self.inner_norm == "none" else float(self.norm_eps)
+        conv_bias = self.conv_bias or not self.conv_size
+        return replace(self, dt_rank=self.step_rank(d_model), conv_bias=conv_bias, norm_eps=eps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatedDeltaNet(MixerOptions):
-    """Gated DeltaNet: matrix state, one decay per head, delta rule."""
+    """Gated DeltaNet: matrix state, one decay per head, delta rule. Heads share queries and keys of `num_key_heads`."""
 
     kind: ClassVar[str] = "gated_deltanet"
     family: ClassVar[str] = "gated_deltanet"
@@ -195,13 +226,39 @@ class GatedDeltaNet(MixerOptions):
     head_dim: int = option(64, role="head_dim", minimum=4)
     key_dim: int | None = option(None, role="state", minimum=1)
     conv_size: int = option(4, minimum=0)
+    num_key_heads: int | None = option(None, role="heads", minimum=1, rare=True)
+    norm_eps: float = option(DEFAULT_NORM_EPS, minimum=0, rare=True)
+
+    def check(self) -> None:
+        if self.num_heads % self.key_heads:
+            raise ArchitectureError(
+                "num_key_heads must divide num_heads, but got "
+                f"num_key_heads={self.num_key_heads}, num_heads={self.num_heads}."
+            )
 
     @property
     def key_size(self) -> int:
         return self.head_dim if self.key_dim is None else self.key_dim
 
+    @property
+    def key_heads(self) -> int:
+        return self.num_heads if self.num_key_heads is None else self.num_key_heads
+
     def canonical(self, d_model: int) -> "GatedDeltaNet":
-        return replace(self, key_dim=self.key_size)
+        own = None if self.key_heads == self.num_heads else self.num_key_heads
+        return replace(self, key_dim=self.key_size, num_key_heads=own, norm_eps=float(self.norm_eps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortConvolution(MixerOptions):
+    """A short convolution between two gates: each channel of the model mixes its last `conv_size` tokens."""
+
+    kind: ClassVar[str] = "short_convolution"
+    # Its rate is not measured; that of the family whose only other mixing of tokens is the same convolution stands in.
+    family: ClassVar[str] = "mamba1"
+
+    conv_size: int = option(3, minimum=1)
+    bias: bool = option(False, rare=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +266,7 @@ class HeadMix(MixerOptions):
     """Several mixers side by side in one layer, each with its own heads, fused into one output.
 
     `concat`: heads are concatenated and projected once. `norm_mean`: mean of normalised branches with learned scales.
+    scales: of `concat`, a factor for the output of each part.
     """
 
     kind: ClassVar[str] = "head_mix"
@@ -216,8 +274,17 @@ class HeadMix(MixerOptions):
 
     parts: tuple[MixerOptions, ...]
     fuse: Literal["concat", "norm_mean"] = option("norm_mean")
+    scales: tuple[float, ...] | None = None
 
     def check(self) -> None:
+        if self.scales is not None:
+            given = self.scales if isinstance(self.scales, tuple) else ()
+            numbers = [s for s in given if isinstance(s, int | float) and not isinstance(s, bool)]
+            if self.fuse != "concat" or len(numbers) != len(self.parts):
+                raise ArchitectureError(
+                    f"scales must be one number for each of the {len(self.parts)} parts of a concat, but got "
+                    f"{self.scales!r} with fuse={self.fuse}."
+                )
         if not isinstance(self.parts, tuple) or not all(isinstance(p, MixerOptions) for p in self.parts):
             raise ArchitectureError(f"parts must be a list of mixers, but got {self.parts!r}.")
         if len(self.parts) < 2:
@@ -227,6 +294,10 @@ class HeadMix(MixerOptions):
                 raise ArchitectureError(f"A part of head_mix must be a mixer with heads, but got {part.kind!r}.")
 
     def canonical(self, d_model: int) -> MixerOptions:
+        if self.scales is not None and any(scale != 1 for scale in self.scales):
+            pairs = zip((p.canonical(d_model) for p in self.parts), map(float, self.scales), strict=True)
+            ordered, scales = zip(*sorted(pairs, key=repr), strict=True)
+            return replace(self, parts=ordered, scales=scales)
         parts: list[MixerOptions] = []
         for part in sorted((p.canonical(d_model) for p in self.parts), key=repr):
             joined = join_heads(parts[-1], part) if parts and self.fuse == "concat" else None
@@ -234,7 +305,7 @@ class HeadMix(MixerOptions):
                 parts.append(part)
             else:
                 parts[-1] = joined
-        return parts[0] if len(parts) == 1 else replace(self, parts=tuple(parts))
+        return parts[0] if len(parts) == 1 else replace(self, parts=tuple(parts), scales=None)
 
 
 def join_heads(first: MixerOptions, second: MixerOptions) -> MixerOptions | None:
@@ -266,6 +337,7 @@ MIXERS: dict[str, type[MixerOptions]] = {
         Mamba2,
         Mamba1,
         GatedDeltaNet,
+        ShortConvolution,
         HeadMix,
     )
 }

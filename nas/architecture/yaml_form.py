@@ -6,7 +6,6 @@ gigabytes. Every rule that is broken is one sentence that names the block.
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +19,45 @@ from nas.architecture.options import Options
 
 MAX_FILE_BYTES = 1_000_000
 MAX_BLOCKS = 2_000
+MAX_PERIOD = 16
 BLOCK_KEYS = ("repeat", *(f.name for f in fields(Block)))
+GROUP_KEYS = ("repeat", "blocks")
 
 
 def to_dict(architecture: Architecture) -> dict[str, Any]:
-    """The architecture as nested dicts and lists; equal neighbouring blocks are written once with `repeat`."""
+    """The architecture as nested dicts and lists; repeated blocks and groups are written once with `repeat`."""
     data = options_to_dict(architecture)
     del data["kind"]
-    data["blocks"] = []
-    for block, run in groupby(architecture.blocks):
-        count = len(list(run))
-        entry: dict[str, Any] = {"repeat": count} if count > 1 else {}
-        entry["mixer"] = options_to_dict(block.mixer)
-        entry["ffn"] = options_to_dict(block.ffn)
-        entry |= {f.name: getattr(block, f.name) for f in fields(block) if f.metadata and _told(block, f)}
-        data["blocks"].append(entry)
+    data["blocks"] = _entries(architecture.blocks)
     return data
+
+
+def _entries(blocks: tuple[Block, ...]) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    while blocks:
+        period, count = _repeated(blocks)
+        entry: dict[str, Any] = {"repeat": count} if count > 1 else {}
+        if period > 1:
+            entry["blocks"] = _entries(blocks[:period])
+        else:
+            block = blocks[0]
+            entry |= {"mixer": options_to_dict(block.mixer), "ffn": options_to_dict(block.ffn)}
+            entry |= {f.name: getattr(block, f.name) for f in fields(block) if f.metadata and _told(block, f)}
+        entries.append(entry)
+        blocks = blocks[period * count :]
+    return entries
+
+
+def _repeated(blocks: tuple[Block, ...]) -> tuple[int, int]:
+    """(how many of the first blocks are repeated, how often), such that the most are not written again."""
+    best = (1, 1)
+    for period in range(1, min(MAX_PERIOD, len(blocks) // 2) + 1):
+        count = 1
+        while blocks[period * count : period * (count + 1)] == blocks[:period]:
+            count += 1
+        if period * (count - 1) > best[0] * (best[1] - 1):
+            best = (period, count)
+    return best
 
 
 def options_to_dict(options: Options) -> dict[str, Any]:
@@ -48,7 +70,7 @@ def options_to_dict(options: Options) -> dict[str, Any]:
         elif isinstance(value, Options):
             data[f.name] = options_to_dict(value)
         elif _told(options, f):
-            data[f.name] = value
+            data[f.name] = list(value) if isinstance(value, tuple) else value
     return data
 
 
@@ -63,23 +85,31 @@ def from_dict(data: object) -> Architecture:
     known = [f.name for f in fields(Architecture)]
     _refuse_unknown(given, known, "The architecture")
     _require(given, [f.name for f in fields(Architecture) if f.default is MISSING] + ["blocks"], "The architecture")
-    entries = given["blocks"]
+    return Architecture(**{**given, "blocks": tuple(_read_blocks(given["blocks"], "blocks"))})
+
+
+def _read_blocks(entries: object, place: str) -> list[Block]:
     if not isinstance(entries, list):
-        raise ArchitectureError(f"blocks must be a list, but got {type(entries).__name__}.")
+        raise ArchitectureError(f"{place} must be a list, but got {type(entries).__name__}.")
     blocks: list[Block] = []
     for index, entry in enumerate(entries):
-        blocks.extend(_read_block(entry, f"blocks[{index}]"))
+        blocks.extend(_read_block(entry, f"{place}[{index}]"))
         if len(blocks) > MAX_BLOCKS:
             raise ArchitectureError(f"An architecture may have at most {MAX_BLOCKS} blocks, but got more.")
-    return Architecture(**{**given, "blocks": tuple(blocks)})
+    return blocks
 
 
 def _read_block(data: object, place: str) -> list[Block]:
     given = _mapping(data, place)
-    _refuse_unknown(given, BLOCK_KEYS, place)
+    _refuse_unknown(given, GROUP_KEYS if "blocks" in given else BLOCK_KEYS, place)
     repeat = given.get("repeat", 1)
     if not isinstance(repeat, int) or isinstance(repeat, bool) or not 1 <= repeat <= MAX_BLOCKS:
         raise ArchitectureError(f"{place}: repeat must be a whole number from 1 to {MAX_BLOCKS}, but got {repeat!r}.")
+    if "blocks" in given:
+        group = _read_blocks(given["blocks"], f"{place}.blocks")
+        if len(group) * repeat > MAX_BLOCKS:
+            raise ArchitectureError(f"{place}: {len(group)} blocks {repeat} times are more than {MAX_BLOCKS} blocks.")
+        return group * repeat
     mixer = read_part(given.get("mixer", {"kind": "none"}), MIXERS, f"{place}.mixer")
     ffn = read_part(given.get("ffn", {"kind": "none"}), FFNS, f"{place}.ffn")
     try:
@@ -102,6 +132,8 @@ def read_part(data: object, kinds: Mapping[str, type[Options]], place: str) -> O
     if cls is HeadMix:
         if not isinstance(given["parts"], list):
             raise ArchitectureError(f"{place}: parts must be a list of mixers, but got {given['parts']!r}.")
+        if isinstance(given.get("scales"), list):
+            given["scales"] = tuple(given["scales"])
         given["parts"] = tuple(read_part(part, MIXERS, f"{place}.parts[{i}]") for i, part in enumerate(given["parts"]))
     for f in fields(cls):
         if f.metadata.get("kinds") and given.get(f.name) is not None:

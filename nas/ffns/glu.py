@@ -10,6 +10,7 @@ from kernels import glu
 from nas.architecture.ffns import Activation, Glu
 from nas.context import Context
 from nas.ffns.base import Ffn
+from nas.layers.activation import quick_gelu
 from nas.layers.linear import Linear
 
 
@@ -26,6 +27,8 @@ class GluFfn(Ffn):
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         gate, up = self.in_proj(x).chunk(2, dim=-1)
         gate = gate if self.gate_scale == 1 else self.gate_scale * gate
+        if self.activation == "quick_gelu":  # the kernel does not know it
+            return self.out_proj(quick_gelu(gate) * up)
         return self.out_proj(glu(gate, up, self.activation))
 
     def flops(self, tokens: int) -> int:

@@ -1,7 +1,8 @@
-"""Mixture of experts: each token runs through the `top_k` GLUs that a softmax router prefers, weighted by the router.
+"""Mixture of experts: each token runs through the `top_k` experts that a router prefers, weighted by the router.
 
-The weights of the chosen experts sum to one (Mixtral, arXiv 2401.04088, section 2.1). Shared experts run for every
-token; they are one GLU of their joint width. No token is dropped (`kernels.moe_ffn`).
+By default experts are GLUs and the weights of the chosen ones sum to one (Mixtral, arXiv 2401.04088, section 2.1).
+Other routers: `kernels.route_top_k`; experts with biases, clamps or without a gate are multiplied group by group.
+Shared experts run for every token; they are one FFN of their joint width. No token is dropped.
 In training the balance loss E * sum_e f_e P_e, f the share of assignments and P the mean probability of an expert, is
 added to the context (Switch, arXiv 2101.03961, equation 4, over all top_k choices).
 """
@@ -9,48 +10,82 @@ added to the context (Switch, arXiv 2101.03961, equation 4, over all top_k choic
 import torch
 from torch import Tensor, nn
 
-from kernels import moe_ffn, route_top_k
-from nas.architecture.ffns import Activation, Glu, Moe
+from kernels import grouped_matmul, moe_ffn, route_top_k
+from nas.architecture.ffns import Activation, Glu, Mlp, Moe
 from nas.context import Context
 from nas.ffns.base import Ffn
 from nas.ffns.glu import GluFfn
+from nas.ffns.mlp import MlpFfn
+from nas.layers.activation import ACTIVATIONS
 from nas.layers.linear import INIT_STD, Linear
+
+OF_THE_KERNEL = ("silu", "gelu", "relu2")
 
 
 class MoeFfn(Ffn):
-    """Expert weights are stacked: `experts_in` [E, d, 2 d_ff] (gate, then up) and `experts_out` [E, d_ff, d]."""
+    """Expert weights are stacked: `experts_in` [E, d, 2 d_ff] (gate, then up; [E, d, d_ff] without a gate), and
+    `experts_out` [E, d_ff, d]; their biases are [E, ...] likewise."""
+
+    selection_bias: Tensor | None
 
     def __init__(self, options: Moe, d_model: int) -> None:
         super().__init__()
         self.num_experts, self.top_k = options.num_experts, options.top_k
         self.activation: Activation = options.activation
+        self.options = options
         self.balance_weight = options.balance_weight
-        self.router = Linear(d_model, options.num_experts)
-        self.experts_in = nn.Parameter(torch.empty(options.num_experts, d_model, 2 * options.d_ff))
+        self.router = Linear(d_model, options.num_experts, bias=options.router_bias)
+        self.register_buffer("selection_bias", torch.zeros(options.num_experts) if options.selection_bias else None)
+        hidden = options.d_ff * (2 if options.gated else 1)
+        self.experts_in = nn.Parameter(torch.empty(options.num_experts, d_model, hidden))
         self.experts_out = nn.Parameter(torch.empty(options.num_experts, options.d_ff, d_model))
         for weight in (self.experts_in, self.experts_out):
             nn.init.normal_(weight, std=INIT_STD)
-        shared = (
-            Glu(d_ff=options.num_shared * options.d_ff, activation=options.activation) if options.num_shared else None
-        )
-        self.shared = GluFfn(shared, d_model) if shared else None
+        biased = options.expert_bias
+        self.experts_in_bias = nn.Parameter(torch.zeros(options.num_experts, hidden)) if biased else None
+        self.experts_out_bias = nn.Parameter(torch.zeros(options.num_experts, d_model)) if biased else None
+        self.shared = _shared(options, d_model) if options.num_shared else None
+        self.shared_gate = Linear(d_model, 1) if options.shared_gate else None
+        plain = not biased and options.clamp is None and not options.up_offset
+        self.fused = options.gated and plain and options.activation in OF_THE_KERNEL
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         tokens = x.reshape(-1, x.shape[-1])
         logits = self.router(tokens)
-        chosen, weights = route_top_k(logits, self.top_k)
+        chosen, weights = route_top_k(
+            logits,
+            self.top_k,
+            scoring=self.options.router,
+            bias=self.selection_bias,
+            num_groups=self.options.num_groups,
+            top_groups=self.options.top_groups,
+            normalize=self.options.normalise,
+            scale=self.options.weight_scale,
+        )
         if self.training and context is not None and self.balance_weight:
             context.losses.append(self.balance_weight * self._balance(logits, chosen))
-        y = moe_ffn(tokens, self.experts_in, self.experts_out, chosen, weights, activation=self.activation)
-        return y.view(x.shape) if self.shared is None else y.view(x.shape) + self.shared(x)
+        if self.training and self.options.bias_rate:
+            self._move_bias(chosen)
+        if self.fused:
+            y = moe_ffn(tokens, self.experts_in, self.experts_out, chosen, weights, activation=self.activation)
+        else:
+            y = self._by_groups(tokens, chosen, weights)
+        y = y.view(x.shape)
+        if self.shared is None:
+            return y
+        shared = self.shared(x)
+        return y + (shared if self.shared_gate is None else self.shared_gate(x).sigmoid() * shared)
 
     def flops(self, tokens: int) -> int:
         router = 2 * tokens * self.router.weight.numel()
-        experts = 2 * tokens * self.top_k * self._expert_parameters()
-        return router + experts + (0 if self.shared is None else self.shared.flops(tokens))
+        experts = 2 * tokens * self.top_k * (self.experts_in.numel() + self.experts_out.numel()) // self.num_experts
+        gate = 0 if self.shared_gate is None else 2 * tokens * self.shared_gate.weight.numel()
+        return router + experts + gate + (0 if self.shared is None else self.shared.flops(tokens))
 
     def active_parameters(self) -> int:
-        return super().active_parameters() - (self.num_experts - self.top_k) * self._expert_parameters()
+        of_experts = [p for name, p in self.named_parameters() if name.startswith("experts_")]
+        of_one = sum(parameter.numel() for parameter in of_experts) // self.num_experts
+        return super().active_parameters() - (self.num_experts - self.top_k) * of_one
 
     def scale_output(self, factor: float) -> None:
         with torch.no_grad():
@@ -58,12 +93,53 @@ class MoeFfn(Ffn):
         if self.shared is not None:
             self.shared.scale_output(factor)
 
+    def _by_groups(self, tokens: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """The weighted sum of the chosen experts, [N, d]: rows are sorted by expert, multiplied and sorted back."""
+        expert_of = chosen.flatten()
+        order = expert_of.argsort(stable=True)
+        expert_of_row, sizes = expert_of.index_select(0, order), self._times(expert_of)
+        rows = tokens.index_select(0, order // self.top_k)
+        hidden = _add(grouped_matmul(rows, self.experts_in, sizes), self.experts_in_bias, expert_of_row)
+        y = grouped_matmul(self._activated(hidden), self.experts_out, sizes)
+        y = _add(y, self.experts_out_bias, expert_of_row)
+        y = y.index_select(0, order.argsort()).unflatten(0, (-1, self.top_k))
+        return torch.einsum("nkd,nk->nd", y, weights.to(y.dtype))
+
+    def _activated(self, hidden: Tensor) -> Tensor:
+        activation, clamp = ACTIVATIONS[self.activation], self.options.clamp
+        if not self.options.gated:
+            return activation(hidden)
+        gate, up = hidden.chunk(2, dim=-1)
+        if clamp is not None:
+            gate, up = gate.clamp(max=clamp), up.clamp(-clamp, clamp)
+        return activation(gate) * (up + self.options.up_offset)
+
+    def _times(self, expert_of: Tensor) -> Tensor:
+        """How often each expert was chosen, [E]; no size goes to the host."""
+        times = torch.zeros(self.num_experts, dtype=torch.int64, device=expert_of.device)
+        return times.scatter_add(0, expert_of, torch.ones_like(expert_of))
+
     def _balance(self, logits: Tensor, chosen: Tensor) -> Tensor:
         """E * sum_e f_e P_e of logits [N, E] and the experts chosen [N, K]."""
-        expert_of = chosen.flatten()
-        times = torch.zeros(self.num_experts, dtype=torch.int64, device=logits.device)
-        share = times.scatter_add(0, expert_of, torch.ones_like(expert_of)) / expert_of.numel()
-        return self.num_experts * (share * logits.float().softmax(-1).mean(0)).sum()
+        share = self._times(chosen.flatten()) / chosen.numel()
+        scores = logits.float().softmax(-1) if self.options.router == "softmax" else logits.float().sigmoid()
+        return self.num_experts * (share * (scores / scores.sum(-1, keepdim=True)).mean(0)).sum()
 
-    def _expert_parameters(self) -> int:
-        return (self.experts_in.numel() + self.experts_out.numel()) // self.num_experts
+    @torch.no_grad()
+    def _move_bias(self, chosen: Tensor) -> None:
+        """Experts chosen less often than the mean become likelier to be chosen (arXiv 2408.15664, algorithm 1)."""
+        assert self.selection_bias is not None, "what is moved is there"
+        times = self._times(chosen.flatten()).to(self.selection_bias.dtype)
+        self.selection_bias.add_(self.options.bias_rate * (times.mean() - times).sign())
+
+
+def _shared(options: Moe, d_model: int) -> GluFfn | MlpFfn:
+    width = options.num_shared * options.d_ff
+    if options.gated:
+        return GluFfn(Glu(d_ff=width, activation=options.activation), d_model)
+    return MlpFfn(Mlp(d_ff=width, activation=options.activation), d_model)
+
+
+def _add(rows: Tensor, bias: Tensor | None, expert_of_row: Tensor) -> Tensor:
+    """rows [M, n] plus the bias [E, n] of the expert of each."""
+    return rows if bias is None else rows + bias.index_select(0, expert_of_row).to(rows.dtype)

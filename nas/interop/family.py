@@ -4,7 +4,7 @@ A table is data: names of fields, names of tensors, and the few sums between the
 what a table does not name is refused (`Fields.refuse_unread`, `Weights.refuse_unread`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,8 @@ class Part:
 
     kind: of ours. prefix: what its tensors begin with within a layer. norm, post_norm: modules of the norms before and
     after it, within a layer; none where None. options: how each option is read; groups: readers of several at once.
-    tensors: parameter or module of ours -> source, within `prefix`. parts: of a HeadMix. skip, scale: of the block.
+    tensors: parameter or module of ours -> source, within `prefix`, or what makes it from the options. parts: of a
+    HeadMix. skip, scale: of the block.
     """
 
     kind: type[Options]
@@ -31,7 +32,7 @@ class Part:
     normed_residual: bool = False
     options: Mapping[str, Reader] = field(default_factory=dict)
     groups: tuple[Reader, ...] = ()
-    tensors: Mapping[str, Source] = field(default_factory=dict)
+    tensors: Mapping[str, Source | Callable[[Any], Source]] = field(default_factory=dict)
     parts: tuple["Part", ...] = ()
     skip: Reader = always(1.0)
     scale: Reader = always(1.0)
@@ -61,15 +62,19 @@ class Part:
             given["parts"] = tuple(part.read(fields, layer) for part in self.parts)
         return self.kind(**given)
 
-    def source(self, name: str) -> Source:
-        """Where the parameter `name` of ours comes from, names within a layer."""
-        if self.kind is HeadMix and name.startswith("parts."):
+    def source(self, name: str, options: Options) -> Source:
+        """Where the parameter `name` of ours, of a part with these options, comes from; names within a layer."""
+        if isinstance(options, HeadMix) and name.startswith("parts."):
             _, number, inner = name.split(".", 2)
-            return self.parts[int(number)].source(inner)
+            return self.parts[int(number)].source(inner, options.parts[int(number)])
         module, _, leaf = name.rpartition(".")
-        found = self.tensors.get(name) or (self.tensors[module].of(leaf) if module in self.tensors else None)
+        found = self.tensors.get(name, self.tensors.get(module))
         if found is None:
             raise InteropError(f"The table of this model type names no tensor for {name} of a {self.kind.kind}.")
+        if not isinstance(found, Source):
+            found = found(options)
+        if name not in self.tensors:
+            found = found.of(leaf)
         return Source(tuple(self.prefix + name for name in found.names), found.join)
 
 
@@ -134,8 +139,15 @@ class Family:
             blocks = tuple(self._block(fields, layer) for layer in range(self.num_layers(fields, 0)))
             network = {name: reader(fields, 0) for name, reader in self.network.items()}
             architecture = Architecture(name=fields.model_type, blocks=blocks, **network)
+        except InteropError:
+            raise
         except ArchitectureError as error:
             raise InteropError(f"config.json of a {fields.model_type} model cannot be one of ours: {error}") from None
+        except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+            raise InteropError(
+                f"config.json of a {fields.model_type} model has a field of the wrong form "
+                f"({type(error).__name__}: {error})."
+            ) from None
         fields.refuse_unread(self.inert)
         return architecture
 

@@ -47,6 +47,9 @@ class Fields:
             raise InteropError(f"config.json has no field {name}, which a {self.model_type} model needs.")
         return default
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._config
+
     @property
     def model_type(self) -> str:
         return str(self._config.get("model_type"))

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas.architecture import Architecture, Moe
+from nas.architecture import Architecture, Block, Moe
 from nas.compile import compile_architecture
 from nas.interop.errors import InteropError
 from nas.interop.families import family_of
-from nas.interop.family import Family
+from nas.interop.family import Family, Part
 from nas.interop.fields import Fields, read_config
 from nas.interop.tensors import Source, Weights
 from nas.model import Model
@@ -43,15 +43,15 @@ def load_pretrained(path: str | Path, *, dtype: torch.dtype | None = None) -> tu
 
 
 def sources(family: Family, fields: Fields, architecture: Architecture, model: Model) -> list[tuple[str, Source]]:
-    """For every parameter of ours, in order, where it comes from."""
+    """For every parameter and buffer of ours where it comes from."""
     parts = [family.parts(fields, layer) for layer in range(len(architecture.blocks))]
     found = []
-    for name, _ in model.named_parameters():
+    for name in [*dict(model.named_parameters()), *dict(model.named_buffers())]:
         room, _, rest = name.partition(".")
         if room == "blocks":
             number, _, within = rest.partition(".")
             layer = int(number)
-            source = _within_layer(family, parts[layer], within)
+            source = _within_layer(family, parts[layer], architecture.blocks[layer], within)
             prefix = family.layers.format(layer)
             found.append((name, Source(tuple(prefix + theirs for theirs in source.names), source.join)))
         elif room == "norm":
@@ -61,7 +61,7 @@ def sources(family: Family, fields: Fields, architecture: Architecture, model: M
     return found
 
 
-def _within_layer(family: Family, parts: tuple, within: str) -> Source:
+def _within_layer(family: Family, parts: tuple[Part, Part], block: Block, within: str) -> Source:
     module, _, inner = within.partition(".")
     mixer, ffn = parts
     norms = {
@@ -72,7 +72,7 @@ def _within_layer(family: Family, parts: tuple, within: str) -> Source:
     }
     if module in norms:
         return family.norms(f"{norms[module]}.{inner}")
-    return (mixer if module == "mixer" else ffn).source(inner)
+    return mixer.source(inner, block.mixer) if module == "mixer" else ffn.source(inner, block.ffn)
 
 
 def _only(tensors: list[Tensor]) -> Tensor:
@@ -96,7 +96,7 @@ def _set(model: Model, name: str, tensor: Tensor, dtype: torch.dtype | None) -> 
             f"{tuple(wanted.shape)}."
         )
     value = tensor.to(tensor.dtype if dtype is None else dtype).contiguous().clone()
-    setattr(module, leaf, torch.nn.Parameter(value))
+    setattr(module, leaf, torch.nn.Parameter(value) if isinstance(wanted, torch.nn.Parameter) else value)
 
 
 def _check_tied(weights: Weights, family: Family) -> None:

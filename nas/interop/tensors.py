@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from nas.interop.errors import InteropError
 # Tables that old checkpoints hold though they follow from the configuration.
 DERIVED = re.compile(r"\.rotary_emb\.inv_freq$")
 
-Join = Callable[[Sequence[Tensor]], Tensor]
+Join = Callable[[list[Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,19 @@ def filters(name: str) -> Source:
     return Source((name,), lambda tensors: tensors[0].squeeze(1))
 
 
+def transposed(name: str) -> Source:
+    """A stack of matrices, each transposed."""
+    return Source((name,), lambda tensors: tensors[0].mT)
+
+
+def evens_then_odds(name: str) -> Source:
+    """The last axis of a tensor that alternates between two things, the first of them before the second."""
+    return Source((name,), lambda tensors: torch.cat((tensors[0][..., ::2], tensors[0][..., 1::2]), dim=-1))
+
+
 def transposed_rows(*names: str) -> Source:
     """Those matrices one below the other, and that transposed."""
-    return Source(names, lambda tensors: torch.cat(list(tensors)).t())
+    return Source(names, lambda tensors: torch.cat(tensors).t())
 
 
 class Weights:

@@ -3,6 +3,8 @@
 Source: Fu et al., H3 (arXiv 2212.14052), section 3.1; with SiLU after it: Mamba (arXiv 2312.00752), section 3.4.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,14 +13,15 @@ from kernels import short_convolution, short_convolution_step
 
 
 class ShortConv(nn.Module):
-    """SiLU(depthwise causal convolution) over [B, T, C]; of size 0, SiLU alone.
+    """SiLU(depthwise causal convolution) over [B, T, C]; of size 0, SiLU alone. Without an activation, the sum itself.
 
     The state is the last `size - 1` inputs, [B, size - 1, C]. Initialised uniformly in ±1/sqrt(size), as the published
     code does (the default of a depthwise convolution in PyTorch).
     """
 
-    def __init__(self, channels: int, size: int, *, bias: bool) -> None:
+    def __init__(self, channels: int, size: int, *, bias: bool, activation: Literal["silu"] | None = "silu") -> None:
         super().__init__()
+        self.activation: Literal["silu"] | None = activation
         self.channels = channels
         self.size = size
         self.filter = nn.Parameter(torch.empty(channels, size)) if size else None
@@ -35,17 +38,24 @@ class ShortConv(nn.Module):
         if self.filter is None:
             return F.silu(x), state
         if state is None:
-            y = short_convolution(x, self.filter, bias=self.bias)
+            y = short_convolution(x, self.filter, bias=self.bias, activation=self.activation)
             assert isinstance(y, Tensor), "without return_state there is no state"
             return y, None
-        y, last = short_convolution(x, self.filter, bias=self.bias, initial_state=state.to(x.dtype), return_state=True)
+        y, last = short_convolution(
+            x,
+            self.filter,
+            bias=self.bias,
+            activation=self.activation,
+            initial_state=state.to(x.dtype),
+            return_state=True,
+        )
         return y, last.to(state.dtype)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One token: x [B, C]; returns (y [B, C], the new state)."""
         if self.filter is None:
             return F.silu(x), state
-        y, new = short_convolution_step(x, state.to(x.dtype), self.filter, bias=self.bias)
+        y, new = short_convolution_step(x, state.to(x.dtype), self.filter, bias=self.bias, activation=self.activation)
         return y, new.to(state.dtype)
 
     def flops(self, tokens: int) -> int:

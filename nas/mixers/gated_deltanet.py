@@ -29,14 +29,14 @@ class GatedDeltaNetMixer(Mixer):
         self.family = options.family
         self.num_heads = options.num_heads
         self.head_sizes = (options.key_size, options.head_dim)
-        self.keys, self.values = options.num_heads * options.key_size, options.num_heads * options.head_dim
+        self.keys, self.values = options.key_heads * options.key_size, options.num_heads * options.head_dim
         self.sizes = (2 * self.keys + self.values, self.values, self.num_heads, self.num_heads)
         self.in_proj = Linear(d_model, sum(self.sizes))
         self.conv = ShortConv(2 * self.keys + self.values, options.conv_size, bias=False)
         # The published range starts at 0, whose logarithm is not finite.
         self.A_log = nn.Parameter(initial_log_rate(options.num_heads, low=0.01))
         self.dt_bias = nn.Parameter(initial_step_bias(options.num_heads))
-        self.norm = RMSNorm(options.head_dim)
+        self.norm = RMSNorm(options.head_dim, eps=options.norm_eps)
         self.out_proj = Linear(self.values, d_model)
 
     def forward(

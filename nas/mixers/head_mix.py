@@ -1,7 +1,8 @@
 """Several mixers side by side in one layer, each with heads of its own, fused into one output.
 
 Each part is a whole mixer with its own output projection. `concat` is the sum of the parts, which equals concatenating
-their heads and projecting once. `norm_mean` is the mean of the RMS-normalised parts with learned scales per channel.
+their heads and projecting once; each part may have a factor. `norm_mean` is the mean of the RMS-normalised parts with
+learned scales per channel.
 Source of norm_mean: Dong et al., Hymba (arXiv 2411.13676), section 2.1; there the parts are normalised before one
 shared projection.
 """
@@ -25,6 +26,7 @@ class HeadMixer(Mixer):
         super().__init__()
         self.family = options.family
         self.parts: list[Mixer] = nn.ModuleList(build(part, d_model) for part in options.parts)  # type: ignore[assignment]
+        self.scales = options.scales
         normed = options.parts if options.fuse == "norm_mean" else ()
         self.norms: list[RMSNorm] = nn.ModuleList(RMSNorm(d_model) for _ in normed)  # type: ignore[assignment]
         # A normalised part would enter the residual stream at size 1, far above the embeddings and every other mixer.
@@ -71,6 +73,8 @@ class HeadMixer(Mixer):
                 norm.weight.mul_(factor)
 
     def _fuse(self, outputs: list[Tensor]) -> Tensor:
+        if self.scales is not None:
+            outputs = [scale * y for scale, y in zip(self.scales, outputs, strict=True)]
         if not self.norms:
             return _sum(outputs)
         return _sum([norm(y) for norm, y in zip(self.norms, outputs, strict=True)]) / len(outputs)

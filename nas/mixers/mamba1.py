@@ -17,6 +17,7 @@ from nas.architecture.mixers import Mamba1
 from nas.context import Context
 from nas.layers.decay import initial_step_bias
 from nas.layers.linear import Linear
+from nas.layers.norm import RMSNorm, normalised
 from nas.layers.short_conv import ShortConv
 from nas.mixers.base import Mixer, State, linear_flops
 
@@ -30,15 +31,19 @@ class Mamba1Mixer(Mixer):
         self.inner = options.num_heads * options.head_dim
         self.state_dim = options.state_dim
         self.dt_rank = math.ceil(d_model / 16) if options.dt_rank is None else options.dt_rank
-        self.in_proj = Linear(d_model, 2 * self.inner)
-        self.conv = ShortConv(self.inner, options.conv_size, bias=True)
+        self.in_proj = Linear(d_model, 2 * self.inner, bias=options.proj_bias)
+        self.conv = ShortConv(self.inner, options.conv_size, bias=options.conv_bias)
         self.x_proj = Linear(self.inner, self.dt_rank + 2 * self.state_dim)
         self.dt_proj = Linear(self.dt_rank, self.inner)
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
         self.dt_bias = nn.Parameter(initial_step_bias(self.inner))
         self.A_log = nn.Parameter(torch.arange(1.0, self.state_dim + 1).log().repeat(self.inner, 1))
         self.D = nn.Parameter(torch.ones(self.inner))
-        self.out_proj = Linear(self.inner, d_model)
+        self.inner_norm, self.eps = options.inner_norm, options.norm_eps
+        if options.inner_norm == "learned":
+            sizes = (self.dt_rank, self.state_dim, self.state_dim)
+            self.dt_norm, self.B_norm, self.C_norm = (RMSNorm(size, eps=self.eps) for size in sizes)
+        self.out_proj = Linear(self.inner, d_model, bias=options.proj_bias)
 
     def forward(
         self, x: Tensor, state: State | None = None, context: Context | None = None
@@ -69,5 +74,9 @@ class Mamba1Mixer(Mixer):
     def _scan_inputs(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(Δ, A, B, C); leading axes as given."""
         low, B, C = self.x_proj(u).split((self.dt_rank, self.state_dim, self.state_dim), dim=-1)
+        if self.inner_norm == "learned":
+            low, B, C = self.dt_norm(low), self.B_norm(B), self.C_norm(C)
+        elif self.inner_norm == "plain":
+            low, B, C = (normalised(part, self.eps) for part in (low, B, C))
         delta = F.softplus(self.dt_proj(low).float() + self.dt_bias)
         return delta, -self.A_log.float().exp(), B, C

@@ -32,18 +32,22 @@ class Mamba2Mixer(Mixer):
         self.num_groups, self.state_dim = options.num_groups, options.state_dim
         inner, shared = options.num_heads * options.head_dim, options.num_groups * options.state_dim
         self.sizes = (inner, inner + 2 * shared, options.num_heads)
-        self.in_proj = Linear(d_model, sum(self.sizes))
-        self.conv = ShortConv(inner + 2 * shared, options.conv_size, bias=True)
+        self.scales = (options.gate_scale, options.input_scale, options.key_scale, options.query_scale)
+        self.step_scale, self.min_step = options.step_scale, options.min_step
+        self.in_proj = Linear(d_model, sum(self.sizes), bias=options.in_bias)
+        self.conv = ShortConv(inner + 2 * shared, options.conv_size, bias=options.conv_bias)
         self.A_log = nn.Parameter(initial_log_rate(options.num_heads, low=1.0))
         self.dt_bias = nn.Parameter(initial_step_bias(options.num_heads))
         self.D = nn.Parameter(torch.ones(options.num_heads))
-        self.norm = RMSNorm(inner, groups=options.num_groups)
-        self.out_proj = Linear(inner, d_model)
+        self.output_norm = options.output_norm
+        if options.output_norm != "none":
+            self.norm = RMSNorm(inner, eps=options.norm_eps, groups=options.num_groups)
+        self.out_proj = Linear(inner, d_model, bias=options.out_bias)
 
     def forward(
         self, x: Tensor, state: State | None = None, context: Context | None = None
     ) -> tuple[Tensor, State | None]:
-        z, xbc, dt = self.in_proj(x).split(self.sizes, dim=-1)
+        z, xbc, dt = self._projected(x)
         xbc, conv = self.conv(xbc, None if state is None else state["conv"])
         q, k, inputs, v, log_decay = self._recurrence_inputs(xbc, dt)
         if state is None:
@@ -55,7 +59,7 @@ class Mamba2Mixer(Mixer):
         return self._finish(o, inputs, z), {"memory": memory, "conv": conv}
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
-        z, xbc, dt = self.in_proj(x).split(self.sizes, dim=-1)
+        z, xbc, dt = self._projected(x)
         xbc, conv = self.conv.step(xbc, state["conv"])
         q, k, inputs, v, log_decay = self._recurrence_inputs(xbc, dt)
         o, memory = matrix_recurrence_step(q, k, v, state["memory"], log_decay=log_decay, scale=1.0)
@@ -68,16 +72,29 @@ class Mamba2Mixer(Mixer):
         recurrence = recurrence_flops(tokens, self.num_heads, self.state_dim, self.head_dim, products=2)
         return linear_flops(tokens, self.in_proj, self.out_proj) + self.conv.flops(tokens) + recurrence
 
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z, the channels of the convolution, and dt."""
+        z, xbc, dt = self.in_proj(x).split(self.sizes, dim=-1)
+        if any(scale != 1 for scale in self.scales):
+            shared = self.num_groups * self.state_dim
+            channels = xbc.split((self.num_heads * self.head_dim, shared, shared), dim=-1)
+            z = z * self.scales[0]
+            xbc = torch.cat([part * scale for part, scale in zip(channels, self.scales[1:], strict=True)], dim=-1)
+        return z, xbc, dt if self.step_scale == 1 else dt * self.step_scale
+
     def _recurrence_inputs(self, xbc: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(q, k, x, v, log decay) by head; leading axes as given."""
         shared = self.num_groups * self.state_dim
         inputs, k, q = xbc.split((self.num_heads * self.head_dim, shared, shared), dim=-1)
         inputs = inputs.unflatten(-1, (self.num_heads, self.head_dim))
         step = F.softplus(dt.float() + self.dt_bias)
+        step = step.clamp(min=self.min_step) if self.min_step else step
         v = (inputs * step.unsqueeze(-1)).to(inputs.dtype)
         k, q = (tensor.unflatten(-1, (self.num_groups, self.state_dim)) for tensor in (k, q))
         return q, k, inputs, v, step * -self.A_log.float().exp()
 
     def _finish(self, o: Tensor, inputs: Tensor, z: Tensor) -> Tensor:
-        skipped = o + inputs * self.D.to(inputs.dtype).unsqueeze(-1)
-        return self.out_proj(self.norm(skipped.flatten(-2), gate=z, gate_first=True))
+        skipped = (o + inputs * self.D.to(inputs.dtype).unsqueeze(-1)).flatten(-2)
+        if self.output_norm == "none":
+            return self.out_proj(skipped * F.silu(z))
+        return self.out_proj(self.norm(skipped, gate=z, gate_first=self.output_norm == "after_gate"))

@@ -22,6 +22,7 @@ MIXER_COLOURS = {
     "M": "#0072b2",
     "m": "#cc79a7",
     "G": "#009e73",
+    "C": "#999933",
     "0": "#ffffff",
 }
 FFN_COLOURS = {"glu": "#c8c8c8", "mlp": "#8c8c8c", "moe": "#555555", "none": "#ffffff"}

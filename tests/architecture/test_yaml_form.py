@@ -41,6 +41,17 @@ def test_equal_neighbours_are_written_once():
     assert [entry.get("repeat", 1) for entry in to_dict(HYBRID)["blocks"]] == [3, 1, 1]
 
 
+def test_groups_that_repeat_are_written_once():
+    attention, mamba = (Block(mixer=m) for m in (Attention(num_heads=2), Mamba2(num_heads=2)))
+    ffn = Block(ffn=Moe(num_experts=4, top_k=2, d_ff=64))
+    pattern = (ffn, *(mamba, mamba, mamba, attention) * 3, mamba, mamba)
+    architecture = Architecture(d_model=64, vocab_size=9, blocks=pattern)
+    first, group, last = to_dict(architecture)["blocks"]
+    assert "repeat" not in first and last["repeat"] == 2
+    assert group["repeat"] == 3 and [entry.get("repeat", 1) for entry in group["blocks"]] == [3, 1]
+    assert from_dict(to_dict(architecture)) == architecture
+
+
 def test_defaults_may_be_left_out():
     short = {"d_model": 64, "vocab_size": 10, "blocks": [{"mixer": {"kind": "attention", "num_heads": 2}}]}
     assert from_dict(short).blocks == (Block(mixer=Attention(num_heads=2)),)
@@ -81,6 +92,9 @@ HEAD = "d_model: 64\nvocab_size: 9\nblocks:\n- "
         (HEAD + "mixer: {kind: [a], num_heads: 1}", "unknown kind ['a']"),
         (HEAD + "{}", "blocks[0]: A block needs a mixer or an FFN"),
         (HEAD + "{repeat: 100000, ffn: {kind: glu, d_ff: 8}}", "repeat must be a whole number from 1 to 2000"),
+        (HEAD + "{repeat: 2, blocks: [{ffn: {kind: glu}}]}", "blocks[0].blocks[0].ffn: d_ff is missing"),
+        (HEAD + "{repeat: 2, blocks: [], mixer: {kind: none}}", "blocks[0]: unknown key 'mixer'"),
+        (HEAD + "{repeat: 2000, blocks: [{repeat: 2, ffn: {kind: glu, d_ff: 8}}]}", "2 blocks 2000 times are more"),
         ("d_model: 64\nvocab_size: 9\nblocks: []", "at least one block"),
         ("d_model: 64\nvocab_size: 9\nblocks: {}", "blocks must be a list"),
         ("d_model: 64\nvocab_size: 9", "blocks is missing"),

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import kernels
@@ -12,6 +11,7 @@ from nas.compile import FFNS, build_ffn
 from nas.context import Context
 from nas.ffns.base import Ffn
 from nas.ffns.moe import MoeFfn
+from nas.layers.activation import ACTIVATIONS
 
 D_MODEL = 24
 
@@ -19,6 +19,7 @@ CASES: dict[str, FfnOptions] = {
     "glu": Glu(d_ff=40),
     "glu gelu": Glu(d_ff=16, activation="gelu"),
     "glu gelu tanh": Glu(d_ff=16, activation="gelu_tanh"),
+    "glu quick gelu": Glu(d_ff=16, activation="quick_gelu"),
     "glu with biases": Glu(d_ff=16, bias=True, gate_scale=0.5),
     "mlp": Mlp(d_ff=24),
     "mlp with biases": Mlp(d_ff=24, activation="gelu", bias=True),
@@ -26,6 +27,30 @@ CASES: dict[str, FfnOptions] = {
     "moe": Moe(num_experts=4, top_k=2, d_ff=16),
     "moe shared": Moe(num_experts=5, top_k=1, d_ff=8, num_shared=2),
     "moe all experts": Moe(num_experts=3, top_k=3, d_ff=8),
+    "moe sigmoid in groups": Moe(
+        num_experts=6,
+        top_k=2,
+        d_ff=8,
+        num_shared=1,
+        router="sigmoid",
+        selection_bias=True,
+        num_groups=3,
+        top_groups=2,
+        weight_scale=2.5,
+        gated=False,
+        activation="relu2",
+    ),
+    "moe biased and clamped": Moe(
+        num_experts=4,
+        top_k=2,
+        d_ff=8,
+        activation="quick_gelu",
+        router_bias=True,
+        expert_bias=True,
+        clamp=1.0,
+        up_offset=1.0,
+    ),
+    "moe not normalised": Moe(num_experts=4, top_k=2, d_ff=8, num_shared=1, normalise=False, shared_gate=True),
     "moe one expert": Moe(num_experts=1, top_k=1, d_ff=8, activation="gelu"),
 }
 
@@ -99,7 +124,12 @@ def test_bfloat16_weights_and_autocast_both_work(ffn: Ffn, x: Tensor):
 
 
 def test_flops_follow_the_active_weights(ffn: Ffn):
-    biases = sum(p.numel() for name, p in ffn.named_parameters() if name.endswith("bias"))
+    share = ffn.top_k / ffn.num_experts if isinstance(ffn, MoeFfn) else 1
+    biases = sum(
+        p.numel() * (share if name.startswith("experts") else 1)
+        for name, p in ffn.named_parameters()
+        if name.endswith("bias")
+    )
     assert ffn.flops(7) == 7 * ffn.flops(1) == 2 * 7 * (ffn.active_parameters() - biases)
 
 
@@ -107,17 +137,54 @@ def test_flops_follow_the_active_weights(ffn: Ffn):
 def test_experts_equal_a_loop_over_tokens(name: str, x: Tensor):
     options, ffn = CASES[name], ffn_of(CASES[name])
     assert isinstance(ffn, MoeFfn) and isinstance(options, Moe)
-    activation = {"silu": F.silu, "gelu": F.gelu}[options.activation]
+    if ffn.selection_bias is not None:
+        ffn.selection_bias.copy_(torch.randn(options.num_experts))
     y = ffn(x)
     for token, actual in zip(x.flatten(0, 1), y.flatten(0, 1), strict=True):
-        probabilities = ffn.router(token).softmax(-1)
-        chosen = probabilities.argsort(descending=True)[: options.top_k]
+        logits = ffn.router(token)
+        scores = logits.softmax(-1) if options.router == "softmax" else logits.sigmoid()
+        chosen = chosen_by(options, scores if ffn.selection_bias is None else scores + ffn.selection_bias)
         expected = torch.zeros(D_MODEL) if ffn.shared is None else ffn.shared(token)
+        if ffn.shared_gate is not None:
+            expected = expected * ffn.shared_gate(token).sigmoid()
         for expert in chosen:
-            gate, up = (token @ ffn.experts_in[expert]).chunk(2)
-            weight = probabilities[expert] / probabilities[chosen].sum()
-            expected = expected + weight * (activation(gate) * up) @ ffn.experts_out[expert]
+            weight = scores[expert] / (scores[chosen].sum() if options.normalise else 1) * options.weight_scale
+            expected = expected + weight * expert_of(ffn, options, expert, token)
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def chosen_by(options: Moe, scores: Tensor) -> list[int]:
+    """Experts of the groups whose two best scores have the largest sums, best first."""
+    groups = scores.view(options.num_groups, -1)
+    best = groups.sort(descending=True).values[:, :2].sum(1).argsort(descending=True)[: options.top_groups].tolist()
+    allowed = [e for e in range(options.num_experts) if e // groups.shape[1] in best]
+    return sorted(allowed, key=lambda e: -scores[e])[: options.top_k]
+
+
+def expert_of(ffn: MoeFfn, options: Moe, expert: int, token: Tensor) -> Tensor:
+    activation = ACTIVATIONS[options.activation]
+    hidden = token @ ffn.experts_in[expert]
+    if ffn.experts_in_bias is not None:
+        hidden = hidden + ffn.experts_in_bias[expert]
+    if options.gated:
+        gate, up = hidden.chunk(2)
+        limit = float("inf") if options.clamp is None else options.clamp
+        inner = activation(gate.clamp(max=limit)) * (up.clamp(-limit, limit) + options.up_offset)
+    else:
+        inner = activation(hidden)
+    out = inner @ ffn.experts_out[expert]
+    return out if ffn.experts_out_bias is None else out + ffn.experts_out_bias[expert]
+
+
+def test_the_bias_of_the_choice_moves_towards_experts_that_are_chosen_too_seldom(x: Tensor):
+    ffn = ffn_of(Moe(num_experts=4, top_k=1, d_ff=8, selection_bias=True, bias_rate=0.5))
+    with torch.no_grad():
+        ffn.router.weight.zero_()
+        ffn.router.weight[2] = 1
+    ffn(torch.ones(3, D_MODEL))
+    assert ffn.selection_bias.tolist() == [0.5, 0.5, -0.5, 0.5]
+    ffn.eval()(torch.ones(3, D_MODEL))
+    assert ffn.selection_bias.tolist() == [0.5, 0.5, -0.5, 0.5]
 
 
 def test_the_balance_loss_is_its_weight_when_experts_are_used_alike():

@@ -1,0 +1,158 @@
+"""Attention beside gated DeltaNet (Qwen3-Next) and beside short convolutions (LFM2)."""
+
+import torch
+
+from nas.architecture import Attention, GatedDeltaNet, ShortConvolution
+from nas.interop.families.readers import layer_type
+from nas.interop.families.state_space import shared_experts
+from nas.interop.families.transformer import (
+    ATTENTION,
+    GLU,
+    LLAMA,
+    QK_NORMED,
+    QWEN3_MOE,
+    qwen3_moe_ffn,
+)
+from nas.interop.family import Family, Part
+from nas.interop.fields import Fields, always, field
+from nas.interop.tensors import Source, filters, plus_one, rows
+
+# Qwen3-Next
+
+
+def _delta_rows(options: GatedDeltaNet) -> Source:
+    """Theirs lie by key head: q, k, and v and z of its value heads; and b and a of these. Ours are whole."""
+    heads, values = options.key_heads, options.num_heads // options.key_heads
+    sizes = (options.key_size, options.key_size, values * options.head_dim, values * options.head_dim)
+
+    def join(tensors: list[torch.Tensor]) -> torch.Tensor:
+        qkvz = tensors[0].unflatten(0, (heads, -1)).split(sizes, dim=1)
+        gates = tensors[1].unflatten(0, (heads, -1)).split((values, values), dim=1)
+        return torch.cat([part.flatten(0, 1) for part in (*qkvz, *gates)])
+
+    return Source(("in_proj_qkvz.weight", "in_proj_ba.weight"), join)
+
+
+def _queries(options: Attention) -> Source:
+    """Of the rows of q_proj, each head's own, without those of its gate."""
+
+    def join(tensors: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat((_halves(options, tensors[0])[0], *tensors[1:]))
+
+    return Source(("q_proj", "k_proj", "v_proj"), join)
+
+
+def _gates(options: Attention) -> Source:
+    """Of the rows of q_proj, those of the gates."""
+    return Source(("q_proj",), lambda tensors: _halves(options, tensors[0])[1])
+
+
+def _halves(options: Attention, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    by_head = rows.unflatten(0, (options.num_heads, 2, options.head_dim))
+    return by_head[:, 0].flatten(0, 1), by_head[:, 1].flatten(0, 1)
+
+
+DELTA_NET = Part(
+    kind=GatedDeltaNet,
+    prefix="linear_attn.",
+    norm="input_layernorm",
+    options={
+        "num_heads": field("linear_num_value_heads"),
+        "num_key_heads": field("linear_num_key_heads"),
+        "head_dim": field("linear_value_head_dim"),
+        "key_dim": field("linear_key_head_dim"),
+        "conv_size": field("linear_conv_kernel_dim"),
+        "norm_eps": field("rms_norm_eps"),
+    },
+    tensors={
+        "in_proj.weight": _delta_rows,
+        "conv.filter": filters("conv1d.weight"),
+        "A_log": rows("A_log"),
+        "dt_bias": rows("dt_bias"),
+        "norm": rows("norm"),
+        "out_proj": rows("out_proj"),
+    },
+)
+GATED_ATTENTION = ATTENTION.but(
+    options={"window": always(None), "qk_norm": always("head"), "output_gate": always("sigmoid")},
+    tensors={
+        "qkv.linear": _queries,
+        "gate_proj": _gates,
+        "qkv.q_norm": plus_one("q_norm"),
+        "qkv.k_norm": plus_one("k_norm"),
+    },
+)
+QWEN3_NEXT_MOE = QWEN3_MOE.but(
+    options={
+        "num_shared": shared_experts("shared_expert_intermediate_size", "moe_intermediate_size"),
+        "shared_gate": always(True),
+    },
+    tensors={
+        "shared.in_proj": rows("shared_expert.gate_proj", "shared_expert.up_proj"),
+        "shared.out_proj": rows("shared_expert.down_proj"),
+        "shared_gate": rows("shared_expert_gate"),
+    },
+)
+QWEN3_NEXT = LLAMA.but(
+    mixers={"full_attention": GATED_ATTENTION, "linear_attention": DELTA_NET},
+    mixer_of=layer_type,
+    ffns={"moe": QWEN3_NEXT_MOE, "glu": GLU},
+    ffn_of=qwen3_moe_ffn,
+    norms=plus_one,
+    expected={"hidden_act": ("silu",)},
+    inert=("attention_bias", "intermediate_size", "full_attention_interval"),
+)
+
+# LFM2
+
+
+def _lfm2_mixer(fields: Fields, layer: int) -> str:
+    attends = fields("full_attn_idxs", None)
+    if fields("layer_types", None) is not None or attends is None:
+        return layer_type(fields, layer)
+    return "full_attention" if layer in attends else "conv"
+
+
+def _lfm2_width(fields: Fields, layer: int) -> int:
+    """Two thirds, times a factor, rounded up: how a width for two matrices becomes one for three."""
+    width, factor, multiple = fields("intermediate_size"), fields("block_ffn_dim_multiplier", 1.0), "block_multiple_of"
+    step = fields(multiple, 256)
+    if not fields("block_auto_adjust_ff_dim", True):
+        return width
+    width = int(2 * width / 3)
+    return width if factor is None else -(-int(factor * width) // step) * step
+
+
+CONVOLUTION = Part(
+    kind=ShortConvolution,
+    prefix="conv.",
+    norm="operator_norm",
+    options={"conv_size": field("conv_L_cache"), "bias": field("conv_bias", False)},
+    tensors={
+        "in_proj": rows("in_proj"),
+        "conv.filter": filters("conv.weight"),
+        "conv.bias": rows("conv.bias"),
+        "out_proj": rows("out_proj"),
+    },
+)
+LFM2_ATTENTION = QK_NORMED.but(
+    norm="operator_norm",
+    options={"window": always(None), "norm_eps": field("norm_eps"), "out_bias": always(False)},
+    tensors={"out_proj": rows("out_proj"), "qkv.q_norm": rows("q_layernorm"), "qkv.k_norm": rows("k_layernorm")},
+)
+LFM2_GLU = GLU.but(
+    prefix="feed_forward.",
+    norm="ffn_norm",
+    options={"d_ff": _lfm2_width, "activation": always("silu"), "bias": always(False)},
+    tensors={"in_proj": rows("w1", "w3"), "out_proj": rows("w2")},
+)
+LFM2 = LLAMA.but(
+    mixers={"full_attention": LFM2_ATTENTION, "conv": CONVOLUTION},
+    mixer_of=_lfm2_mixer,
+    ffns={"": LFM2_GLU},
+    network={"tie_embeddings": field("tie_word_embeddings", True), "norm_eps": field("norm_eps")},
+    inert=("conv_L_cache", "conv_bias"),  # where no layer convolves
+    last_norm="model.embedding_norm",
+)
+
+LINEAR: dict[str, Family] = {"qwen3_next": QWEN3_NEXT, "lfm2": LFM2}
