@@ -1,6 +1,7 @@
 """The matrix recurrence on a CPU, forward and backward: beside its matrix products alone, and beside transformers.
 
     python scripts/benchmark_recurrences.py            writes docs/benchmarks/recurrences.json and .md
+    python scripts/benchmark_recurrences.py --alone --threads 1 --out docs/benchmarks/recurrences_one_thread
 
 Per published layer: the portable implementation, the batched matrix products that its chunked form cannot do without
 (three times those of the forward pass), and the PyTorch code of transformers for the same operation, where it has one.
@@ -16,7 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as in benchmark_kernels.py
@@ -82,11 +83,15 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--rounds", type=int, default=9, help="samples of each (default: 9)")
     parser.add_argument("--seconds", type=float, default=30.0, help="no further samples of one that took so long")
+    parser.add_argument("--threads", type=int, help="of torch; one is disturbed least on a busy machine (default: all)")
+    parser.add_argument("--alone", action="store_true", help="without transformers, whose code may take minutes")
     parser.add_argument("--out", type=Path, default=OUT, help=f"without ending (default: {OUT})")
     options = parser.parse_args(arguments)
     shape = tuple(int(size) for size in options.shape.split(","))
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     rows = []
-    for layer in LAYERS:
+    for layer in (replace(one, rival=None) for one in LAYERS) if options.alone else LAYERS:
         rows.append(measure(layer, shape, options.rounds, options.seconds))
         print(line(rows[-1]), flush=True)
         write(rows, options.out, shape)

@@ -92,7 +92,7 @@ def test_portable_agrees_with_the_definition(length, gate, kind):
         (15, 20, 24, "fixed", "delta"),
         (15, 20, 24, "none", "erase"),
         (20, 48, 40, "per channel", "plain"),
-        (20, 80, 24, "per channel", "delta"),
+        (20, 40, 24, "per channel", "delta"),
         (20, 16, 16, "fixed", "delta and bonus"),
         (35, 20, 24, "per head", "bonus"),
         (63, 32, 16, "fixed", "plain"),
@@ -120,7 +120,7 @@ def test_kernels_share_query_heads_and_start_from_zero(gate, kind, nan_filled_me
     [("per head", "plain"), ("per head", "delta"), ("per channel", "delta"), ("per channel", "erase and bonus")],
 )
 def test_float16_agrees_with_the_definition(backend, gate, kind):
-    given = inputs(40, 20, 24, gate, kind)
+    given = inputs(40 if backend == "portable" else 20, 20, 24, gate, kind, heads=(1, 1))
     half = {n: x.detach().half() if n in ("q", "k", "v", "a", "b") else x.detach() for n, x in given.items()}
     half = {name: tensor.requires_grad_() for name, tensor in half.items()}
     exact = {name: tensor.detach().float().requires_grad_() for name, tensor in half.items()}
@@ -143,13 +143,14 @@ def test_decays_down_to_exp_of_minus_50_stay_finite_and_right(backend, gate, kin
     ("gate", "kind"), [("per head", "delta"), ("per channel", "plain"), ("per channel", "erase and bonus")]
 )
 def test_two_pieces_with_the_state_between_equal_one_pass(backend, gate, kind):
-    given = {name: tensor.detach() for name, tensor in inputs(90, 16, 24, gate, kind).items()}
+    length, cut = (90, 37) if backend == "portable" else (36, 17)
+    given = {name: x.detach() for name, x in inputs(length, 16, 24, gate, kind, heads=(1, 1)).items()}
     fixed = {name: given.pop(name) for name in ("bonus",) if name in given}
     initial = given.pop("initial_state")
     with use_backend(backend):
         out, state = matrix_recurrence(**arguments(given), **fixed, initial_state=initial, return_state=True)
-        first = arguments({name: tensor[:, :37] for name, tensor in given.items()}) | fixed
-        rest = arguments({name: tensor[:, 37:] for name, tensor in given.items()}) | fixed
+        first = arguments({name: tensor[:, :cut] for name, tensor in given.items()}) | fixed
+        rest = arguments({name: tensor[:, cut:] for name, tensor in given.items()}) | fixed
         out_first, between = matrix_recurrence(**first, initial_state=initial, return_state=True)
         out_rest, last = matrix_recurrence(**rest, initial_state=between, return_state=True)
     assert_close_relative(torch.cat((out_first, out_rest), dim=1), out, 1e-5)
