@@ -26,6 +26,8 @@ from kernels._short_convolution import short_convolution as short_convolution
 from kernels._short_convolution import short_convolution_step as short_convolution_step
 from kernels._vector_recurrence import vector_recurrence as vector_recurrence
 from kernels._vector_recurrence import vector_recurrence_step as vector_recurrence_step
+from kernels._wkv import wkv as wkv
+from kernels._wkv import wkv_step as wkv_step
 from kernels.backend import Backend as Backend
 from kernels.backend import use_backend as use_backend
 from kernels.backend import use_substitutes as use_substitutes

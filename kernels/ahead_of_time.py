@@ -37,6 +37,7 @@ OPS = (
     "rope",
     "short_convolution",
     "vector_recurrence",
+    "wkv",
 )
 ARCHITECTURES = (80, 90, 100)
 # Per block: CUDA C++ programming guide, technical specifications per compute capability.

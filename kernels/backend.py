@@ -42,6 +42,8 @@ OPERATIONS = (
     "short_convolution_step",
     "vector_recurrence",
     "vector_recurrence_step",
+    "wkv",
+    "wkv_step",
 )
 
 # Plain module variables, for all threads: torch.compile can read them while tracing, which it cannot do with a

@@ -56,6 +56,8 @@ FUNCTIONS = (  # of kernels, which is not imported: the plan is shown at once
     "short_convolution_step",
     "vector_recurrence",
     "vector_recurrence_step",
+    "wkv",
+    "wkv_step",
 )
 FAMILIES = (
     "attention",
@@ -70,6 +72,7 @@ FAMILIES = (
     "rope",
     "short_convolution",
     "vector_recurrence",
+    "wkv",
 )  # of kernels, to be tuned
 
 

@@ -44,7 +44,7 @@ def mamba_scan(
     return_state: bool,
 ) -> Answer:
     """`kernels.selective_scan` by the CUDA kernel of mamba_ssm, which has the time last and starts from zeros."""
-    if initial_state is not None:
+    if initial_state is not None or B.ndim != u.ndim:
         return NotImplemented
     last = [x.to(u.dtype).transpose(1, 2).contiguous() for x in (u, delta, B, C)]
     gate = None if z is None else z.to(u.dtype).transpose(1, 2).contiguous()
@@ -67,8 +67,10 @@ def mamba_step(
     *,
     D: Tensor | None,
     z: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> Answer:
     """`kernels.selective_scan_step` by the Triton kernel of mamba_ssm, which writes into the state that it is given."""
+    if B.ndim != u.ndim:
+        return NotImplemented
     new = state.float().clone()
     y = mamba_function("triton.selective_state_update", "selective_state_update")(new, u, delta, A, B, C, D=D, z=z)
     return y, new
@@ -124,4 +126,11 @@ CASES: tuple[tuple[str, str, Make, bool], ...] = (
 )
 """Name, public function, arguments, and whether it has gradients."""
 
-FUNCTIONS = ("vector_recurrence", "vector_recurrence_step", "selective_scan", "selective_scan_step")
+FUNCTIONS = (
+    "vector_recurrence",
+    "vector_recurrence_step",
+    "wkv",
+    "wkv_step",
+    "selective_scan",
+    "selective_scan_step",
+)

@@ -69,3 +69,59 @@ class VectorRecurrenceStep(Operation):
     def forward_cost(self, itemsize: int) -> Cost:
         decay_bytes = itemsize if self.half_decay else 4
         return Cost(2 * self.B * self.D, self.B * self.D * (8 + decay_bytes + 2 * itemsize), vector=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wkv(Operation):
+    """`kernels.wkv`; state: it starts from one and returns the last."""
+
+    B: int
+    T: int
+    D: int
+    state: bool = False
+    function: ClassVar[str] = "wkv"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        return ("k", "v", "w", "u", *(("initial_state",) if self.state else ()))
+
+    def arguments(self, random: Random) -> Arguments:
+        k, v = (random.normal(self.B, self.T, self.D) for _ in range(2))
+        # The published initialisation spreads time_decay from -5 to 3; u is about log 0.3.
+        w = -torch.exp(8 * random.uniform(self.D, dtype=torch.float32) - 5)
+        u = random.normal(self.D, dtype=torch.float32) - 1.2
+        state = None
+        if self.state:
+            numerator, shift = (random.normal(self.B, self.D, dtype=torch.float32) for _ in range(2))
+            denominator = 0.5 + random.uniform(self.B, self.D, dtype=torch.float32)
+            state = torch.stack((numerator, denominator, shift), dim=1)
+        return {"k": k, "v": v, "w": w, "u": u, "initial_state": state, "return_state": self.state}
+
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return tuple(arguments["v"].shape)
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        elements = self.B * self.T * self.D
+        return Cost(16 * elements, 3 * itemsize * elements, vector=True)  # k, v, y
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        elements = self.B * self.T * self.D
+        return Cost(40 * elements, 5 * itemsize * elements, vector=True)  # k, v, dy, dk, dv
+
+
+@dataclass(frozen=True, kw_only=True)
+class WkvStep(Operation):
+    """`kernels.wkv_step`: as `Wkv` for one token."""
+
+    B: int
+    D: int
+    function: ClassVar[str] = "wkv_step"
+
+    def arguments(self, random: Random) -> Arguments:
+        given = Wkv(B=self.B, T=1, D=self.D, state=True).arguments(random)
+        step = {name: given[name][:, 0] for name in ("k", "v")}
+        return {**step, "w": given["w"], "u": given["u"], "state": given["initial_state"]}
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        elements = self.B * self.D
+        return Cost(16 * elements, elements * (2 * 3 * 4 + 3 * itemsize), vector=True)

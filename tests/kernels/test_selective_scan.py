@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels import selective_scan, selective_scan_step, use_backend
+from kernels import selective_scan, selective_scan_step, use_backend, vector_recurrence
 from tests.kernels.closeness import assert_close_relative
 
 VALUES = {torch.float32: 1e-5, torch.float16: 2e-3}
@@ -132,7 +132,7 @@ def test_steps_equal_the_scan(backend, extras):
         gate = inputs["z"][:, t] if extras else None
         before = state
         with use_backend(backend):
-            y_t, state = selective_scan_step(*now, state, D=inputs.get("D"), z=gate)
+            y_t, state = selective_scan_step(*now, state=state, D=inputs.get("D"), z=gate)
         assert state is not before
         assert_close_relative(y_t, y[:, t], 1e-5)
     assert_close_relative(state, final, 1e-5)
@@ -168,7 +168,7 @@ def test_each_input_may_have_its_own_type(backend):
 
 
 def test_operators_keep_what_torch_asks_of_them():
-    from kernels._selective_scan import gpu
+    from kernels._selective_scan import gpu, portable
 
     inputs = problem(1, 3, 2, 2)
     torch.library.opcheck(gpu._forward, tuple(inputs.values()))
@@ -176,6 +176,10 @@ def test_operators_keep_what_torch_asks_of_them():
     y, state, starts = gpu._forward(*tensors, inputs["initial_state"].detach())
     torch.library.opcheck(gpu._backward, (torch.ones_like(y), torch.ones_like(state), *tensors, starts))
     u, delta, A, B, C, D, z = tensors
+    state = inputs["initial_state"].detach()
+    torch.library.opcheck(portable._forward, (u, delta, A, B, C, state))
+    y, last, starts = portable._forward(u, delta, A, B, C, state)
+    torch.library.opcheck(portable._backward, (y, last, u, delta, A, B, C, starts))
     torch.library.opcheck(
         gpu.selective_scan_step,
         (u[:, 0], delta[:, 0], A, B[:, 0], C[:, 0], inputs["initial_state"].detach(), D, z[:, 0]),
@@ -190,10 +194,115 @@ def test_operators_keep_what_torch_asks_of_them():
         ("A", (2, 4), r"A must be \[4, 4\]"),
         ("D", (2,), r"D must be \[4\]"),
         ("z", (2, 4, 4), r"z must be \[2, 5, 4\]"),
-        ("initial_state", (2, 2, 4), r"state must be \[2, 4, 2\]"),
+        ("initial_state", (2, 2, 4), r"initial_state must be \[2, 4, 2\]"),
+        ("u", (2, 0, 4), r"no empty axis, but got u \[2, 0, 4\]"),
+        ("B", (2, 5, 3, 2), r"groups of B must divide the channels of u, but got 3 and 4"),
         ("u", (5, 4), r"u must be \[B, T, Dm\]"),
     ],
 )
 def test_shapes_that_do_not_belong_together_are_refused(name, shape, message):
     with pytest.raises(ValueError, match=message):
         call("portable", problem(2, 5, 4, 2) | {name: torch.ones(shape)})
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"u": torch.ones(1, 3, 2).double()}, TypeError, "u must be float32, bfloat16 or float16.*float64"),
+        ({"B": torch.ones(1, 3, 4).half()}, TypeError, "B must be torch.float32 like u.*float16"),
+        ({"D": torch.ones(2).double()}, TypeError, "D must be torch.float32.*float64"),
+        ({"initial_state": torch.ones(1, 2, 4).half()}, TypeError, "initial_state must be torch.float32"),
+        ({"z": torch.ones(1, 3, 2, device="meta")}, ValueError, "u is on cpu and z on meta"),
+    ],
+)
+def test_mixed_types_and_devices_are_refused_by_name(changed, error, message):
+    with pytest.raises(error, match=message):
+        call("portable", problem(1, 3, 2, 4, extras=False) | changed)
+
+
+def test_a_step_names_its_own_state():
+    one = torch.ones(1, 2)
+    with pytest.raises(ValueError, match=r"^state must be \[1, 2, 4\]"):
+        selective_scan_step(one, one, -torch.ones(2, 4), torch.ones(1, 4), torch.ones(1, 4), torch.ones(1, 4, 2))
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_each_group_of_channels_has_its_own_projections(backend):
+    """As the heads of Zamba."""
+    inputs = problem(1, 9, 6, 2)
+    generator = torch.Generator().manual_seed(5)
+    for name in ("B", "C"):
+        inputs[name] = torch.randn(1, 9, 3, 2, generator=generator).requires_grad_()
+    assert_equals_the_definition(backend, inputs)
+    y, state = call(backend, inputs)
+    cut = {"u": -1, "delta": -1, "A": 0, "D": 0, "z": -1, "initial_state": 1}
+    last = {name: inputs[name].narrow(dim, 4, 2) for name, dim in cut.items()}
+    last |= {name: inputs[name][:, :, 2] for name in ("B", "C")}
+    y_last, state_last = call("reference", last)
+    assert_close_relative(y[..., 4:], y_last, 1e-5)
+    assert_close_relative(state[:, 4:], state_last, 1e-5)
+    now = [inputs["A"] if name == "A" else inputs[name][:, 0] for name in NAMES[:5]]
+    with use_backend(backend):
+        y_0, _ = selective_scan_step(*now, state=inputs["initial_state"], D=inputs["D"], z=inputs["z"][:, 0])
+    assert_close_relative(y_0, y[:, 0], 1e-5)
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_parameters_that_no_token_changes_may_be_expanded_and_gradients_have_stride_0(backend):
+    """S4D-Real with projections that all channels share."""
+    generator = torch.Generator().manual_seed(3)
+    u = torch.randn(2, 20, 3, generator=generator).requires_grad_()
+    step = (0.1 + 0.2 * torch.rand(3, generator=generator)).requires_grad_()
+    B, C = (torch.randn(2, generator=generator).requires_grad_() for _ in range(2))
+    A = -torch.arange(1.0, 3.0).repeat(3, 1)
+    y, _ = call(
+        backend, {"u": u, "delta": step.expand(2, 20, 3), "A": A, "B": B.expand(2, 20, 2), "C": C.expand(2, 20, 2)}
+    )
+    grads = torch.autograd.grad(y.sum(), (u, step, B, C))
+    # As a convolution: the response to an input t tokens ago.
+    response = torch.exp(torch.arange(20.0)[:, None, None] * step[:, None] * A) * step[:, None] * B * C  # [T, Dm, N]
+    kernel, padded = response.sum(-1).flip(0), F.pad(u, (0, 0, 19, 0))
+    expected = torch.stack([(padded[:, t : t + 20] * kernel).sum(1) for t in range(20)], dim=1)
+    assert_close_relative(y, expected, 1e-5)
+    for grad, right in zip(grads, torch.autograd.grad(expected.sum(), (u, step, B, C)), strict=True):
+        assert_close_relative(grad, right, 2e-5)
+
+
+def test_a_complex_diagonal_is_two_real_vectors_in_the_frame_that_turns_with_it():
+    """S4D as published, every channel with projections and frequencies of its own; see the door."""
+    generator = torch.Generator().manual_seed(4)
+    u, step = torch.randn(2, 15, 3, generator=generator), 0.1 + 0.2 * torch.rand(3, generator=generator)
+    a, w, B, C = torch.rand(4, 3, 4, generator=generator).unbind(0)
+    h, outputs = torch.zeros(2, 3, 4, dtype=torch.complex64), []
+    for t in range(15):
+        h = torch.exp(step[:, None] * torch.complex(-a, w)) * h + (step * u[:, t])[..., None] * B
+        outputs.append((C * h).real.sum(-1))
+
+    angle = torch.arange(1.0, 16.0)[:, None, None] * step[:, None] * w  # [T, Dm, N]
+    x = (step * u)[..., None] * B
+    turned = torch.cat([x * angle.cos(), -x * angle.sin()], dim=-1).flatten(2)
+    log_decay = (-step[:, None] * a).repeat(1, 2).flatten().expand_as(turned)
+    states = vector_recurrence(turned, log_decay)
+    assert isinstance(states, torch.Tensor)
+    r, s = states.unflatten(2, (3, 2, 4)).unbind(3)
+    y = (C * (r * angle.cos() - s * angle.sin())).sum(-1)
+    assert_close_relative(y, torch.stack(outputs, dim=1), 1e-5)
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_compiles_as_one_graph_with_its_gradients(backend):
+    inputs = problem(1, 9, 4, 2)
+
+    def loss(u, delta, A, B, C, D, z, initial_state):
+        given = {"D": D, "z": z, "initial_state": initial_state}
+        y, state = selective_scan(u, delta, A, B, C, **given, return_state=True)
+        return (y * y).sum() + state.sum()
+
+    with use_backend(backend):
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(**inputs)
+        grads = torch.autograd.grad(compiled, list(inputs.values()))
+        expected = loss(**inputs)
+        expected_grads = torch.autograd.grad(expected, list(inputs.values()))
+    torch.testing.assert_close(compiled, expected)
+    for grad, right in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, right)

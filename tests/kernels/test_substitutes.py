@@ -35,6 +35,8 @@ CALLS = {
     "short_convolution": lambda: kernels.short_convolution(WIDE, torch.ones(4, 2)),
     "vector_recurrence": lambda: kernels.vector_recurrence(WIDE, -WIDE),
     "vector_recurrence_step": lambda: kernels.vector_recurrence_step(WIDE[0], -WIDE[0], WIDE[0]),
+    "wkv": lambda: kernels.wkv(WIDE, WIDE, -torch.ones(4), torch.ones(4)),
+    "wkv_step": lambda: kernels.wkv_step(WIDE[0], WIDE[0], -torch.ones(4), torch.ones(4), torch.ones(3, 3, 4)),
     "short_convolution_step": lambda: kernels.short_convolution_step(WIDE[0], torch.zeros(3, 1, 4), torch.ones(4, 2)),
 }
 

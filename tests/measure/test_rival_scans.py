@@ -84,6 +84,16 @@ def test_a_step_of_mamba_leaves_the_state_as_it_was(monkeypatch):
     assert bool((state == 1).all()) and not bool((new == 1).all())
 
 
+def test_groups_of_channels_and_a_first_state_are_declined_by_mamba():
+    u, A, B = torch.zeros(1, 2, 4), torch.zeros(4, 3), torch.zeros(1, 2, 3)
+    grouped, options = torch.zeros(1, 2, 2, 3), {"D": None, "z": None}
+    scan = {**options, "return_state": False}
+    assert rival_scans.mamba_scan(u, u, A, B, B, initial_state=torch.zeros(1, 4, 3), **scan) is NotImplemented
+    assert rival_scans.mamba_scan(u, u, A, grouped, grouped, initial_state=None, **scan) is NotImplemented
+    one = (u[:, 0], u[:, 0], A, grouped[:, 0], grouped[:, 0], torch.zeros(1, 4, 3))
+    assert rival_scans.mamba_step(*one, **options) is NotImplemented
+
+
 def test_a_scan_against_time_is_declined():
     x = torch.zeros(1, 2, 3)
     options = {"initial_state": None, "return_state": False, "reverse": True}
