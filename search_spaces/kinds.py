@@ -140,7 +140,7 @@ def _same_but_for(a: Options, b: Options, *left_out: str) -> bool:
 
 def _is_size(kind: type[Options], name: str) -> bool:
     searched = kind is BlockSparseAttention and name == "top_k"
-    return searched or role_of(kind, name) != "fixed"
+    return searched or role_of(kind, name) not in ("fixed", "groups")
 
 
 def _mixer_name(mixer: MixerOptions) -> str:

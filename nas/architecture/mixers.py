@@ -159,7 +159,7 @@ class Mamba2(MixerOptions):
     num_heads: int = option(role="heads", minimum=1)
     head_dim: int = option(64, role="head_dim", minimum=4)
     state_dim: int = option(64, role="state", minimum=1)
-    num_groups: int = option(1, minimum=1)
+    num_groups: int = option(1, role="groups", minimum=1)
     conv_size: int = option(4, minimum=0)
     conv_bias: bool = option(True, rare=True)
     in_bias: bool = option(False, rare=True)

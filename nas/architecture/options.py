@@ -4,6 +4,7 @@ A kind is one frozen dataclass. Each field carries, beside its default, what hol
 the network is resized (see resize.py):
 
 * `heads`: a number of heads; shares between parts are kept.
+* `groups`: a number that must divide the number of heads; stays, as near as that allows.
 * `width`: a number of channels that grows with the width of the model.
 * `head_dim`: the size of one head; set by the deployment.
 * `state`: the size of a recurrent state; grows with the size of a head.
@@ -22,7 +23,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 from nas.architecture.errors import ArchitectureError, did_you_mean
 
 DEFAULT_NORM_EPS = 1e-6
-Role = Literal["heads", "width", "head_dim", "state", "tokens", "share", "fixed"]
+Role = Literal["heads", "groups", "width", "head_dim", "state", "tokens", "share", "fixed"]
 
 
 def option(

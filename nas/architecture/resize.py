@@ -106,6 +106,8 @@ def _resize_part(part: PartT, scale: Scale, num_heads: int) -> PartT:
                 changes[f.name] = num_heads
             case "heads":
                 changes[f.name] = nearest_divisor(num_heads, value / _heads(part) * num_heads)  # type: ignore[arg-type]
+            case "groups":
+                changes[f.name] = nearest_divisor(num_heads, value)  # type: ignore[arg-type]
             case "width":
                 changes[f.name] = (
                     _multiple(value * scale.width, FFN_MULTIPLE) if f.name == "d_ff" else _whole(value * scale.width)

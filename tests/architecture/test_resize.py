@@ -94,6 +94,18 @@ def test_kv_heads_go_to_the_nearest_divisor():
     assert [nearest_divisor(12, wanted) for wanted in (1, 5, 7.5, 40)] == [1, 6, 6, 12]
 
 
+def test_groups_stay_as_near_as_heads_allow():
+    def groups(width: float) -> int:
+        block = Block(mixer=Mamba2(num_heads=16, head_dim=32, num_groups=8))
+        return (
+            resized(Architecture(d_model=256, vocab_size=9, blocks=(block,)), Scale(width=width))
+            .blocks[0]
+            .mixer.num_groups
+        )
+
+    assert [groups(width) for width in (1, 2, 0.5, 0.25, 0.75)] == [8, 8, 8, 4, 6]
+
+
 def test_a_scale_that_is_not_positive_is_refused():
     with pytest.raises(ArchitectureError, match="width must be positive"):
         Scale(width=0)

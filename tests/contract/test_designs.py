@@ -1,5 +1,6 @@
 """The contract of a whole model, held over every reference design and over samples of every space."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,17 @@ DESIGNS = sorted((Path(__file__).resolve().parents[2] / "conf" / "designs").glob
 TOKENS = 24
 
 
+def small(design):
+    """One of each of its blocks, 64 channels wide, heads of at most 32, windows shorter than the sequence."""
+    largest = max(getattr(mixer, "head_dim", 32) for mixer in design.mixers)
+    window = max(getattr(mixer, "window", None) or 8 for mixer in design.mixers)
+    scale = Scale(width=64 / design.d_model, head_dim=32 / largest, tokens=8 / window, vocab_size=19)
+    return resized(replace(design, blocks=tuple(dict.fromkeys(design.blocks))), scale)
+
+
 @pytest.fixture(params=DESIGNS, ids=lambda path: path.stem)
 def model(request):
-    """A reference design at an eighth of its width, with windows shorter than the sequence."""
-    small = resized(read_architecture(request.param), Scale(width=0.125, head_dim=0.5, tokens=1 / 64, vocab_size=19))
-    return compile_architecture(small, seed=0).eval()
+    return compile_architecture(small(read_architecture(request.param)), seed=0).eval()
 
 
 @pytest.fixture
@@ -51,6 +58,33 @@ def test_every_parameter_of_a_design_gets_a_gradient(model, tokens):
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
+
+
+# Of the classes of transformers at the sizes of the files, which are those that the publishers give in round numbers.
+PARAMETERS = {
+    "bamba-9b": 9_778_138_240,
+    "command-r-35b": 34_980_831_232,
+    "falcon-h1-0.5b": 521_411_104,
+    "gemma-2-2b": 2_614_341_888,
+    "gemma-3-270m": 268_098_176,
+    "gpt-oss-120b": 116_829_156_672,
+    "jamba-v0.1": 51_570_323_328,
+    "lfm2-350m": 354_483_968,
+    "llama-3.2-1b": 1_235_814_400,
+    "mamba-130m": 129_135_360,
+    "mamba-2-130m": 128_989_632,
+    "mistral-7b": 7_241_732_096,
+    "mixtral-8x7b": 46_702_792_704,
+    "nemotron-h-4b": 4_489_223_040,
+    "olmo-2-7b": 7_298_617_344,
+    "qwen3-next-80b-a3b": 79_674_391_296,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_released_design_has_the_parameters_of_the_released_model(name):
+    (path,) = (path for path in DESIGNS if path.stem == name)
+    assert count_parameters(read_architecture(path)) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("space", sorted(SPACES))

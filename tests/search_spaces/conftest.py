@@ -24,6 +24,7 @@ def make_space():
 
 @pytest.fixture(scope="session")
 def designs():
-    """The reference designs by name."""
-    found = [read_architecture(path) for path in sorted((CONF / "designs").glob("*.yaml"))]
+    """The designs that the default search begins with, by name."""
+    names = yaml.safe_load((CONF / "config.yaml").read_text())["references"]
+    found = [read_architecture(CONF / f"designs/{name}.yaml") for name in sorted(names)]
     return {design.name: design for design in found}
