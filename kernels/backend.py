@@ -105,6 +105,11 @@ def interpreter_is_on() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+def is_overridden() -> bool:
+    """Whether `use_backend` names the implementation that runs."""
+    return _override is not None
+
+
 def choose_backend(tensor: torch.Tensor) -> Backend:
     """The implementation for this tensor: the override if there is one, else by device.
 

@@ -7,24 +7,30 @@
   next (Triton 3.4 to 3.7 on Hopper), so what was not checked is not launched.
 * A lookup takes microseconds: every answer is kept for the life of the process.
 
+Where somebody else's implementation computes the same, the table may also say who is faster: an entry whose kernel is
+"operation.implementation" has {"sdpa": 1} or {"sdpa": 0} for its configuration, and ours runs unless it says otherwise.
+
 `record_launches` tells which kernels ran and how they were configured. `force_launches` and `watch_launches` are what
 the tuner needs: try another configuration, and time a launch inside the operation that makes it.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal
 
 import torch
 
-from kernels import tuned_table
-from kernels.tuned_table import Config, Entry, Key, read_entries, slug, source_hash
+from kernels import backend, tuned_table
+from kernels.tuned_table import Config, Entry, Key, minor_version, read_entries, slug, source_hash
 
 Status = Literal["tuned", "nearest", "default"]
+Implementation = Literal["ours", "sdpa"]
 Watcher = Callable[[Key, Callable[[], object]], None]
 
+IMPLEMENTATION = "implementation"  # what the last part of a key's kernel is called where it is a choice of who computes
+CHOICES: dict[Implementation, Config] = {"ours": {"sdpa": 0}, "sdpa": {"sdpa": 1}}
 _STATUSES: tuple[Status, ...] = ("default", "nearest", "tuned")  # from the least known to the best
 
 _choices: dict[tuple[Key, torch.device], tuple[Config, Status]] = {}
@@ -48,13 +54,54 @@ def choose(key: Key, kernel: Any, default: Callable[[Key], Config], device: torc
         return _forced[key]
     place = (key, device)
     if place not in _choices:
-        _choices[place] = _look_up(key, kernel, default(key), device)
+        _choices[place] = _look_up(key, source_hash(kernel), default(key), device)
     config, status = _choices[place]
-    for record in _records:
-        known = record.setdefault(key.kernel, status)
-        if _STATUSES.index(status) < _STATUSES.index(known):
-            record[key.kernel] = status
+    _record(key.kernel, status)
     return config
+
+
+def choose_implementation(key: Key, kernels: Sequence[Any], device: torch.device) -> Implementation:
+    """Who computes a call for which somebody else has an implementation, measured beside these kernels of ours.
+
+    Ours where a backend is asked for by name, where nothing was measured, and where the kernels, Triton or torch are
+    no longer those that were.
+    """
+    if _watcher is not None:
+        _watcher(key, lambda: None)
+    if key in _forced:
+        return _named(_forced[key])
+    if backend.is_overridden():
+        return "ours"
+    place = (key, device)
+    if place not in _choices:
+        _choices[place] = _look_up(key, implementation_source(kernels), CHOICES["ours"], device)
+    config, status = _choices[place]
+    chosen = _named(config)
+    if chosen != "ours":
+        _record(key.kernel, status)
+    return chosen
+
+
+def is_choice(key: Key) -> bool:
+    """Whether a key is a choice of who computes, and not a launch."""
+    return key.kernel.endswith(f".{IMPLEMENTATION}")
+
+
+def implementation_source(kernels: Sequence[Any]) -> str:
+    """What a choice depends on: the kernels that took part, and the torch that the others came with."""
+    hashes = "-".join(source_hash(kernel)[:8] for kernel in kernels)
+    return f"{hashes}-torch-{'.'.join(minor_version(torch.__version__))}"
+
+
+def _named(config: Config) -> Implementation:
+    return "sdpa" if config == CHOICES["sdpa"] else "ours"
+
+
+def _record(kernel: str, status: Status) -> None:
+    for record in _records:
+        known = record.setdefault(kernel, status)
+        if _STATUSES.index(status) < _STATUSES.index(known):
+            record[kernel] = status
 
 
 def run(key: Key, kernel: Any, grid: tuple[int, ...], /, *arguments: Any, **constants: Any) -> None:
@@ -71,7 +118,8 @@ def record_launches() -> Iterator[dict[str, Status]]:
     """Fill a dict with every kernel of ours launched inside the block, in any thread: its name and how it was launched.
 
     Names are "operation.kernel", such as "attention.forward"; the status is `tuned`, `nearest` or `default`, the least
-    known where a kernel ran in several forms. It stays empty where no kernel of ours is launched: on the portable and
+    known where a kernel ran in several forms. Where the table says that somebody else is faster, and it was not ours
+    that ran, the name is "attention.implementation". It stays empty where neither happens: on the portable and
     reference backends, under a substitute, and when a captured CUDA graph is replayed.
     """
     global _records
@@ -96,7 +144,10 @@ def force_launches(configs: Mapping[Key, Config]) -> Iterator[None]:
 
 @contextmanager
 def watch_launches(watcher: Watcher) -> Iterator[None]:
-    """Hand every launch inside the block to `watcher(key, launch)`, which must call `launch()` at least once."""
+    """Hand every launch inside the block to `watcher(key, launch)`, which must call `launch()` at least once.
+
+    A choice of implementation is handed over as a launch that does nothing.
+    """
     global _watcher
     before, _watcher = _watcher, watcher
     try:
@@ -111,13 +162,13 @@ def forget_tables() -> None:
     _entries.cache_clear()
 
 
-def _look_up(key: Key, kernel: Any, default: Config, device: torch.device) -> tuple[Config, Status]:
+def _look_up(key: Key, source: str, default: Config, device: torch.device) -> tuple[Config, Status]:
     rivals: list[tuple[float, Entry]] = []
     for entry in _entries(_device_name(device)).get((key.kernel, key.element_bytes, key.flags), ()):
         # Fields that the kernel no longer has mean that the entry was written for other launch code.
         if entry.config is None or set(entry.config) != set(default):
             continue
-        if entry.counts(source_hash(kernel)) and key.sizes in (
+        if entry.counts(source) and key.sizes in (
             entry.key.sizes,
             *entry.checked_sizes,
         ):

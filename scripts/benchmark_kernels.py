@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -186,7 +187,7 @@ def attempt(
         return answer
 
     substitutes = {} if rival is None else {problem.op: observed}
-    with kernels.use_substitutes(substitutes), kernels.record_launches() as launches:
+    with kernels.use_substitutes(substitutes), own_kernels(rival, inputs), kernels.record_launches() as launches:
         result = run(problem, direction, inputs)
     if any(declined):
         return None, {}
@@ -195,8 +196,14 @@ def attempt(
 
 def timed_call(problem: Problem, direction: str, inputs: Inputs, rival: Rival | None) -> None:
     """Ours goes through the same door at the same cost, with nobody in its place."""
-    with kernels.use_substitutes({} if rival is None else {problem.op: rival.call}):
+    with kernels.use_substitutes({} if rival is None else {problem.op: rival.call}), own_kernels(rival, inputs):
         run(problem, direction, inputs)
+
+
+def own_kernels(rival: Rival | None, inputs: Inputs) -> AbstractContextManager[object]:
+    """Ours on a GPU are our kernels, even where the table of this GPU says that somebody else's are faster."""
+    on_gpu = any(isinstance(one, torch.Tensor) and one.is_cuda for one in inputs.arguments.values())
+    return kernels.use_backend("gpu") if rival is None and on_gpu else nullcontext()
 
 
 def run(problem: Problem, direction: str, inputs: Inputs) -> Result:

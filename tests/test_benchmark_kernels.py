@@ -9,7 +9,8 @@ import torch
 import kernels
 from kernels._attention import portable
 from scripts import benchmark_kernels
-from scripts.kernel_lab.operations import Attention, AttentionStep, GroupedMatmul, Recurrence
+from scripts.kernel_lab.attention_operations import Attention, AttentionStep
+from scripts.kernel_lab.operations import GroupedMatmul, Recurrence
 from scripts.kernel_lab.problem_lists import benchmark_problems, launch_problems, tiny_problems
 from scripts.kernel_lab.problems import check, worst
 
@@ -64,7 +65,12 @@ def test_costs_are_what_a_hand_counts():
     assert attention.forward_cost(2).bytes == 2 * (2 * 2 * 4 * 3 * 16 + 2 * 2 * 4 * 1 * 16)
     selected = replace(attention, T=8, block_size=2, chosen_blocks=2)
     assert selected.forward_cost(2).flops == 4 * 2 * 3 * 16 * (1 + 2 + 3 + 4 + 3 + 4 + 3 + 4)
+    assert replace(attention, T=6, window=2, num_global=1).forward_cost(2).flops == 4 * 2 * 3 * 16 * (1 + 2 + 4 * 3)
+    assert replace(attention, prefix=3).forward_cost(2).flops == 4 * 2 * 3 * 16 * (3 + 3 + 3 + 4)
+    assert replace(attention, Dv=32).forward_cost(2).flops == 2 * 2 * 3 * (16 + 32) * (1 + 2 + 3 + 4)
     assert AttentionStep(B=1, S=10, Hq=2, Hkv=1, D=16).forward_cost(2).bytes == 2 * (2 * 10 * 16 + 2 * 2 * 16)
+    latent = AttentionStep(B=1, S=10, Hq=2, Hkv=1, D=48, Dv=32, latent=True)
+    assert latent.forward_cost(2).bytes == 2 * (10 * 48 + 2 * (48 + 32)), "the cache is read once"
     # A full chunk of simple linear attention with K = V = D: 4 C D + 4 D² for each token and head.
     recurrence = Recurrence(B=1, T=64, Hqk=2, Hv=2, K=32, V=32, gate="head")
     assert recurrence.forward_cost(2).flops == 64 * 2 * (4 * 64 * 32 + 4 * 32 * 32)

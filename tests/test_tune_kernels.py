@@ -109,6 +109,29 @@ def test_launches_that_are_wrong_only_together_are_not_shipped():
     assert entries[A].config is None and "beside the others chosen" in entries[A].refused[-1].reason
 
 
+def test_who_computes_is_decided_last_beside_the_launches_just_chosen():
+    choice = Key("op.implementation", 2, (("D", 64),))
+
+    class Choosing(FakeBench):
+        def candidates(self, key):
+            return [{"sdpa": 0}, {"sdpa": 1}] if key == choice else super().candidates(key)
+
+        def errors(self, problem, overrides):
+            return [0.5 for _ in overrides]
+
+        def milliseconds(self, problem, overrides, key, configs):
+            if key != choice:
+                return super().milliseconds(problem, overrides, key, configs)
+            self.beside = dict(overrides)
+            return [1.0, self.times[choice]]
+
+    for time, config in ((0.8, {"sdpa": 1}), (1.2, {"sdpa": 0})):
+        bench = Choosing(times={(A, 3): 0.5, choice: time})
+        entries = {entry.key: entry for entry in tune(bench, EXPERTS, [choice, A, B], "3.6.0")}
+        assert entries[choice].config == config
+        assert bench.beside == {A: {"BM": 3}, B: {"BM": 1}}
+
+
 def test_a_key_that_cannot_be_timed_gets_no_entry():
     class Untimed(FakeBench):
         def milliseconds(self, problem, overrides, key, configs):

@@ -9,13 +9,23 @@ Source: Dao, FlashAttention-2 (arXiv 2307.08691), section 3.1. Scores are kept i
 import triton
 import triton.language as tl
 
-from kernels._attention.gpu_tiles import key_range, load_tile, selected, store_tile, visible
+from kernels._attention.gpu_tiles import (
+    LOG2_E,
+    key_range,
+    load_tail,
+    load_tile,
+    product,
+    selected,
+    store_tile,
+    tanh,
+    visible,
+)
 
 
 @triton.jit
-def fold_tile(total, weight, peak, q, k_tile, v_tile, sees, scale_log2, MASKED: tl.constexpr, PRECISION: tl.constexpr):
-    """Fold one tile of keys into the running softmax: total [M, BD], weight [M], peak [M] (largest score so far)."""
-    scores = tl.dot(q, tl.trans(k_tile), input_precision=PRECISION) * scale_log2
+def fold_tile(total, weight, peak, scores, v_tile, sees, MASKED: tl.constexpr, PRECISION: tl.constexpr):
+    """Fold the scores [M, N] of one tile of keys, in base 2, into the running softmax: total [M, BV], weight [M],
+    peak [M] (largest score so far)."""
     if MASKED:
         scores = tl.where(sees, scores, float("-inf"))
     new_peak = tl.maximum(peak, tl.max(scores, 1))
@@ -30,70 +40,94 @@ def fold_tile(total, weight, peak, q, k_tile, v_tile, sees, scale_log2, MASKED: 
 
 
 @triton.jit
+def start_softmax(logit, SINK: tl.constexpr, M: tl.constexpr, BV: tl.constexpr):
+    """The running softmax before the first key: empty, or with sinks of these logits, whose value is zero."""
+    total = tl.zeros([M, BV], tl.float32)
+    weight = tl.zeros([M], tl.float32)
+    peak = tl.full([M], float("-inf"), tl.float32)
+    if SINK:
+        peak = tl.zeros([M], tl.float32) + logit * LOG2_E
+        weight += 1.0
+    return total, weight, peak
+
+
+@triton.jit
 def finish(total, weight, peak):
-    """Output [M, BD] and log-sum-exp [M] in base 2; a row without a key has output 0 and log-sum-exp +inf."""
+    """Output [M, BV] and log-sum-exp [M] in base 2; a row without a key has output 0 and log-sum-exp +inf."""
     empty = weight == 0.0
     weight = tl.where(empty, 1.0, weight)
     return total / weight[:, None], tl.where(empty, float("inf"), peak + tl.log2(weight))
 
 
 @triton.jit
-def _fold_keys(
-    total, weight, peak, q_tile, k_head, v_head, low, high, first, k_token, v_token, keys, shift, window, scale_log2,
-    D: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, MASKED: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
+def _fold_one(
+    total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, start, k_token, v_token, keys, sees,
+    scale_log2, tanh_scale, D: tl.constexpr, V: tl.constexpr, SOFTCAP: tl.constexpr, FORGET: tl.constexpr,
+    MASKED: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    rows = first + tl.arange(0, BM)[:, None]
-    for start in tl.range(low, high, BN):
-        cols = start + tl.arange(0, BN)[None, :]
-        sees = visible(rows, cols, keys, shift, window, CAUSAL, WINDOWED)
-        k_tile = load_tile(k_head, start, k_token, keys, BN, D, BD)
-        v_tile = load_tile(v_head, start, v_token, keys, BN, D, BD)
-        total, weight, peak = fold_tile(
-            total, weight, peak, q_tile, k_tile, v_tile, sees, scale_log2, MASKED, PRECISION
-        )
-    return total, weight, peak
+    k_tile = load_tile(k_head, start, k_token, keys, BN, D, BD)
+    k_tail = load_tail(k_tile, k_head, start, k_token, keys, BN, D, BD, BT)
+    v_tile = load_tile(v_head, start, v_token, keys, BN, V, BV)
+    scores = product(q_tile, q_tail, k_tile, k_tail, BT, PRECISION)
+    if SOFTCAP:
+        scores = tanh(scores * tanh_scale) * scale_log2
+    else:
+        scores = scores * scale_log2
+    if FORGET:
+        cols = start + tl.arange(0, BN)
+        c_col = tl.load(c_head + cols, mask=cols < keys, other=0.0) * LOG2_E
+        scores += c_row[:, None] - c_col[None, :]
+    return fold_tile(total, weight, peak, scores, v_tile, sees, MASKED, PRECISION)
 
 
 @triton.jit
-def _fold_selected_keys(
-    total, weight, peak, q_tile, k_head, v_head, mask, low, high, first, k_token, v_token, queries, keys, kv_heads,
-    blocks, block_size, shift, window, scale_log2,
-    D: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, ONE_BLOCK: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
+def _fold_keys(
+    total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, mask, low, high, first, k_token, v_token,
+    queries, keys, kv_heads, blocks, block_size, shift, window, num_global, prefix, scale_log2, tanh_scale,
+    D: tl.constexpr, V: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, GLOBAL: tl.constexpr,
+    SELECTED: tl.constexpr, ONE_BLOCK: tl.constexpr, SOFTCAP: tl.constexpr, FORGET: tl.constexpr, MASKED: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     rows = first + tl.arange(0, BM)[:, None]
     for start in tl.range(low, high, BN):
         cols = start + tl.arange(0, BN)[None, :]
-        # Where a tile lies in one block, one entry a row decides for it.
-        chosen = selected(mask, rows, start + tl.zeros([1, 1], tl.int32) if ONE_BLOCK else cols, queries, kv_heads,
-                          blocks, block_size)  # fmt: skip
-        if tl.max(tl.max(chosen, 1), 0) > 0:
-            sees = visible(rows, cols, keys, shift, window, CAUSAL, WINDOWED) & (chosen > 0)
-            k_tile = load_tile(k_head, start, k_token, keys, BN, D, BD)
-            v_tile = load_tile(v_head, start, v_token, keys, BN, D, BD)
-            total, weight, peak = fold_tile(
-                total, weight, peak, q_tile, k_tile, v_tile, sees, scale_log2, True, PRECISION
-            )
+        sees = visible(rows, cols, keys, shift, window, num_global, prefix, CAUSAL, WINDOWED, GLOBAL)
+        if SELECTED:
+            # Where a tile lies in one block, one entry a row decides for it.
+            chosen = selected(mask, rows, start + tl.zeros([1, 1], tl.int32) if ONE_BLOCK else cols, queries, kv_heads,
+                              blocks, block_size)  # fmt: skip
+            if tl.max(tl.max(chosen, 1), 0) > 0:
+                total, weight, peak = _fold_one(
+                    total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, start, k_token, v_token, keys,
+                    sees & (chosen > 0), scale_log2, tanh_scale, D, V, SOFTCAP, FORGET, True, BN, BD, BT, BV, PRECISION,
+                )  # fmt: skip
+        else:
+            total, weight, peak = _fold_one(
+                total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, start, k_token, v_token, keys, sees,
+                scale_log2, tanh_scale, D, V, SOFTCAP, FORGET, MASKED, BN, BD, BT, BV, PRECISION,
+            )  # fmt: skip
     return total, weight, peak
 
 
 RUNTIME_INTEGERS = [
     "q_batch", "q_token", "k_batch", "k_token", "v_batch", "v_token",
-    "queries", "keys", "heads", "kv_heads", "window", "blocks", "block_size",
+    "queries", "keys", "heads", "kv_heads", "window", "num_global", "prefix", "blocks", "block_size",
 ]  # fmt: skip
 
 
 # Nothing is specialised on a length or a count: a new batch or sequence never compiles again.
 @triton.jit(do_not_specialize=RUNTIME_INTEGERS)
 def attention_fwd_kernel(
-    q, k, v, block_mask, o, lse,
+    q, k, v, block_mask, sink, forgotten, o, lse,
     q_batch, q_token, k_batch, k_token, v_batch, v_token,
-    queries, keys, heads, kv_heads, window, blocks, block_size, scale_log2,
-    D: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, SELECTED: tl.constexpr, ONE_BLOCK: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
+    queries, keys, heads, kv_heads, window, num_global, prefix, blocks, block_size, scale_log2, tanh_scale,
+    D: tl.constexpr, V: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, GLOBAL: tl.constexpr,
+    SELECTED: tl.constexpr, ONE_BLOCK: tl.constexpr, SOFTCAP: tl.constexpr, SINK: tl.constexpr, FORGET: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One program: BM queries of one head. q [B, Tq, Hq, D]; k, v [B, Tk, Hkv, D]; o like q; lse [B, Hq, Tq]."""
+    """One program: BM queries of one head. q [B, Tq, Hq, D]; k [B, Tk, Hkv, D]; v [B, Tk, Hkv, V]; sink [Hq];
+    forgotten [B, Hq, Tk], running sums of log forget gates; o [B, Tq, Hq, V]; lse [B, Hq, Tq]."""
     tiles = tl.cdiv(queries, BM)
     # The last queries see the most keys: they start first, so that no long program runs alone at the end.
     first = (tiles - 1 - tl.program_id(0) % tiles) * BM
@@ -103,34 +137,48 @@ def attention_fwd_kernel(
     kv_h = h // (heads // kv_heads)
 
     k_head = k + (b * k_batch + kv_h) * D
-    v_head = v + (b * v_batch + kv_h) * D
-    q_tile = load_tile(q + (b * q_batch + h) * D, first, q_token, queries, BM, D, BD)
-    total = tl.zeros([BM, BD], tl.float32)
-    weight = tl.zeros([BM], tl.float32)
-    peak = tl.full([BM], float("-inf"), tl.float32)
-    low, full, edge, high, shift = key_range(first, queries, keys, window, CAUSAL, WINDOWED, BM, BN)
+    v_head = v + (b * v_batch + kv_h) * V
+    q_head = q + (b * q_batch + h) * D
+    q_tile = load_tile(q_head, first, q_token, queries, BM, D, BD)
+    q_tail = load_tail(q_tile, q_head, first, q_token, queries, BM, D, BD, BT)
+    rows = first + tl.arange(0, BM)
+    low, full, edge, high, shift = key_range(first, queries, keys, window, prefix, CAUSAL, WINDOWED, GLOBAL, BM, BN)
+    c_head, c_row, mask, logit = forgotten, first, block_mask, 0.0
+    if SINK:
+        logit = tl.load(sink + h).to(tl.float32)
+    if FORGET:
+        c_head = forgotten + (b * heads + h) * keys
+        c_row = tl.load(c_head + shift + rows, mask=rows < queries, other=0.0) * LOG2_E
     if SELECTED:
         mask = block_mask + (b * queries * kv_heads + kv_h) * blocks
-        total, weight, peak = _fold_selected_keys(
-            total, weight, peak, q_tile, k_head, v_head, mask, low, high, first, k_token, v_token, queries, keys,
-            kv_heads, blocks, block_size, shift, window, scale_log2,
-            D, CAUSAL, WINDOWED, ONE_BLOCK, BM, BN, BD, PRECISION,
-        )  # fmt: skip
-    else:
-        if WINDOWED:
-            total, weight, peak = _fold_keys(
-                total, weight, peak, q_tile, k_head, v_head, low, full, first, k_token, v_token, keys, shift, window,
-                scale_log2, D, CAUSAL, WINDOWED, True, BM, BN, BD, PRECISION,
-            )  # fmt: skip
+    total, weight, peak = start_softmax(logit, SINK, BM, BV)
+    if GLOBAL and WINDOWED:
         total, weight, peak = _fold_keys(
-            total, weight, peak, q_tile, k_head, v_head, full, edge, first, k_token, v_token, keys, shift, window,
-            scale_log2, D, CAUSAL, WINDOWED, False, BM, BN, BD, PRECISION,
+            total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, mask, 0, tl.minimum(num_global, low),
+            first, k_token, v_token, queries, keys, kv_heads, blocks, block_size, shift, window, num_global, prefix,
+            scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED, ONE_BLOCK, SOFTCAP, FORGET, True,
+            BM, BN, BD, BT, BV, PRECISION,
+        )  # fmt: skip
+    if SELECTED or WINDOWED:
+        total, weight, peak = _fold_keys(
+            total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, mask, low, high if SELECTED else full,
+            first, k_token, v_token, queries, keys, kv_heads, blocks, block_size, shift, window, num_global, prefix,
+            scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED, ONE_BLOCK, SOFTCAP, FORGET, True,
+            BM, BN, BD, BT, BV, PRECISION,
+        )  # fmt: skip
+    if not SELECTED:
+        total, weight, peak = _fold_keys(
+            total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, mask, full, edge,
+            first, k_token, v_token, queries, keys, kv_heads, blocks, block_size, shift, window, num_global, prefix,
+            scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED, ONE_BLOCK, SOFTCAP, FORGET, False,
+            BM, BN, BD, BT, BV, PRECISION,
         )  # fmt: skip
         total, weight, peak = _fold_keys(
-            total, weight, peak, q_tile, k_head, v_head, edge, high, first, k_token, v_token, keys, shift, window,
-            scale_log2, D, CAUSAL, WINDOWED, True, BM, BN, BD, PRECISION,
+            total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, mask, edge, high,
+            first, k_token, v_token, queries, keys, kv_heads, blocks, block_size, shift, window, num_global, prefix,
+            scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED, ONE_BLOCK, SOFTCAP, FORGET, True,
+            BM, BN, BD, BT, BV, PRECISION,
         )  # fmt: skip
     out, log_sum = finish(total, weight, peak)
-    store_tile(o + (b * queries * heads + h) * D, out, first, heads, queries, BM, D, BD)
-    rows = first + tl.arange(0, BM)
+    store_tile(o + (b * queries * heads + h) * V, out, first, heads, queries, BM, V, BV)
     tl.store(lse + (b * heads + h) * queries + rows, log_sum, mask=rows < queries)

@@ -1,207 +1,173 @@
-"""Launch configurations of the attention kernels: for each head size and type a default and others worth trying."""
+"""Which launches a call of attention makes: keys, compile-time arguments, and the configurations worth trying."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 
 import triton
-from torch import Tensor
 
+from kernels._attention.launch_tables import COMBINE_WARPS, TABLES, Launch
 from kernels.tuned_table import Config, Key
-from kernels.tuning import key
+from kernels.tuning import CHOICES, is_choice, key
 
 PRECISION = "ieee"  # of float32 products; 16-bit types ignore it
 LARGEST_SPLITS = 32  # parts that a cache is read in
 LARGEST_ROWS = 64  # query heads of a group in one tile of a step
+SMALLEST_TILE = 16  # columns of a matrix product
+
+Constants = dict[str, int | bool | str]
 
 
 @dataclass(frozen=True)
-class Launch:
-    """Queries and keys in a tile, warps in a program, stages of the software pipeline."""
+class Form:
+    """What of a call changes the compiled code: head sizes of keys and values, bytes of an element, and which options
+    are in use. The last ones concern a decode step alone; `rows` are the query heads of a group in one tile."""
 
-    BM: int
-    BN: int
-    num_warps: int
-    num_stages: int
+    size: int
+    value_size: int
+    element_bytes: int
+    causal: bool = False
+    windowed: bool = False
+    block_size: int = 0
+    has_global: bool = False
+    softcap: bool = False
+    forget: bool = False
+    sink: bool = False
+    dlse: bool = False
+    rows: int = 0
+    keep: bool = False
+    bias: bool = False
+    shared: bool = False
+    on_device: bool = False
 
 
-# By the head size rounded up to a power of two and the bytes of an element. The first is the default: it neither spills
-# nor exceeds the shared memory on sm_80, sm_90 and sm_100, by compiling with Triton 3.8 ahead of time; not timed yet.
-# (Products in float32 run without tensor cores, whence their small tiles; dq of head size 256 spills 200 bytes all the
-# same.) The others are what scripts/tune_kernels.py tries: on some architecture each of them fits.
-FORWARD = {
-    (16, 2): (Launch(128, 64, 4, 3), Launch(128, 128, 4, 3), Launch(128, 128, 8, 2), Launch(64, 64, 4, 3)),
-    (32, 2): (Launch(128, 64, 4, 3), Launch(128, 128, 4, 3), Launch(128, 128, 8, 2), Launch(64, 64, 4, 3)),
-    (64, 2): (
-        Launch(128, 128, 8, 2),
-        Launch(128, 64, 4, 3),
-        Launch(128, 64, 8, 3),
-        Launch(128, 128, 8, 3),
-        Launch(64, 64, 4, 3),
-        Launch(128, 64, 4, 4),
-    ),
-    (128, 2): (
-        Launch(128, 64, 8, 3),
-        Launch(128, 128, 8, 2),
-        Launch(128, 64, 8, 2),
-        Launch(128, 128, 8, 3),
-        Launch(64, 64, 4, 3),
-        Launch(128, 32, 8, 4),
-    ),
-    (256, 2): (
-        Launch(64, 32, 8, 2),
-        Launch(64, 64, 8, 2),
-        Launch(64, 64, 4, 2),
-        Launch(128, 64, 8, 2),
-        Launch(128, 32, 8, 2),
-        Launch(64, 32, 4, 3),
-    ),
-    (16, 4): (Launch(32, 16, 4, 2), Launch(64, 32, 4, 2), Launch(32, 32, 4, 2)),
-    (32, 4): (Launch(32, 16, 4, 2), Launch(64, 32, 8, 2), Launch(32, 32, 4, 2)),
-    (64, 4): (Launch(32, 32, 8, 2), Launch(32, 16, 4, 2), Launch(64, 32, 8, 2)),
-    (128, 4): (Launch(32, 16, 8, 1), Launch(16, 16, 4, 2), Launch(32, 16, 8, 2)),
-    (256, 4): (Launch(16, 16, 8, 1), Launch(16, 16, 8, 2)),
+# The options of a form that each kernel is compiled for; they are part of a key only where they are in use.
+OPTIONS = {
+    "attention.forward": ("has_global", "softcap", "forget", "sink"),
+    "attention.backward_dq": ("has_global", "softcap", "forget", "dlse"),
+    "attention.backward_dkv": ("has_global", "softcap", "forget"),
+    "attention.step": ("softcap", "sink", "bias", "shared", "on_device"),
+    "attention.combine": (),
 }
-BACKWARD_DQ = {
-    (16, 2): (Launch(128, 64, 8, 2), Launch(128, 64, 4, 2), Launch(64, 64, 4, 3)),
-    (32, 2): (Launch(128, 64, 8, 2), Launch(128, 64, 4, 2), Launch(64, 64, 4, 3)),
-    (64, 2): (
-        Launch(128, 32, 8, 2),
-        Launch(128, 64, 8, 2),
-        Launch(128, 64, 8, 3),
-        Launch(64, 64, 4, 2),
-        Launch(128, 128, 8, 2),
-        Launch(64, 32, 4, 3),
-    ),
-    (128, 2): (
-        Launch(128, 64, 8, 2),
-        Launch(128, 32, 8, 3),
-        Launch(64, 64, 4, 2),
-        Launch(64, 64, 8, 2),
-        Launch(128, 64, 8, 3),
-        Launch(64, 32, 4, 3),
-    ),
-    (256, 2): (
-        Launch(32, 32, 4, 1),
-        Launch(64, 32, 8, 2),
-        Launch(32, 64, 8, 1),
-        Launch(32, 32, 8, 2),
-        Launch(32, 32, 4, 2),
-        Launch(32, 64, 4, 1),
-    ),
-    (16, 4): (Launch(32, 32, 8, 1), Launch(32, 32, 4, 1)),
-    (32, 4): (Launch(32, 32, 8, 1), Launch(32, 16, 4, 1)),
-    (64, 4): (Launch(32, 32, 8, 1), Launch(32, 16, 8, 1)),
-    (128, 4): (Launch(16, 16, 8, 1), Launch(32, 16, 8, 1)),
-    (256, 4): (Launch(16, 16, 8, 1),),
-}
-BACKWARD_DKV = {
-    (16, 2): (Launch(64, 128, 8, 2), Launch(64, 128, 4, 2), Launch(64, 64, 4, 3)),
-    (32, 2): (Launch(64, 128, 8, 2), Launch(64, 128, 4, 2), Launch(64, 64, 4, 3)),
-    (64, 2): (
-        Launch(64, 128, 8, 2),
-        Launch(32, 64, 4, 3),
-        Launch(64, 128, 8, 3),
-        Launch(64, 64, 4, 2),
-        Launch(64, 64, 8, 2),
-        Launch(32, 128, 8, 3),
-    ),
-    (128, 2): (
-        Launch(32, 64, 8, 2),
-        Launch(64, 128, 8, 2),
-        Launch(32, 128, 8, 2),
-        Launch(64, 64, 8, 2),
-        Launch(32, 128, 8, 3),
-        Launch(32, 64, 4, 3),
-    ),
-    (256, 2): (
-        Launch(32, 32, 8, 1),
-        Launch(32, 32, 8, 2),
-        Launch(16, 32, 8, 2),
-        Launch(64, 32, 4, 1),
-        Launch(32, 32, 4, 1),
-        Launch(64, 32, 8, 1),
-    ),
-    (16, 4): (Launch(32, 32, 8, 1), Launch(32, 32, 4, 1)),
-    (32, 4): (Launch(32, 32, 8, 1), Launch(16, 32, 4, 1)),
-    (64, 4): (Launch(32, 32, 8, 1), Launch(16, 32, 8, 1)),
-    (128, 4): (Launch(16, 32, 8, 1), Launch(16, 16, 8, 1)),
-    (256, 4): (Launch(16, 16, 8, 1),),
-}
-STEP = {
-    (16, 2): (Launch(64, 128, 4, 3), Launch(64, 64, 4, 4), Launch(64, 128, 2, 3)),
-    (32, 2): (Launch(64, 128, 4, 3), Launch(64, 64, 4, 4), Launch(64, 128, 2, 3)),
-    (64, 2): (
-        Launch(64, 64, 4, 3),
-        Launch(64, 128, 4, 3),
-        Launch(64, 64, 2, 4),
-        Launch(64, 32, 2, 4),
-        Launch(64, 128, 8, 3),
-        Launch(64, 64, 4, 4),
-    ),
-    (128, 2): (
-        Launch(64, 64, 4, 3),
-        Launch(64, 32, 4, 4),
-        Launch(64, 64, 2, 3),
-        Launch(64, 128, 8, 2),
-        Launch(64, 32, 2, 4),
-        Launch(64, 64, 4, 4),
-    ),
-    (256, 2): (Launch(32, 32, 4, 2), Launch(32, 32, 4, 3), Launch(32, 64, 8, 2), Launch(32, 64, 4, 2)),
-    (16, 4): (Launch(16, 32, 4, 2), Launch(16, 64, 4, 2)),
-    (32, 4): (Launch(16, 32, 4, 2), Launch(16, 64, 4, 2)),
-    (64, 4): (Launch(16, 32, 4, 2), Launch(16, 16, 4, 3)),
-    (128, 4): (Launch(16, 16, 4, 1), Launch(16, 16, 4, 2)),
-    (256, 4): (Launch(16, 16, 8, 1), Launch(16, 16, 8, 2)),
-}
-COMBINE_WARPS = (4, 2, 1, 8)  # for every head size; a program reads no more than 32 rows
-TABLES = {
-    "attention.forward": FORWARD,
-    "attention.backward_dq": BACKWARD_DQ,
-    "attention.backward_dkv": BACKWARD_DKV,
-    "attention.step": STEP,
-}
+NAMES = {"has_global": "GLOBAL", "on_device": "LENGTHS"}  # of constants, where they are not the option in capitals
 
 
-def sequence_key(kernel: str, q: Tensor, causal: bool, window: int, block_size: int) -> Key:
-    """The key of a kernel over a sequence; `block` is the part of the block size that tiles are fitted to, 0 for none.
+@cache
+def key_blocks(size: int) -> tuple[int, int]:
+    """The columns of a tile of keys and of its tail: 128 and 64 for 192; one tile where a tail saves nothing."""
+    whole = triton.next_power_of_2(size)
+    main = whole // 2
+    tail = max(SMALLEST_TILE, triton.next_power_of_2(size - main))
+    return (main, tail) if main >= SMALLEST_TILE and main + tail < whole else (whole, 0)
 
-    Blocks that no power of two from 16 on divides are all alike to the tiles, and so are those that 128 divides.
+
+@cache
+def launch_key(kernel: str, form: Form) -> Key:
+    """The key of a launch. `padded` is 0 where the head size is a power of two, 1 where the kernels mask, 2 with a
+    tail; `values` 1 where the values have another size, 2 where that is masked.
+
+    `block` is the part of the block size that tiles are fitted to, 0 for none. Blocks that no power of two from 16 on
+    divides are all alike to the tiles, and so are those that 128 divides.
     """
-    divisor = block_size & -block_size  # the largest power of two that divides it
-    block = 0 if block_size == 0 else 1 if divisor < 16 else min(divisor, 128)
-    flags = {"causal": causal, "windowed": window > 0, "block": block, "padded": _padded(q)}
-    return key(kernel, q.dtype.itemsize, {"D": q.shape[-1]}, flags)
+    size, value_size = form.size, form.value_size
+    flags: dict[str, int] = {}
+    if kernel == "attention.step":
+        flags |= {"rows": form.rows, "keep": form.keep}
+    elif kernel != "attention.combine":
+        divisor = form.block_size & -form.block_size  # the largest power of two that divides it
+        block = 0 if form.block_size == 0 else 1 if divisor < SMALLEST_TILE else min(divisor, 128)
+        flags |= {"causal": form.causal, "windowed": form.windowed, "block": block}
+    else:
+        size = value_size
+    sizes = {"D": size}
+    masked = triton.next_power_of_2(size) != size
+    flags["padded"] = 2 if key_blocks(size)[1] else int(masked)
+    if value_size != size:
+        sizes["V"] = value_size
+        flags["values"] = 1 + (triton.next_power_of_2(value_size) != value_size)
+    flags |= {name: 1 for name in OPTIONS[kernel] if getattr(form, name)}
+    return key(kernel, form.element_bytes, sizes, flags)
 
 
-def step_key(q: Tensor, group: int, keep: bool) -> Key:
-    """The key of a decode step; `rows` is the query heads of a group, as far as one tile holds them."""
-    rows = min(max(16, triton.next_power_of_2(group)), LARGEST_ROWS)
-    flags = {"rows": rows, "keep": keep, "padded": _padded(q)}
-    return key("attention.step", q.dtype.itemsize, {"D": q.shape[-1]}, flags)
+@cache
+def implementation_key(element_bytes: int, size: int, causal: bool, training: bool) -> Key:
+    """The key of the choice between ours and PyTorch's attention, for a call that both compute."""
+    return key("attention.implementation", element_bytes, {"D": size}, {"causal": causal, "training": training})
 
 
-def combine_key(q: Tensor) -> Key:
-    """The key of the sum over the parts that a cache was read in."""
-    return key("attention.combine", q.dtype.itemsize, {"D": q.shape[-1]}, {"padded": _padded(q)})
+def form_of(key: Key) -> Form:
+    """A form with this key: a head with a tail is taken as three quarters of its power of two, such as 96 of 128, a
+    masked one as seven eighths; what latent attention reads as 576."""
+    sizes, flags = dict(key.sizes), dict(key.flags)
+    size = {0: sizes["D"], 1: sizes["D"] * 7 // 8, 2: sizes["D"] * 3 // 4}[flags["padded"]]
+    if sizes["D"] > 512:
+        size = 576
+    value_size = size
+    if "values" in flags:
+        value_size = sizes["V"] if flags["values"] == 1 else sizes["V"] * 7 // 8
+    options = {name: bool(flags.get(name, 0)) for name in OPTIONS[key.kernel]}
+    known = {name: bool(flags.get(name, 0)) for name in ("causal", "windowed", "keep")}
+    return Form(
+        size,
+        value_size,
+        key.element_bytes,
+        block_size=flags.get("block", 0),
+        rows=flags.get("rows", 0),
+        **options,
+        **known,
+    )
 
 
-def _padded(q: Tensor) -> bool:
-    """Whether the head size is no power of two, which the kernels mask."""
-    return triton.next_power_of_2(q.shape[-1]) != q.shape[-1]
+def constants(kernel: str, config: Config, form: Form) -> Constants:
+    """The compile-time arguments and launch options of a kernel but the combining one."""
+    main, tail = key_blocks(form.size)
+    made: Constants = {
+        "D": form.size,
+        "V": form.value_size,
+        "BD": main,
+        "BT": tail,
+        "BV": triton.next_power_of_2(form.value_size),
+        "PRECISION": PRECISION,
+        **config,
+    }
+    made |= {NAMES.get(name) or name.upper(): getattr(form, name) for name in OPTIONS[kernel]}
+    if kernel == "attention.step":
+        return made | {"KEEP": form.keep}
+    selected = form.block_size > 0
+    one_block = selected and form.block_size % config["BN"] == 0
+    flags: Mapping[str, bool] = {"CAUSAL": form.causal, "WINDOWED": form.windowed}
+    return made | flags | {"SELECTED": selected, "ONE_BLOCK": one_block}
+
+
+def combine_constants(config: Config, value_size: int, splits: int) -> Constants:
+    return {"D": value_size, "BS": splits, "BD": triton.next_power_of_2(value_size), **config}
+
+
+def rows_of(group: int) -> int:
+    """The query heads of a group in one tile, as far as one holds them."""
+    return min(max(SMALLEST_TILE, triton.next_power_of_2(group)), LARGEST_ROWS)
 
 
 def launch_candidates(key: Key) -> list[Config]:
     """The launches worth trying for a key, the default first; at most six."""
+    if is_choice(key):
+        return list(CHOICES.values())
     if key.kernel == "attention.combine":
         return [{"num_warps": warps} for warps in COMBINE_WARPS]
     flags = dict(key.flags)
-    launches = TABLES[key.kernel][dict(key.sizes)["D"], key.element_bytes]
     candidates: list[Config] = []
-    for launch in launches:
+    for launch in _table_row(key):
         config = asdict(launch)
         if key.kernel == "attention.step":
+            # A bias is a tile of its own beside the scores.
             config["BM"] = min(config["BM"], flags["rows"])
+            if "bias" in flags:
+                config |= {"BM": min(config["BM"], 32), "BN": min(config["BN"], 32)}
         elif flags["block"] > 0:
             config |= _fit_to_blocks(launch, flags["block"])
+        elif "softcap" in flags and "forget" in flags:
+            # Both at once take the registers of a quarter of a tile.
+            config |= {"BM": max(config["BM"] // 2, SMALLEST_TILE), "BN": max(config["BN"] // 2, SMALLEST_TILE)}
         if config not in candidates:
             candidates.append(config)
     return candidates
@@ -211,30 +177,17 @@ def default_launch(key: Key) -> Config:
     return launch_candidates(key)[0]
 
 
+def _table_row(key: Key) -> tuple[Launch, ...]:
+    """By both head sizes where they differ and that has a row of its own, else by the larger one."""
+    sizes, table = dict(key.sizes), TABLES[key.kernel]
+    size = sizes["D"]
+    value_size = sizes.get("V", size)
+    return table.get((size, value_size, key.element_bytes)) or table[max(size, value_size), key.element_bytes]
+
+
 def _fit_to_blocks(launch: Launch, block: int) -> Config:
     """Tiles for a block mask: few queries, so that more tiles are skipped, and keys that do not straddle blocks.
 
     Blocks that no power of two from 16 on divides are straddled: a smaller tile fills no matrix instruction.
     """
-    return {"BM": min(launch.BM, 64), "BN": min(launch.BN, block) if block >= 16 else launch.BN}
-
-
-def sequence_constants(
-    config: Config, size: int, causal: bool, window: int, block_size: int
-) -> dict[str, int | bool | str]:
-    """The compile-time arguments and launch options of a kernel over a sequence with heads of `size`."""
-    return {
-        "D": size,
-        "CAUSAL": causal,
-        "WINDOWED": window > 0,
-        "SELECTED": block_size > 0,
-        "ONE_BLOCK": block_size > 0 and block_size % config["BN"] == 0,
-        "BD": triton.next_power_of_2(size),
-        "PRECISION": PRECISION,
-        **config,
-    }
-
-
-def step_constants(config: Config, size: int, keep: bool) -> dict[str, int | bool | str]:
-    """Likewise of a decode step."""
-    return {"D": size, "KEEP": keep, "BD": triton.next_power_of_2(size), "PRECISION": PRECISION, **config}
+    return {"BM": min(launch.BM, 64), "BN": min(launch.BN, block) if block >= SMALLEST_TILE else launch.BN}

@@ -61,9 +61,9 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, block_mask: Tensor | None, options: 
     scale, causal, window = options.scale, options.causal, options.window
     if block_mask is None:
         if not causal or (queries == 1 and window is None):
-            return _sdpa(q, k, v, scale)
+            return sdpa(q, k, v, scale)
         if queries == keys and window is None:
-            return _sdpa(q, k, v, scale, is_causal=True)
+            return sdpa(q, k, v, scale, is_causal=True)
         if window is not None and queries > WINDOWS_FOR_STRIPS * max(window, SMALLEST_STRIP):
             return _banded(q, k, v, scale, window)
     return _masked(q, k, v, scale, causal, window, block_mask, options.block_size)
@@ -139,7 +139,7 @@ def _step_in_full(
     return torch.matmul(weights, v.float()), lse
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, is_causal: bool = False) -> Tensor:
+def sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, is_causal: bool = False) -> Tensor:
     """[B, T, H, D] in and out, without a mask."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     grouped = q.shape[1] != k.shape[1]

@@ -104,6 +104,13 @@ def attention_step(*, length: int, kept: bool) -> Make:
     return make
 
 
+def latent_step(generator: torch.Generator) -> Arguments:
+    """Values that are the first numbers of the keys."""
+    q = torch.randn(2, 4, SIZE + 16, generator=generator)
+    cache = torch.randn(2, TOKENS, 1, SIZE + 16, generator=generator)
+    return {"q": q, "k_cache": cache, "v_cache": None, "value_size": SIZE, "length": 50}
+
+
 def recurrence(*, gate: str, delta: bool, state: bool = True, step: bool = False) -> Make:
     """`gate`: none, fixed [Hv], head [..., Hv] or channel [..., Hv, K]; for a step, without the axis of tokens."""
 
@@ -164,6 +171,7 @@ def cases() -> dict[str, tuple[Case, ...]]:
         Case("prefix", "attention", attention(TOKENS, prefix=30)),
         Case("values of another size", "attention", attention(TOKENS, value_size=32)),
         Case("step", "attention_step", attention_step(length=50, kept=False), has_gradients=False),
+        Case("latent step", "attention_step", latent_step, has_gradients=False),
         Case("step over kept slots", "attention_step", attention_step(length=50, kept=True), has_gradients=False),
         *recurrence_cases(),
         Case("experts", "grouped_matmul", experts(spare=0)),

@@ -9,10 +9,9 @@
 import itertools
 from dataclasses import asdict, replace
 
-from scripts.kernel_lab import fused_problems, scan_problems, sparse_problems
+from scripts.kernel_lab import attention_problems, fused_problems, scan_problems, sparse_problems
+from scripts.kernel_lab.attention_problems import FLA_SHAPES
 from scripts.kernel_lab.operations import (
-    Attention,
-    AttentionStep,
     GroupedMatmul,
     Operation,
     Recurrence,
@@ -23,15 +22,6 @@ from scripts.kernel_lab.operations import (
 )
 from scripts.kernel_lab.problems import DTYPES, Problem
 
-# Sequences, tokens, heads, head size: benchmarks/ops/registry.py of flash-linear-attention, for comparable numbers.
-FLA_SHAPES = (
-    (1, 8192, 96, 128),
-    (2, 16384, 16, 128),
-    (4, 2048, 16, 128),
-    (4, 4096, 64, 128),
-    (8, 2048, 32, 256),
-    (8, 1024, 8, 64),
-)
 # The published layer of each setting of the recurrence; the settings beyond the first four on two shapes alone.
 LAYERS: dict[str, Setting] = {
     "simple_gla": Setting("head"),
@@ -52,28 +42,9 @@ def benchmark_problems(device_type: str) -> list[Problem]:
     """The problems for `cuda`, in bfloat16, or those for `cpu`, in float32."""
     if device_type == "cpu":
         return [Problem(name=name, operation=one, dtype="float32", exact=True) for name, one in cpu_sizes()]
-    named = [*attention_sizes(), *recurrence_sizes(), *scan_sizes(), *expert_sizes()]
+    named = [*attention_problems.benchmark_sizes(), *recurrence_sizes(), *scan_sizes(), *expert_sizes()]
     named += [*sparse_problems.benchmark_sizes(), *fused_problems.benchmark_sizes(), *scan_problems.benchmark_sizes()]
     return [Problem(name=name, operation=one, dtype="bfloat16", exact=False) for name, one in named]
-
-
-def attention_sizes() -> list[tuple[str, Operation]]:
-    named: list[tuple[str, Operation]] = [
-        (f"causal B{B} T{T} H{H} D{D}", Attention(B=B, T=T, Hq=H, Hkv=H, D=D)) for B, T, H, D in FLA_SHAPES
-    ]
-    grouped = Attention(B=4, T=4096, Hq=32, Hkv=8, D=128)
-    step = AttentionStep(B=64, S=8192, Hq=32, Hkv=8, D=128)
-    named += [
-        ("causal B4 T4096 H32/8 D128", grouped),
-        ("full B4 T4096 H32 D128", Attention(B=4, T=4096, Hq=32, Hkv=32, D=128, causal=False)),
-        ("window 512 B4 T4096 H32/8 D128", replace(grouped, window=512)),
-        ("window 1024 B2 T16384 H32/8 D128", replace(grouped, B=2, T=16384, window=1024)),
-        ("16 of 64-blocks B1 T8192 H32/2 D128", replace(grouped, B=1, T=8192, Hkv=2, block_size=64, chosen_blocks=16)),
-    ]
-    for B, S in ((1, 8192), (1, 65536), (64, 2048), (64, 8192)):
-        named.append((f"step B{B} S{S} H32/8 D128", replace(step, B=B, S=S)))
-    named.append(("step B64 S8192 kept 1024 H32/8 D128", replace(step, kept=1024)))
-    return named
 
 
 def recurrence_sizes() -> list[tuple[str, Operation]]:
@@ -118,13 +89,9 @@ def expert_sizes() -> list[tuple[str, Operation]]:
 
 def cpu_sizes() -> list[tuple[str, Operation]]:
     """Sizes whose right answer, token by token, takes a few seconds on a CPU core."""
-    attention = Attention(B=1, T=256, Hq=8, Hkv=2, D=64)
     recurrence = Recurrence(B=1, T=512, Hqk=4, Hv=4, K=64, V=64, gate="head")
     return [
-        ("causal B1 T256 H8 D64", replace(attention, Hkv=8)),
-        ("causal B1 T256 H8/2 D64", attention),
-        ("window 64 B1 T256 H8/2 D64", replace(attention, window=64)),
-        ("step B1 S8192 H8/2 D64", AttentionStep(B=1, S=8192, Hq=8, Hkv=2, D=64)),
+        *attention_problems.cpu_sizes(),
         ("simple_gla B1 T512 H4 D64", recurrence),
         ("gated_delta_rule B1 T512 H4 D64", replace(recurrence, delta=True)),
         ("gla B1 T512 H4 D64", replace(recurrence, gate="channel")),
@@ -143,17 +110,7 @@ def launch_problems() -> list[Problem]:
     """Every head size and type of every kernel, a length that is no multiple of a block, every variant of a mask."""
     problems: list[Problem] = []
     for dtype, D in itertools.product(DTYPES, HEAD_SIZES):
-        few = Attention(B=1, T=333, Hq=4, Hkv=2, D=D)
-        named: list[tuple[str, Operation]] = [
-            (f"causal D{D}", replace(few, B=2)),
-            (f"full D{D}", replace(few, Tq=200, causal=False)),
-            (f"later queries D{D}", replace(few, Tq=70)),
-            (f"window D{D}", replace(few, window=50)),
-            (f"blocks of 64 D{D}", replace(few, block_size=64, chosen_blocks=2)),
-            (f"blocks of 24 D{D}", replace(few, block_size=24, chosen_blocks=3)),
-            (f"step D{D}", AttentionStep(B=2, S=1300, Hq=4, Hkv=2, D=D)),
-            (f"step of many heads, kept D{D}", AttentionStep(B=1, S=300, Hq=32, Hkv=1, D=D, kept=70)),
-        ]
+        named = attention_problems.launch_sizes(D)
         for layer, setting in LAYERS.items():
             with_state = setting.gate in ("head", "channel")
             one = Recurrence(B=1, T=330, Hqk=1, Hv=2, K=D, V=D, **asdict(setting), state=with_state)
@@ -162,6 +119,8 @@ def launch_problems() -> list[Problem]:
             named += [(f"{layer} D{D}", one), (f"{layer} step D{D}", step), (f"{layer} of 256 heads D{D}", many)]
         problems += [Problem(name=name, operation=one, dtype=dtype, exact="step" in name) for name, one in named]
     for dtype in DTYPES:
+        latent = attention_problems.latent_launch_sizes()
+        problems += [Problem(name=name, operation=one, dtype=dtype, exact="step" in name) for name, one in latent]
         named = [
             ("uneven head", Recurrence(B=1, T=130, Hqk=2, Hv=6, K=128, V=48, gate="head", delta=True, state=True)),
             ("channels", SelectiveScan(B=2, T=200, Dm=72, N=16, state=True)),
@@ -180,13 +139,9 @@ def launch_problems() -> list[Problem]:
 
 def tiny_problems(dtype: str = "float32") -> list[Problem]:
     """Seconds in the interpreter, all together."""
-    attention = Attention(B=1, T=20, Hq=2, Hkv=1, D=16)
     recurrence = Recurrence(B=1, T=20, Hqk=1, Hv=2, K=16, V=16, gate="head")
     named: list[tuple[str, Operation]] = [
-        ("causal", attention),
-        ("window", replace(attention, window=5)),
-        ("blocks", replace(attention, T=40, block_size=16, chosen_blocks=2)),
-        ("step", AttentionStep(B=1, S=40, Hq=2, Hkv=1, D=16)),
+        *attention_problems.tiny_sizes(),
         ("simple_gla", replace(recurrence, T=70)),
         ("gated_delta_rule", replace(recurrence, delta=True, state=True)),
         ("gla", replace(recurrence, gate="channel")),

@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 OUTPUT_LIMIT = {"float32": 1e-4, "float16": 3e-3, "bfloat16": 1e-2}
 GRADIENT_LIMIT = {"float32": 5e-4, "float16": 8e-3, "bfloat16": 2e-2}
 GATE_LIMIT = {"float32": 2e-3, "float16": 2e-2, "bfloat16": 5e-2}
-GATES = ("log_decay", "beta", "erase_a", "erase_b", "bonus", "delta", "A", "initial_state")
+GATES = ("log_decay", "beta", "erase_a", "erase_b", "bonus", "delta", "A", "initial_state", "sink", "log_forget")
 WORST_ROW_FACTOR = 10.0
 
 

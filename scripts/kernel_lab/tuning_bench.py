@@ -16,7 +16,7 @@ import torch
 
 import kernels
 from kernels.tuned_table import Config, Key, source_hash
-from kernels.tuning import force_launches, watch_launches
+from kernels.tuning import force_launches, implementation_source, is_choice, watch_launches
 from scripts.kernel_lab.problems import WORST_ROW_FACTOR, Inputs, Problem, Result
 
 Overrides = Sequence[tuple[Key, Config]]
@@ -35,12 +35,16 @@ def launch_candidates(key: Key) -> list[Config]:
 
 
 def source_of(key: Key) -> str:
-    """The hash of the kernel that a key launches."""
+    """The hash of the kernel that a key launches, or of those that a choice of implementation was measured with."""
+    if is_choice(key):
+        return implementation_source(_family(key).IMPLEMENTATION_KERNELS)
     return source_hash(_family(key).launch_case(key, launch_candidates(key)[0]).kernel)
 
 
 def complaint_of(key: Key, config: Config, arch: int) -> str | None:
     """What forbids a launch on an architecture, by compiling it ahead of time; None if nothing does."""
+    if is_choice(key):
+        return None  # there is nothing of ours to compile
     from kernels.ahead_of_time import check  # imports Triton
 
     return check(_family(key).launch_case(key, config), arch)
@@ -56,7 +60,9 @@ def launched_keys(problem: Problem) -> list[Key]:
         with warnings.catch_warnings():
             # What is computed from memory that no launch has filled is rubbish, and may overflow.
             warnings.simplefilter("ignore")
-            problem.run(problem.make_inputs("cpu"))
+            inputs = problem.make_inputs("cpu")
+            problem.run(inputs)
+            problem.forward(inputs)  # without a gradient somebody else may be the fastest
     return list(keys)
 
 
@@ -66,8 +72,7 @@ def error_of(problem: Problem, overrides: Overrides, device: str) -> float:
     inputs, reference = _prepared(problem, device)
     worst = 0.0
     for _ in range(CHECKS):
-        with kernels.use_backend("gpu"), force_launches(dict(overrides)):
-            result = problem.run(inputs)
+        result = _run(problem, inputs, overrides)
         for one in problem.errors(result, reference):
             share = max(one.error, one.worst_row / WORST_ROW_FACTOR) / one.limit
             worst = max(worst, float("inf") if share != share else share)
@@ -93,7 +98,12 @@ def milliseconds_of(
 
 
 def _launches(problem: Problem, inputs: Inputs, overrides: Overrides, wanted: Key) -> list[Launch]:
-    """The launches of one key in a run of the problem; they keep their arguments alive."""
+    """The launches of one key in a run of the problem; they keep their arguments alive.
+
+    Of a choice of implementation it is the run itself, whoever computes.
+    """
+    if is_choice(wanted):
+        return [lambda: _run(problem, inputs, overrides)]
     kept: list[Launch] = []
 
     def watch(key: Key, launch: Launch) -> None:
@@ -105,6 +115,13 @@ def _launches(problem: Problem, inputs: Inputs, overrides: Overrides, wanted: Ke
         problem.run(inputs)
     assert kept, f"{problem.name} does not launch {wanted.label}"
     return kept
+
+
+def _run(problem: Problem, inputs: Inputs, overrides: Overrides) -> Result:
+    """The problem on the kernels, with gradients unless a choice for calls without them is forced."""
+    forward_alone = any(is_choice(key) and not dict(key.flags)["training"] for key, _ in overrides)
+    with kernels.use_backend("gpu"), force_launches(dict(overrides)):
+        return problem.forward(inputs) if forward_alone else problem.run(inputs)
 
 
 def _interleaved(candidates: list[list[Launch]], device: torch.device) -> list[float]:

@@ -6,10 +6,8 @@ checked on a small one with a length that is no multiple of any block; neither s
 
 from dataclasses import asdict, replace
 
-from scripts.kernel_lab import fused_problems, scan_problems, sparse_problems
+from scripts.kernel_lab import attention_problems, fused_problems, scan_problems, sparse_problems
 from scripts.kernel_lab.operations import (
-    Attention,
-    AttentionStep,
     GroupedMatmul,
     Operation,
     Recurrence,
@@ -26,7 +24,7 @@ _FIRST_LAYERS = ("gated_delta_rule", "simple_gla", "gla", "kda")
 def tuning_problems(op: str | None = None) -> list[Problem]:
     """All of them, or those of one family such as `attention`; in bfloat16, whose launches float16 shares."""
     families = {
-        "attention": _attention(),
+        **attention_problems.tuning_sizes(),
         "matrix_recurrence": _recurrence(),
         "grouped_matmul": _experts(),
         "selective_scan": _scan(),
@@ -36,31 +34,6 @@ def tuning_problems(op: str | None = None) -> list[Problem]:
     }
     named = [one for family, problems in families.items() if op in (None, family) for one in problems]
     return [Problem(name=name, operation=one, dtype="bfloat16", exact=False) for name, one in named]
-
-
-def _attention() -> list[tuple[str, Operation]]:
-    full = Attention(B=2, T=4096, Hq=16, Hkv=4, D=128)
-    step = AttentionStep(B=16, S=8192, Hq=32, Hkv=8, D=128)
-    return [
-        ("causal D128", full),
-        ("step D128", step),
-        ("causal D64", replace(full, D=64)),
-        ("window D128", replace(full, window=1024)),
-        ("blocks of 64 D128", replace(full, block_size=64, chosen_blocks=16)),
-        ("step D64", replace(step, D=64)),
-        ("full D128", replace(full, causal=False)),
-        ("step D128 of 32 heads", replace(step, Hkv=1)),
-        ("step D128 of 64 heads", replace(step, Hq=64, Hkv=1)),
-        ("step D128 kept", replace(step, kept=1024)),
-        ("window D64", replace(full, D=64, window=1024)),
-        ("blocks of 64 D64", replace(full, D=64, block_size=64, chosen_blocks=16)),
-        ("full D64", replace(full, D=64, causal=False)),
-        ("causal D96", replace(full, D=96)),
-        ("step D96", replace(step, D=96)),
-        ("causal D256", replace(full, D=256)),
-        ("step D256", replace(step, D=256)),
-        ("causal D32", replace(full, D=32)),
-    ]
 
 
 def _recurrence() -> list[tuple[str, Operation]]:
@@ -104,15 +77,14 @@ def _scan() -> list[tuple[str, Operation]]:
 def small(problem: Problem) -> Problem:
     """The same launches on little data: few sequences and tokens; heads stay, because kernels are compiled for them."""
     one = problem.operation
+    attention = attention_problems.small_size(one)
+    if attention is not None:
+        # Token by token, a few hundred queries take long on a GPU; a step is a single one.
+        return replace(problem, operation=attention, exact=one.function == "attention_step")
     for one_file in (fused_problems, scan_problems, sparse_problems):
         smaller = one_file.small_size(one)
         if smaller is not None:
             return replace(problem, operation=smaller, exact=True)
-    if isinstance(one, Attention):
-        chosen = min(one.chosen_blocks, 3)
-        return replace(problem, operation=replace(one, B=1, T=333, chosen_blocks=chosen, window=one.window and 50))
-    if isinstance(one, AttentionStep):
-        return replace(problem, operation=replace(one, B=2, S=1300, kept=one.kept and 200), exact=True)
     if isinstance(one, Recurrence | SelectiveScan):
         return replace(problem, operation=replace(one, B=1, T=330))
     if isinstance(one, RecurrenceStep | SelectiveScanStep):

@@ -2,6 +2,7 @@
 
 * The default of every kernel takes part, so that a table never makes a kernel slower than it was.
 * A configuration that does not fit, is wrong, crashes or hangs is refused with its reason and never timed.
+* Who computes, ours or another implementation, is decided last, with our launches as they were just chosen.
 * Where not even the defaults are right together, as when a compiler gets one of them wrong, single configurations are
   tried in their place until the problem comes out right, and the others are judged beside that one.
 """
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kernels.tuned_table import Config, Entry, Key, Refused
+from kernels.tuning import is_choice
 from scripts.kernel_lab.problems import Problem
 
 SMALLEST_GAIN = 0.01  # of the default's time; less is noise, and the default is known best
@@ -48,6 +50,21 @@ class Trial:
 
 def tune(bench: Bench, problem: Problem, keys: Sequence[Key], triton_version: str) -> list[Entry]:
     """An entry for each key, without a configuration where none was right; none for a key that could not be timed."""
+    entries = _tune_launches(bench, problem, [key for key in keys if not is_choice(key)], triton_version)
+    ours = tuple((entry.key, entry.config) for entry in entries if entry.config is not None)
+    for key in filter(is_choice, keys):
+        candidates = bench.candidates(key)
+        trial = Trial(key, candidates[0], candidates, [], [])
+        _check(bench, problem, [trial], ours)
+        times = bench.milliseconds(problem, ours, key, [config for config, _ in trial.right])
+        if times is not None:
+            entries.append(_entry(bench, problem, trial, triton_version, times))
+    return entries
+
+
+def _tune_launches(bench: Bench, problem: Problem, keys: Sequence[Key], triton_version: str) -> list[Entry]:
+    if not keys:
+        return []
     trials = _fitting(bench, keys)
     base = _right_base(bench, problem, trials)
     if base is None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kernels._attention import launches
+from kernels._attention import launch_tables
 from kernels.tuning import forget_tables
 
 
@@ -32,10 +32,10 @@ def nan_filled_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_attention_tiles(monkeypatch: pytest.MonkeyPatch):
     """Tiles so small that tiny inputs have several of them."""
-    for name, table in launches.TABLES.items():
+    for name, table in launch_tables.TABLES.items():
         keys = 32 if name == "attention.step" else 16
         small = {at: (replace(choices[0], BM=32, BN=keys),) for at, choices in table.items()}
-        monkeypatch.setitem(launches.TABLES, name, small)
+        monkeypatch.setitem(launch_tables.TABLES, name, small)
     forget_tables()
     yield
     forget_tables()

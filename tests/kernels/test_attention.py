@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels._attention import attention, attention_step, gpu, portable
+from kernels._attention import attention, attention_step, gpu_decode, gpu_memory, gpu_sequence, portable
 from kernels.backend import use_backend
 from tests.kernels.closeness import assert_close_relative
 
@@ -145,7 +145,7 @@ def test_reading_a_prompt_in_chunks_changes_nothing(backend):
 def test_slices_of_a_fused_projection_are_read_where_they_lie(nan_filled_memory):
     fused = torch.randn(2, 15, 4, 20, generator=torch.Generator().manual_seed(3))
     q, k, v = fused.split((2, 1, 1), dim=2)
-    assert gpu._read_by_heads(q) is q
+    assert gpu_memory.read_by_heads(q) is q
     for strided in ((q, k, v), (q.transpose(1, 2).contiguous().transpose(1, 2), k, v), (q.flip(1), k, v)):
         copies = [x.clone(memory_format=torch.contiguous_format) for x in strided]
         do = torch.randn(2, 20, 15, 2).permute(0, 2, 3, 1)
@@ -191,8 +191,9 @@ def test_gradients_of_the_kernels_repeat_bit_for_bit():
 
 def test_the_operators_keep_the_rules_of_torch_library():
     (q, k, v), _, _ = inputs("grouped queries", batch=1)
-    arguments = (q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), None, 0.25, True, 0, 0)
+    arguments = [x.requires_grad_() for x in (q, k, v)] + [None, torch.zeros(4, requires_grad=True)]
+    arguments += [torch.zeros(1, 4, 15, requires_grad=True), 0.25, True, 7, 2, 0, 3.0, 0]
     tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
-    torch.library.opcheck(gpu.attention_forward, arguments, test_utils=tests)
-    decode = (q.detach()[:, 0], k.detach(), v.detach(), None, 15, 0.25)
-    torch.library.opcheck(gpu.attention_decode, decode, test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(gpu_sequence.attention_forward, arguments, test_utils=tests)
+    decode = (q.detach()[:, 0], k.detach(), v.detach(), None, None, None, torch.tensor(9), 15, 0.25, 0.0, 20)
+    torch.library.opcheck(gpu_decode.attention_decode, decode, test_utils=("test_schema", "test_faketensor"))

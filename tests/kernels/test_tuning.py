@@ -19,14 +19,23 @@ from kernels import (
     use_backend,
     use_substitutes,
 )
-from kernels._attention import launches
+from kernels._attention import gpu, launches
 from kernels._attention.gpu_forward import attention_fwd_kernel
 from kernels.tuned_table import Entry, Refused, read_entries, slug, source_hash, write_entries
-from kernels.tuning import choose, force_launches, forget_tables, watch_launches
+from kernels.tuning import (
+    CHOICES,
+    choose,
+    choose_implementation,
+    force_launches,
+    forget_tables,
+    implementation_source,
+    watch_launches,
+)
 
 HEADS = torch.linspace(-1, 1, 1 * 40 * 2 * 32).reshape(1, 40, 2, 32)
 CPU = torch.device("cpu")
-FORWARD = launches.sequence_key("attention.forward", HEADS, True, 0, 0)
+FORWARD = launches.launch_key("attention.forward", launches.Form(32, 32, 4, causal=True))
+CHOICE = launches.implementation_key(4, 32, causal=True, training=False)
 SMALL = {"BM": 16, "BN": 16, "num_warps": 2, "num_stages": 1}
 
 
@@ -76,7 +85,7 @@ def test_an_entry_of_the_very_key_is_launched_and_right(table):
     launched = []
     with watch_launches(lambda key, launch: (launched.append(key), launch())):
         out, record = run_attention()
-    assert record == {"attention.forward": "tuned"} and launched == [FORWARD]
+    assert record == {"attention.forward": "tuned"} and launched == [CHOICE, FORWARD]
     assert choose(FORWARD, attention_fwd_kernel, launches.default_launch, CPU) == SMALL
     torch.testing.assert_close(out, expected)
 
@@ -175,8 +184,64 @@ def test_a_forced_launch_is_launched_and_not_recorded(table):
         assert choose(FORWARD, attention_fwd_kernel, launches.default_launch, CPU) == config
         with watch_launches(lambda key, launch: (seen.append(key), launch())):
             assert run_attention()[1] == {}
-    assert seen == [FORWARD]
+    assert seen == [CHOICE, FORWARD]
     assert run_attention()[1] == {"attention.forward": "default"}
+
+
+def chosen(**changes):
+    """The entry of a choice that PyTorch won."""
+    sdpa, ours = CHOICES["sdpa"], CHOICES["ours"]
+    source = implementation_source(gpu.IMPLEMENTATION_KERNELS)
+    return replace(entry(key=CHOICE, config=sdpa, default=ours, source=source), **changes)
+
+
+def test_who_computes_is_what_the_table_says_and_ours_without_one(table):
+    kernels = gpu.IMPLEMENTATION_KERNELS
+    assert choose_implementation(CHOICE, kernels, CPU) == "ours"
+    table(chosen())
+    with record_launches() as record:
+        assert choose_implementation(CHOICE, kernels, CPU) == "sdpa"
+        assert choose_implementation(replace(CHOICE, flags=(("causal", 0), ("training", 0))), kernels, CPU) == "ours"
+    assert record == {"attention.implementation": "tuned"}
+    with use_backend("gpu"):
+        assert choose_implementation(CHOICE, kernels, CPU) == "ours", "who asks for our kernels gets them"
+    for changes in ({"source": "of other kernels"}, {"config": CHOICES["ours"]}, {"config": None}):
+        table(chosen(**changes))
+        assert choose_implementation(CHOICE, kernels, CPU) == "ours"
+
+
+def launched_kernels(x, choice, **options):
+    """The names of what a call asks for and launches, where PyTorch won the choice."""
+    seen = []
+    with force_launches({choice: CHOICES["sdpa"]}), use_backend("gpu"):
+        with watch_launches(lambda key, launch: (seen.append(key.kernel), launch())):
+            o = attention(x, x, x, **options)
+    return o, seen
+
+
+def test_a_plain_call_goes_where_the_choice_says_and_any_other_to_our_kernels():
+    o, seen = launched_kernels(HEADS, CHOICE)
+    assert seen == ["attention.implementation"]
+    torch.testing.assert_close(o, run_attention()[0])
+    assert launched_kernels(HEADS, CHOICE, window=40)[1] == seen
+    for options in ({"window": 39}, {"return_lse": True}, {"sink": torch.zeros(2)}, {"softcap": 5.0}, {"prefix": 2}):
+        assert launched_kernels(HEADS, CHOICE, **options)[1] == ["attention.forward"], options
+
+
+def test_gradients_that_must_repeat_are_ours(monkeypatch):
+    training = launches.implementation_key(4, 32, causal=True, training=True)
+    x = HEADS.clone().requires_grad_()
+    assert launched_kernels(x, training)[1] == ["attention.implementation"]
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert launched_kernels(x, training)[1] == ["attention.forward"]
+
+
+def test_a_compiled_call_asks_for_the_implementation_once():
+    torch.compiler.reset()
+    compiled = torch.compile(attention, fullgraph=True, backend="eager")
+    with use_backend("gpu"):
+        torch.testing.assert_close(compiled(HEADS, HEADS, HEADS), attention(HEADS, HEADS, HEADS))
+    torch.compiler.reset()
 
 
 def test_a_table_that_was_written_reads_back_the_same(table):
@@ -232,6 +297,6 @@ def test_a_lookup_takes_microseconds(table):
     choose(FORWARD, attention_fwd_kernel, launches.default_launch, CPU)
     started = time.perf_counter()
     for _ in range(1000):
-        key = launches.sequence_key("attention.forward", HEADS, True, 0, 0)
+        key = launches.launch_key("attention.forward", launches.Form(32, 32, 4, causal=True))
         choose(key, attention_fwd_kernel, launches.default_launch, CPU)
     assert (time.perf_counter() - started) / 1000 < 100e-6
