@@ -46,6 +46,9 @@ _LAUNCHES_BEFORE = {
 _LAUNCHES_FREE = {
     "state": ((64, 64, 8, 2), (64, 64, 8, 1), (64, 32, 8, 2), (64, 64, 4, 1), (64, 16, 4, 2), (64, 64, 4, 2)),
 }
+_LAUNCHES_FREE_TO_64 = {
+    "fused": ((64, 32, 4, 2), (64, 16, 8, 2), (64, 32, 8, 2), (64, 32, 4, 1), (64, 32, 8, 1), (64, 16, 4, 2)),
+}
 # The state of the delta rule is not split along K, because every value that it erases reads all of K.
 _WHOLE_K_WITH_DELTA = ("state", "state_grad")
 _WHOLE_K = ("fused", "step")
@@ -82,7 +85,7 @@ def launch_candidates(key: Key) -> list[Config]:
     if dict(key.flags).get("BEFORE"):
         launches = _LAUNCHES_BEFORE.get(name, launches)
     if dict(key.flags).get("DELTA") == 2:
-        launches = _LAUNCHES_FREE.get(name, launches)
+        launches = (_LAUNCHES_FREE if above_64 else _LAUNCHES_FREE | _LAUNCHES_FREE_TO_64).get(name, launches)
     # Tiles of float32 and of K = 256 fill registers and shared memory: more warps to hold them, one stage.
     if _needs_whole_k(key, name) and sizes["K"] > 128:
         launches = tuple((256, 64, warps, 1) for warps in (8, 16))
