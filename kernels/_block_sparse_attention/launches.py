@@ -15,7 +15,7 @@ Sizes = tuple[int, int, int, int]  # most rows in a tile, keys in a tile, warps,
 FORWARD: dict[tuple[int, int], tuple[Sizes, ...]] = {
     (64, 2): ((64, 64, 4, 3), (128, 64, 4, 3), (64, 128, 4, 2), (64, 32, 4, 4), (128, 128, 8, 2), (32, 64, 2, 3)),
     (128, 2): ((64, 64, 8, 2), (128, 64, 8, 2), (64, 64, 8, 3), (64, 128, 8, 2), (64, 32, 4, 3), (32, 64, 2, 2)),
-    (256, 2): ((64, 32, 8, 2), (64, 64, 8, 1), (32, 32, 4, 2), (64, 32, 4, 1)),
+    (256, 2): ((64, 32, 8, 1), (64, 32, 8, 2), (32, 32, 4, 2), (64, 64, 8, 1)),
     (64, 4): ((32, 32, 8, 2), (32, 16, 4, 2), (64, 32, 8, 2)),
     (128, 4): ((32, 16, 8, 1), (16, 16, 4, 2), (32, 16, 8, 2)),
     (256, 4): ((16, 16, 8, 1), (16, 16, 8, 2)),
@@ -72,7 +72,8 @@ def launch_candidates(key: Key) -> list[Config]:
             config = {"BM": rows, "BN": min(keys, flags["run"]), "num_warps": warps, "num_stages": stages}
         else:  # no higher than what a list fills; a low tile has too little for many warps
             rows = min(rows, flags["rows"])
-            config = {"BM": rows, "BN": keys, "num_warps": warps if rows > 32 else min(warps, 4), "num_stages": stages}
+            few = rows <= 32 and key.element_bytes == 2
+            config = {"BM": rows, "BN": keys, "num_warps": min(warps, 4) if few else warps, "num_stages": stages}
         if config not in candidates:
             candidates.append(config)
     return candidates
