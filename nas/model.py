@@ -132,11 +132,15 @@ class Model(nn.Module):
 
     def forward(self, tokens: Tensor, context: Context | None = None) -> Tensor:
         """Logits [B, T, V] of the token after each of tokens [B, T]; auxiliary losses are left in the context."""
-        context = context or Context()
-        x = self._embed(tokens)
-        for block in self.blocks:
-            x, _ = block(x, None, context)
-        return self._logits(x)
+        return self._logits(self._read(tokens, context or Context()))
+
+    def before_head(self, tokens: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:
+        """What a loss needs that makes no logits: x [B, T, d] and the head's weight [V, d].
+
+        Logits are x times the weight, then capped at `logits_soft_cap`; their scale lies in x.
+        """
+        x = self.norm(self._read(tokens, context or Context()))
+        return _times(x, self.logits_scale), self._head_weight()
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype | None = None) -> DecodeState:
         """The state before any token, with room for max_len tokens; caches in `dtype`, or that of the weights."""
@@ -208,12 +212,21 @@ class Model(nn.Module):
     def _parts(self) -> list[Mixer | Ffn]:
         return [part for block in self.blocks for part in (block.mixer, block.ffn) if part is not None]
 
+    def _read(self, tokens: Tensor, context: Context) -> Tensor:
+        """Tokens [B, T] from the start through all blocks, [B, T, d]."""
+        x = self._embed(tokens)
+        for block in self.blocks:
+            x, _ = block(x, None, context)
+        return x
+
+    def _head_weight(self) -> Tensor:
+        return self.embedding.weight if self.head is None else self.head.weight
+
     def _embed(self, tokens: Tensor) -> Tensor:
         return _times(self.embedding(tokens), self.embedding_scale)
 
     def _logits(self, x: Tensor) -> Tensor:
-        head = self.embedding.weight if self.head is None else self.head.weight
-        logits = _times(F.linear(self.norm(x), head), self.logits_scale)
+        logits = _times(F.linear(self.norm(x), self._head_weight()), self.logits_scale)
         if self.logits_soft_cap is None:
             return logits
         return self.logits_soft_cap * torch.tanh(logits / self.logits_soft_cap)

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "nas.count": {"nas.architecture", "nas.deployment", "nas.parts", "nas.workload"},
     "nas.interop": {"nas.architecture", "nas.compile", "nas.model"},
     "nas.checkpoint": set(),
-    "nas.losses": set(),
+    "nas.losses": {"kernels"},
     "nas.tasks": {"nas.architecture"},
     "nas.training": {"nas.architecture", "nas.context", "nas.losses", "nas.model", "nas.tasks"},
     "nas.measure": {

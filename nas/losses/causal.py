@@ -3,23 +3,31 @@
 from collections.abc import Callable
 
 from torch import Tensor
-from torch.nn import functional as F
 
-Loss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+from kernels import linear_cross_entropy
+
+Loss = Callable[[Tensor, Tensor, Tensor, float | None], tuple[Tensor, dict[str, Tensor]]]
 
 
-def causal(logits_btv: Tensor, targets_bt: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean of -ln p(target) over the positions asked for.
+def causal(
+    x_btd: Tensor, head_vd: Tensor, targets_bt: Tensor, soft_cap: float | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean of -ln p(target) over the positions asked for; logits are never made for all of them at once.
 
     Args:
-        logits_btv: [B, T, V], any floating type; the softmax is taken in float32.
+        x_btd: [B, T, d], what enters the head (`Model.before_head`).
+        head_vd: [V, d], the weight of the head.
         targets_bt: int64 [B, T], or [B, T, G] for G answers at a position, each among its own V / G outputs; -100 asks
             for nothing. At least one answer must be asked for.
+        soft_cap: logits are capped at it, if given.
 
     Returns:
         (loss in nats per target, {"nats": the same without gradient}).
     """
-    if targets_bt.ndim == 3:
-        logits_btv = logits_btv.unflatten(-1, (targets_bt.shape[-1], -1))
-    loss = F.cross_entropy(logits_btv.float().flatten(0, -2), targets_bt.flatten(), ignore_index=-100)
+    if targets_bt.ndim == 2:
+        loss = linear_cross_entropy(x_btd, head_vd, targets_bt, soft_cap=soft_cap)
+        return loss, {"nats": loss.detach()}
+    answers = zip(head_vd.chunk(targets_bt.shape[-1]), targets_bt.unbind(-1), strict=True)
+    sums = [linear_cross_entropy(x_btd, head, of, soft_cap=soft_cap, reduction="sum") for head, of in answers]
+    loss = sum(sums[1:], sums[0]) / (targets_bt != -100).sum()
     return loss, {"nats": loss.detach()}

@@ -64,7 +64,8 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         context = Context()
-        value, _ = self.loss(self.model(batch.tokens, context=context), batch.targets)
+        x, head = self.model.before_head(batch.tokens, context)
+        value, _ = self.loss(x, head, batch.targets, self.model.logits_soft_cap)
         step = self.global_step + 1
         if step % self.read_every == 0 or step in (1, self.stop):
             self._read(step, self.trainer.strategy.reduce(value.detach(), reduce_op="mean").item())
