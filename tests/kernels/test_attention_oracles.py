@@ -59,7 +59,7 @@ def by_sdpa(mask):
         ({"prefix": 17}, lambda d, key: (d >= 0) | (key < 17)),
         ({"prefix": 17, "window": 5}, lambda d, key: ((d >= 0) & (d < 5)) | (key < 17)),
     ],
-    ids=str,
+    ids=["bidirectional", "window", "window and global", "prefix", "prefix and window"],
 )
 def test_who_sees_whom_is_what_a_mask_of_torch_says(options, seen, backend):
     tensors = heads(0, (2, TOKENS, 4, 16), (2, TOKENS, 2, 16), (2, TOKENS, 2, 24))
