@@ -155,7 +155,8 @@ def test_the_ends_of_a_network_follow_their_own_code(copy: Path) -> None:
 
 def test_embedding_and_head_follow_the_model_and_blocks_how_they_join(copy: Path) -> None:
     ends, attention = hashes(ENDS), hashes(ATTENTION)
-    edit(copy / "nas/model.py", "F.linear(self.norm(x), head)", "F.linear(self.norm(x), head) + 0")
+    head = "F.linear(self.norm(x), self._head_weight())"
+    edit(copy / "nas/model.py", head, f"{head} + 0")
     assert {name for name, value in hashes(ENDS).items() if ends[name] != value} == {"ends"}
     assert hashes(ATTENTION) == attention
     ends = hashes(ENDS)
