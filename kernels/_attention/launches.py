@@ -168,6 +168,9 @@ def launch_candidates(key: Key) -> list[Config]:
         elif "softcap" in flags and "forget" in flags:
             # Both at once take the registers of a quarter of a tile.
             config |= {"BM": max(config["BM"] // 2, SMALLEST_TILE), "BN": max(config["BN"] // 2, SMALLEST_TILE)}
+        elif "forget" in flags and key.kernel == "attention.backward_dq" and launch.BM * launch.BN >= 64 * 128:
+            # The gates of a tile and their gradient stand beside four tiles already.
+            config["BN"] = max(config["BN"] // 2, SMALLEST_TILE)
         if config not in candidates:
             candidates.append(config)
     return candidates
