@@ -12,6 +12,7 @@ CASE = Case("kernel", None, {}, {}, {"num_warps": 4})
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # minutes where nothing is in the cache of the compiler
 @pytest.mark.parametrize("op", OPS)
 def test_kernels_compile_without_spills_and_within_shared_memory(op):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
