@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
         "nas.deployment",
         "nas.measurement",
         "nas.context",
+        "nas.losses",
         "nas.mixers",
         "nas.ffns",
         "nas.model",

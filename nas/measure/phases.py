@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
-import torch.nn.functional as F
 
 from nas.context import Context
+from nas.losses import causal
 from nas.measure.random_model import random_state
 from nas.model import Model
 from nas.workload import Decode, Phase, Prefill, TrainStep
@@ -51,7 +51,10 @@ def decode(model: Model, phase: Decode, device: torch.device) -> Call:
 
 
 def train_step(model: Model, phase: TrainStep, device: torch.device) -> Call:
-    """Weights in float32, products in bfloat16 on a GPU; AdamW with a rate of zero, so that nothing drifts."""
+    """As training does it: no logits of all tokens at once, weights in float32, products in bfloat16 on a GPU.
+
+    AdamW has a rate of zero, so that nothing drifts.
+    """
     tokens = random_tokens(model, device, phase.batch, phase.tokens)
     targets = random_tokens(model, device, phase.batch, phase.tokens)
     model.train()
@@ -61,8 +64,8 @@ def train_step(model: Model, phase: TrainStep, device: torch.device) -> Call:
         context = Context()
         half = torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
         with half:
-            logits = model(tokens, context=context)
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+            x_btd, head_vd = model.before_head(tokens, context)
+            loss, _ = causal(x_btd, head_vd, targets, model.logits_soft_cap)
             loss = loss + sum(context.losses, torch.zeros((), device=device))
         loss.backward()
         optimizer.step()

@@ -17,6 +17,8 @@ from nas.measure.table_parts import Ends, Part
 ROOT = Path(__file__).resolve().parents[2]
 HASH_LENGTH = 12
 ROOMS = ("nas.mixers.", "nas.ffns.", "nas.layers.")
+LOSS = "nas.losses.causal"
+"""What a training step runs after the last norm."""
 NEVER_TIMED = ("generate", "parameter_families")
 """Methods of a model."""
 
@@ -25,7 +27,8 @@ NEVER_TIMED = ("generate", "parameter_families")
 def operations_of_part(part: Part, d_model: int, device: str) -> dict[str, str]:
     """Operation -> hash for one block of a table, by the code at hand."""
     if isinstance(part, Ends):
-        return operations_of(bare_ends(part, d_model), device) | {"ends": hash_of_class("Model")}
+        own = operations_of(bare_ends(part, d_model), device) | operations_of_files(frozenset({LOSS}), device)
+        return own | {"ends": hash_of_class("Model")}
     return operations_of(bare_stack(part, d_model).blocks[0], device) | {"residual": hash_of_class("ResidualBlock")}
 
 
@@ -35,7 +38,12 @@ def operations_of(module: nn.Module, device: str) -> dict[str, str]:
     device: `cpu` or the name of a GPU; of a kernel only what runs there counts, its tuned launches included.
     """
     names = {type(m).__module__ for m in module.modules()}
-    files = closure(frozenset(name for name in names if name.startswith(ROOMS)))
+    return operations_of_files(frozenset(name for name in names if name.startswith(ROOMS)), device)
+
+
+def operations_of_files(modules: frozenset[str], device: str) -> dict[str, str]:
+    """Operation -> hash for these modules, the layers that they import, and the kernels of all of them."""
+    files = closure(modules)
     kernels = with_borrowed(frozenset(kernel for name in files for kernel in kernels_of(name)), device)
     hashes = {name: hash_of_files((path_of(name),)) for name in files}
     return dict(sorted((hashes | {kernel: hash_of_kernel(kernel, device) for kernel in kernels}).items()))

@@ -35,7 +35,7 @@ def forget() -> None:
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A copy of the code that can be edited, and the hashes by it."""
-    for folder in ("kernels", "nas/mixers", "nas/ffns", "nas/layers"):
+    for folder in ("kernels", "nas/mixers", "nas/ffns", "nas/layers", "nas/losses"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("nas/model.py", "nas/context.py"):
         shutil.copy(ROOT / file, tmp_path / file)
@@ -151,6 +151,14 @@ def test_the_ends_of_a_network_follow_their_own_code(copy: Path) -> None:
     assert hashes(ENDS) == before
     edit(copy / "nas/layers/norm.py", "import torch\n", "import torch\n\nNEW = 1\n")
     assert hashes(ENDS) != before
+
+
+def test_embedding_and_head_follow_the_loss_that_a_training_step_ends_with(copy: Path) -> None:
+    ends, attention = hashes(ENDS), hashes(ATTENTION)
+    assert "linear_cross_entropy" in ends
+    edit(copy / "nas/losses/causal.py", "return loss, {", "return 1 * loss, {")
+    assert {name for name, value in hashes(ENDS).items() if ends[name] != value} == {"nas.losses.causal"}
+    assert hashes(ATTENTION) == attention
 
 
 def test_embedding_and_head_follow_the_model_and_blocks_how_they_join(copy: Path) -> None:
