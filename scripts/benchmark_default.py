@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="overrides of search.py, such as budget=cpu")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each design (default: 3)")
     parser.add_argument("--out", type=Path, default=OUT, help=f"where the numbers are written (default: {OUT})")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="Nothing was written; the same command starts from the beginning."):
         with composing(arguments.overrides):
             settings = SearchSettings.from_overrides(arguments.overrides)

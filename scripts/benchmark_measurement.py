@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20, help="measurements of one architecture (default: 20)")
     parser.add_argument("--out", type=Path, default=OUT, help=f"the folder of the results (default: {OUT})")
     parser.add_argument("--limit", type=float, help="seconds after which measuring stops (default: none)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="What was measured is kept; the same command goes on from here."):
         with composing(arguments.overrides):
             settings = SearchSettings.from_overrides([*arguments.overrides, "measure=auto"])

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="overrides of search.py, such as budget=smoke")
     parser.add_argument("--runs", type=int, default=1, help="number of runs (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/overhead.json"))
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     runs = [one_run(arguments.overrides) for _ in range(arguments.runs)]
     shares = [own / wall for wall, own in runs]
     for wall, own in runs:

@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--large-seeds", type=int, default=2, help="of the large training (default: 2)")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which it stops")
     parser.add_argument("--out", type=Path, default=OUT, help=f"the folder of the results (default: {OUT})")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="What is finished is kept; the same command goes on from here."):
         plan = checked_plan(arguments)
         overrides = ["fidelity=rungs", *arguments.overrides]

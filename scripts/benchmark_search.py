@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20, help="searches of each (default: 20)")
     parser.add_argument("--processes", type=int, default=1, help="that search side by side (default: 1)")
     parser.add_argument("--out", type=Path, default=OUT, help=f"the folder of the results (default: {OUT})")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="Nothing was written; the same command starts from the beginning."):
         if arguments.seeds < 2 or arguments.processes < 1:
             raise UserError(

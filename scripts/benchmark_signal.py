@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, help="seconds after which no training is begun (default: none)")
     parser.add_argument("--out", type=Path, default=OUT, help=f"where the numbers are written (default: {OUT})")
     parser.add_argument("--update-budget", action="store_true", help="write budget.no_signal into conf/budget")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="Every finished training is kept; the same command goes on from here."):
         if arguments.designs < 2 or arguments.seeds < 2 or not 1 <= arguments.rates <= len(SCALES):
             raise UserError(

@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="what is done (default: both)")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which it stops")
     parser.add_argument("--out", type=Path, default=OUT, help=f"the table (default: {OUT})")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="What is finished is in the table; the same command goes on from here."):
         if arguments.seeds < 1 or arguments.processes < 1:
             raise UserError("--seeds and --processes must be at least 1.")

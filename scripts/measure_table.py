@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=300, help="random architectures that are covered (default: 300)")
     parser.add_argument("--out", type=Path, help="the folder of the table (default: the user's own)")
     parser.add_argument("--limit", type=float, help="seconds after which measuring stops (default: none)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="What was measured is in the table; the same command goes on from here."):
         with composing(arguments.overrides):
             settings = SearchSettings.from_overrides([*arguments.overrides, "measure.method=table"])

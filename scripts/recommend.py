@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="the folder of the study, such as outputs/hybrid-cpu")
     parser.add_argument("fields", nargs="*", help="field=value, see above")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="Nothing was written."):
         asked = read_fields(arguments.fields)
         config = read_config(arguments.study)

@@ -23,7 +23,7 @@ def main() -> None:
         "architecture", help="the name of a design in conf/designs, or the path of an architecture file"
     )
     parser.add_argument("overrides", nargs="*", help="overrides of search.py, such as measure.parameters=1.3e9")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="Nothing was written."):
         with composing(arguments.overrides):
             settings = SearchSettings.from_overrides(arguments.overrides)

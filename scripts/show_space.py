@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="overrides of search.py, such as search_space=pattern")
     parser.add_argument("--samples", type=int, default=10, help="random architectures to draw (default: 10)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="Nothing was written."):
         if arguments.samples < 0:
             raise UserError(f"--samples must be at least 0, but got {arguments.samples}.")

@@ -191,6 +191,12 @@ def test_a_mistake_in_a_benchmarks_override_is_one_sentence(tmp_path):
     )
 
 
+def test_overrides_may_stand_before_and_after_the_options(tmp_path):
+    arguments = ("budget=smoke", "--samples", "0", "budget.trials=0")
+    sentence = mistake(*arguments, cwd=tmp_path, script="scripts/show_space.py")
+    assert sentence == "error: budget.trials must be a whole number of at least 1, but got 0."
+
+
 def test_an_objective_that_no_task_scores_is_one_sentence(tmp_path):
     assert "text_loss is not scored by this run's tasks (recall give" in mistake("task=recall", cwd=tmp_path)
 

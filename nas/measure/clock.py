@@ -29,6 +29,8 @@ Key = TypeVar("Key", bound=Hashable)
 SHORTEST_SAMPLE_MS = 1.0
 STEADY = 0.1
 LEAST_SAMPLES = 5
+FEWEST_SAMPLES = 3  # below that a median is one sample's luck
+FAR_OVER = 10.0  # times the seconds allowed: after them fewer must do
 LEAST_SHARE = 0.25  # of the time is spent in any case: a few milliseconds show one state of the machine alone
 
 
@@ -115,9 +117,11 @@ def warm_up(timed: Timed, sampler: Sampler, seconds: float) -> None:
 
 
 def is_enough(samples: list[float], spent: float, seconds: float, precision: float) -> bool:
-    """Whether to stop: the median is known to `precision`, or the time is up; far over it one sample must do."""
+    """Whether to stop: the median is known to `precision`, or the time is up; far over it fewer must do."""
+    if len(samples) < FEWEST_SAMPLES:
+        return bool(samples) and spent > FAR_OVER * seconds
     if len(samples) < LEAST_SAMPLES:
-        return bool(samples) and spent > 2 * seconds
+        return spent > 2 * seconds
     return spent > seconds or (spent >= LEAST_SHARE * seconds and half_width(samples) <= precision)
 
 
