@@ -6,6 +6,7 @@ A module keeps nothing between calls; everything that lasts is either in the dec
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -15,10 +16,19 @@ class Context:
 
     Attributes:
         position: tokens read before this pass; the first token of the input stands at this position.
+        clock: the same number where the device reads it, [] int64, so that a CUDA graph of one step serves every
+            position; None: written out from `position` where it is asked for.
         losses: auxiliary losses that layers add in training, as scalars already weighted (balance of experts).
         shared: tensors that several layers need and one computes, by a key of the layer's choice (rotary tables).
     """
 
     position: int = 0
+    clock: Tensor | None = None
     losses: list[Tensor] = field(default_factory=list)
     shared: dict[Hashable, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    def clock_on(self, device: torch.device) -> Tensor:
+        """`position` as [] int64 on a device, without waiting for it."""
+        if self.clock is None:
+            self.clock = torch.full((), self.position, device=device)
+        return self.clock

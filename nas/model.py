@@ -43,11 +43,13 @@ class DecodeState:
         position: tokens read.
         max_len: tokens there is room for.
         layers: one dictionary of tensors per block, as its mixer made it.
+        clock: tokens read, where the device reads it: [] int64.
     """
 
     position: int
     max_len: int
     layers: list[State]
+    clock: Tensor
 
     def check_room(self, tokens: int) -> None:
         """Raise ValueError unless `tokens` more tokens fit."""
@@ -150,7 +152,8 @@ class Model(nn.Module):
             {} if block.mixer is None else block.mixer.init_state(batch, max_len, dtype, weight.device)
             for block in self.blocks
         ]
-        return DecodeState(position=0, max_len=max_len, layers=layers)
+        clock = torch.zeros((), dtype=torch.int64, device=weight.device)
+        return DecodeState(position=0, max_len=max_len, layers=layers, clock=clock)
 
     @torch.no_grad()
     def prefill(self, tokens: Tensor, state: DecodeState | None = None) -> tuple[Tensor, DecodeState]:
@@ -161,23 +164,23 @@ class Model(nn.Module):
         """
         state = self.init_state(tokens.shape[0], tokens.shape[1]) if state is None else state
         state.check_room(tokens.shape[1])
-        context, layers = Context(position=state.position), []
+        context, layers = Context(state.position, state.clock), []
         x = self._embed(tokens)
         for block, layer in zip(self.blocks, state.layers, strict=True):
             x, layer = block(x, layer, context)
             layers.append(layer)
-        return self._logits(x[:, -1]), DecodeState(state.position + tokens.shape[1], state.max_len, layers)
+        return self._logits(x[:, -1]), self._after(state, tokens.shape[1], layers)
 
     @torch.no_grad()
     def step(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
         """Read one token per sequence, tokens [B]; returns (logits [B, V], the state). As `prefill` otherwise."""
         state.check_room(1)
-        context, layers = Context(position=state.position), []
+        context, layers = Context(state.position, state.clock), []
         x = self._embed(tokens)
         for block, layer in zip(self.blocks, state.layers, strict=True):
             x, layer = block.step(x, layer, context)
             layers.append(layer)
-        return self._logits(x), DecodeState(state.position + 1, state.max_len, layers)
+        return self._logits(x), self._after(state, 1, layers)
 
     @torch.no_grad()
     def generate(self, tokens: Tensor, max_new_tokens: int, temperature: float = 0.0) -> Tensor:
@@ -208,6 +211,9 @@ class Model(nn.Module):
         for name, parameter in self.named_parameters():
             families.setdefault(family_of.get(parameter, SHARED_FAMILY), []).append((name, parameter))
         return families
+
+    def _after(self, state: DecodeState, tokens: int, layers: list[State]) -> DecodeState:
+        return DecodeState(state.position + tokens, state.max_len, layers, state.clock + tokens)
 
     def _parts(self) -> list[Mixer | Ffn]:
         return [part for block in self.blocks for part in (block.mixer, block.ffn) if part is not None]
@@ -242,6 +248,7 @@ def filled_state(model: Model, batch: int, context_len: int, new_tokens: int) ->
         for tensor in layer.values():
             tensor.normal_()
     state.position = context_len
+    state.clock.fill_(context_len)
     return state
 
 

@@ -67,7 +67,7 @@ def test_prefill_in_chunks_and_steps_give_the_logits_of_one_forward_pass(model: 
     for position in range(11, 17):
         logits, state = model.step(tokens[:, position], state)
         torch.testing.assert_close(logits, expected[:, position], rtol=1e-4, atol=1e-5)
-    assert state.position == 17
+    assert state.position == int(state.clock) == 17
 
 
 def test_greedy_generation_appends_the_likeliest_token_each_time(model: Model, tokens: Tensor):
@@ -98,7 +98,7 @@ def test_a_filled_state_looks_like_a_real_one_and_decodes(model: Model, tokens: 
     state = filled_state(model, 3, 17, new_tokens=2)
     _, real = model.prefill(tokens, model.init_state(3, 19))
     assert shapes(state) == shapes(real)
-    assert (state.position, state.max_len) == (real.position, real.max_len)
+    assert (state.position, state.max_len, state.clock) == (real.position, real.max_len, real.clock)
     for _ in range(2):
         logits, state = model.step(tokens[:, 0], state)
         assert torch.isfinite(logits).all()

@@ -82,6 +82,7 @@ def attention_step(
     """See `kernels.attention_step`; without the log-sum-exp where it is not asked for."""
     v_cache = k_cache[..., : options.value_size] if v_cache is None else v_cache
     kv_heads, slots = k_cache.shape[2], k_cache.shape[1]
+    length = _at_hand(length, slots)
     if isinstance(length, Tensor):
         filled = torch.arange(slots, device=q.device) < length.reshape(-1, 1, 1)  # [1 or B, 1, S]
         keep = filled.expand(q.shape[0], kv_heads, slots) if keep is None else keep & filled
@@ -101,6 +102,15 @@ def attention_step(
             k, v, keep = _only_kept(k, v, keep)
         keep = keep.unsqueeze(2)
     return _masked_sdpa(rows, k, v, options.scale, keep).flatten(1, 2), None
+
+
+def _at_hand(length: int | Tensor, slots: int) -> int | Tensor:
+    """As a number where it is one, at least 1, that can be read without waiting; not so where code is traced."""
+    if not isinstance(length, Tensor) or length.dim() > 0 or length.device.type != "cpu":
+        return length
+    if torch.compiler.is_compiling():
+        return length
+    return min(int(length), slots) or length
 
 
 def _only_kept(k: Tensor, v: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -87,7 +87,7 @@ class GroupedHeads(MixerOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(GroupedHeads):
-    """Softmax attention; sliding window when `window` is set.
+    """Softmax attention; sliding window when `window` is set, which the first `num_global` tokens are exempt from.
 
     score_scale: factor of the scores beside 1 / sqrt(head_dim). soft_cap: c tanh(s / c) takes the place of a score s.
     sinks: every head has one more key, whose score is learned and whose value is zero. output_gate: heads are
@@ -97,6 +97,7 @@ class Attention(GroupedHeads):
     kind: ClassVar[str] = "attention"
 
     window: int | None = option(None, role="tokens", minimum=1)
+    num_global: int = option(0, minimum=0, rare=True)
     score_scale: float = option(1.0, rare=True)
     soft_cap: float | None = option(None, minimum=1e-3, rare=True)
     sinks: bool = option(False, rare=True)
@@ -104,6 +105,14 @@ class Attention(GroupedHeads):
     out_bias: bool = option(False, rare=True)
     position: Position = option("rope")
     rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
+
+    def check(self) -> None:
+        super().check()
+        if self.num_global and self.window is None:
+            raise ArchitectureError(
+                "num_global needs a window, which it lifts for the first tokens, but got "
+                f"num_global={self.num_global} and window=null."
+            )
 
     def canonical(self, d_model: int) -> Self:
         return replace(super().canonical(d_model), **used_positions(self))

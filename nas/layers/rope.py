@@ -27,22 +27,22 @@ class Rope:
 
 
 def rotate(x: Tensor, angles: Rope, context: Context) -> Tensor:
-    """Turn the first channels of x [B, T, H, D] whose first token stands at `context.position`; keeps the type of x.
+    """Turn the first channels of x [B, T, H, D] whose first token stands at the context's clock; keeps the type of x.
 
     The tables of a pass are computed by the first layer that needs them and shared through the context.
     """
     tokens = x.shape[1]
     key = (angles, tokens, x.device)
     if key not in context.shared:
-        context.shared[key] = _tables(angles, context.position, tokens, x.device)
+        context.shared[key] = _tables(angles, context.clock_on(x.device), tokens)
     cos, sin = context.shared[key]
     return rope(x, cos, sin, interleaved=angles.interleaved)
 
 
-def _tables(angles: Rope, first: int, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [T, size / 2] in float32."""
-    positions = torch.arange(first, first + tokens, dtype=torch.float32, device=device)
-    turned = torch.outer(positions, frequencies(angles, device))
+def _tables(angles: Rope, first: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+    """cos and sin [T, size / 2] in float32, of the positions from `first` [] on."""
+    positions = (first + torch.arange(tokens, device=first.device)).float()
+    turned = torch.outer(positions, frequencies(angles, first.device))
     scale = 1.0 if angles.scaling is None else angles.scaling.scale_of_tables()
     return turned.cos() * scale, turned.sin() * scale
 

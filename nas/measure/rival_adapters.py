@@ -70,10 +70,11 @@ def sdpa_step(
 ) -> Tensor:
     """`kernels.attention_step` by `scaled_dot_product_attention`: the heads of a group are queries of one key head.
 
-    A length that lies on the device it declines: it would have to wait for it.
+    A length that lies on a GPU becomes a mask: it would have to wait for the number.
     """
-    if softcap is not None or sink is not None or bias is not None or return_lse or isinstance(length, Tensor):
+    if softcap is not None or sink is not None or bias is not None or return_lse:
         return NotImplemented
+    length, keep = filled_slots(k_cache, length, keep)
     if keep is not None and backend is SDPBackend.FLASH_ATTENTION:
         return NotImplemented
     batch, heads, _ = q.shape
@@ -89,6 +90,17 @@ def sdpa_step(
     sees_any = keep.any(dim=-1, keepdim=True)
     o = attend(grouped, k, v, mask=keep | ~sees_any, is_causal=False, scale=scale, backend=backend)
     return o if o is NotImplemented else torch.where(sees_any, o, 0.0).reshape(batch, heads, size)
+
+
+def filled_slots(cache: Tensor, length: int | Tensor, keep: Tensor | None) -> tuple[int, Tensor | None]:
+    """How many slots to read of a cache [B, S, H, D] and which of them to keep, without waiting for a GPU."""
+    if not isinstance(length, Tensor):
+        return length, keep
+    batch, slots, heads = cache.shape[:3]
+    if length.device.type == "cpu" and length.dim() == 0:
+        return min(int(length), slots), keep
+    filled = (torch.arange(slots, device=cache.device) < length.reshape(-1, 1, 1)).expand(batch, heads, slots)
+    return slots, filled if keep is None else keep & filled
 
 
 def attend(

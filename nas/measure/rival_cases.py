@@ -93,13 +93,16 @@ def attention(queries: int, *, value_size: int = SIZE, **options: Any) -> Make:
     return make
 
 
-def attention_step(*, length: int, kept: bool) -> Make:
+def attention_step(*, length: int | list[int], kept: bool) -> Make:
+    """Lengths in a list lie on the device, one a sequence."""
+
     def make(generator: torch.Generator) -> Arguments:
         q = torch.randn(2, 4, SIZE, generator=generator)
         k, v = (torch.randn(2, TOKENS, 2, SIZE, generator=generator) for _ in range(2))
         keep = torch.rand(2, 2, TOKENS, generator=generator) < 0.3
         keep[0, 0] = False  # a head that sees nothing
-        return {"q": q, "k_cache": k, "v_cache": v, "length": length, "keep": keep if kept else None}
+        filled = torch.tensor(length) if isinstance(length, list) else length
+        return {"q": q, "k_cache": k, "v_cache": v, "length": filled, "keep": keep if kept else None}
 
     return make
 
@@ -171,6 +174,7 @@ def cases() -> dict[str, tuple[Case, ...]]:
         Case("prefix", "attention", attention(TOKENS, prefix=30)),
         Case("values of another size", "attention", attention(TOKENS, value_size=32)),
         Case("step", "attention_step", attention_step(length=50, kept=False), has_gradients=False),
+        Case("step of two lengths", "attention_step", attention_step(length=[50, 9], kept=True), has_gradients=False),
         Case("latent step", "attention_step", latent_step, has_gradients=False),
         Case("step over kept slots", "attention_step", attention_step(length=50, kept=True), has_gradients=False),
         *recurrence_cases(),

@@ -1,7 +1,8 @@
 """Softmax attention with grouped keys and values, rotary positions or none, over everything or a sliding window.
 
 Sources: Vaswani et al. (arXiv 1706.03762); grouped queries: Ainslie et al. (arXiv 2305.13245); sliding window: Mistral
-(arXiv 2310.06825), section 2; output gate: Qiu et al. (arXiv 2505.06708), section 3; caps and sinks: `kernels`.
+(arXiv 2310.06825), section 2; global keys beside a window: Xiao et al. (arXiv 2309.17453), section 3, here at their own
+positions; output gate: Qiu et al. (arXiv 2505.06708), section 3; caps and sinks: `kernels`.
 """
 
 from typing import Any
@@ -12,19 +13,20 @@ from torch import Tensor, nn
 from kernels import attention, attention_step
 from nas.architecture.mixers import Attention
 from nas.context import Context
-from nas.layers.kv_cache import empty_cache, extend, pairs_in_window
+from nas.layers.kv_cache import append, empty_cache, extend, pairs_in_window, slot_and_length
 from nas.layers.linear import Linear
 from nas.layers.qkv import QkvProjection
 from nas.mixers.base import Mixer, State, linear_flops
 
 
 class AttentionMixer(Mixer):
-    """The state holds min(max_len, window) keys and values per KV head."""
+    """The state holds min(max_len, num_global + window) keys and values per KV head."""
 
     def __init__(self, options: Attention, d_model: int) -> None:
         super().__init__()
         self.family = options.family
         self.window = options.window
+        self.num_global = options.num_global
         self.scale = options.score_scale * options.head_dim**-0.5
         self.soft_cap = options.soft_cap
         self.sinks = nn.Parameter(torch.zeros(options.num_heads)) if options.sinks else None
@@ -39,26 +41,26 @@ class AttentionMixer(Mixer):
         context = context or Context()
         q, k, v = self.qkv(x, context)
         if state is not None:
-            k, v = extend(state["k"], k, context.position), extend(state["v"], v, context.position)
-        o = attention(q, k, v, scale=self.scale, window=self.window, **self._score_options(q))
+            k, v = (extend(state[name], new, context.position, self.num_global) for name, new in (("k", k), ("v", v)))
+        o = attention(
+            q, k, v, scale=self.scale, window=self.window, num_global=self.num_global, **self._score_options(q)
+        )
         return self._finish(o, x), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
         q, k, v = self.qkv(x.unsqueeze(1), context)
-        slots = state["k"].shape[1]
-        slot = context.position % slots
-        state["k"][:, slot], state["v"][:, slot] = k[:, 0], v[:, 0]
-        filled = min(context.position + 1, slots)
-        k_seen, v_seen = state["k"].to(q.dtype), state["v"].to(q.dtype)
-        o = attention_step(q[:, 0], k_seen, v_seen, filled, scale=self.scale, **self._score_options(q))
+        slot, length = slot_and_length(context, state["k"].shape[1], self.num_global, x.device)
+        k_seen, v_seen = append(state["k"], k[:, 0], slot), append(state["v"], v[:, 0], slot)
+        o = attention_step(q[:, 0], k_seen, v_seen, length, scale=self.scale, **self._score_options(q))
         return self._finish(o, x), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
-        slots = max_len if self.window is None else min(max_len, self.window)
+        slots = max_len if self.window is None else min(max_len, self.num_global + self.window)
         return empty_cache(batch, slots, self.qkv.kv_heads, self.qkv.head_dim, dtype, device)
 
     def flops(self, tokens: int, context_len: int) -> int:
-        pairs = pairs_in_window(tokens, context_len, self.window)
+        seen = None if self.window is None else self.num_global + self.window
+        pairs = pairs_in_window(tokens, context_len, seen)
         products = 4 * pairs * self.qkv.num_heads * self.qkv.head_dim
         gate = 0 if self.gate_proj is None else linear_flops(tokens, self.gate_proj)
         return self.qkv.flops(tokens) + products + gate + linear_flops(tokens, self.out_proj)

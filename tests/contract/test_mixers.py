@@ -41,6 +41,7 @@ CASES: dict[str, MixerOptions] = {
     "attention gated": Attention(num_heads=2, head_dim=16, output_gate="sigmoid", qk_norm="l2", rope_interleaved=True),
     "attention capped, with sinks": Attention(num_heads=4, num_kv_heads=1, head_dim=16, soft_cap=2.0, sinks=True),
     "attention window with sinks": Attention(num_heads=2, head_dim=16, window=5, sinks=True),
+    "attention window with global keys": Attention(num_heads=2, num_kv_heads=1, head_dim=16, window=4, num_global=3),
     "attention stretched": Attention(
         num_heads=2, head_dim=16, window=9, rope_fraction=0.75, rope_scaling=YarnScaling(factor=4, original_length=8)
     ),

@@ -113,7 +113,7 @@ def test_comments_docstrings_and_blank_lines_make_nothing_stale(copy: Path) -> N
     path.write_text("# A comment.\n\n\n" + path.read_text() + "\n# Another one.\n")
     edit(path, "        o = attention(", "\n        # And one inside.\n        o = attention(")
     assert hashes(ATTENTION) == before
-    edit(path, "context.position % slots", "(context.position + 0) % slots")
+    edit(path, "self.num_global + self.window", "self.num_global + 0 + self.window")
     assert hashes(ATTENTION) != before
 
 
@@ -147,7 +147,7 @@ def test_the_definition_of_a_kernel_makes_nothing_stale(copy: Path) -> None:
 def test_the_ends_of_a_network_follow_their_own_code(copy: Path) -> None:
     before = hashes(ENDS)
     assert "nas.layers.norm" in before
-    edit(copy / "nas/mixers/attention.py", "context.position % slots", "(context.position + 0) % slots")
+    edit(copy / "nas/mixers/attention.py", "self.num_global + self.window", "self.num_global + 0 + self.window")
     assert hashes(ENDS) == before
     edit(copy / "nas/layers/norm.py", "import torch\n", "import torch\n\nNEW = 1\n")
     assert hashes(ENDS) != before
