@@ -18,9 +18,11 @@ from nas.architecture.mixers import (
     HeadMix,
     Mamba1,
     Mamba2,
+    MatrixRecurrence,
     MixerOptions,
     NoMixer,
     ShortConvolution,
+    VectorRecurrence,
 )
 from nas.ffns.base import Ffn
 from nas.ffns.glu import GluFfn
@@ -35,7 +37,9 @@ from nas.mixers.gated_linear_attention import GatedLinearAttentionMixer
 from nas.mixers.head_mix import HeadMixer
 from nas.mixers.mamba1 import Mamba1Mixer
 from nas.mixers.mamba2 import Mamba2Mixer
+from nas.mixers.matrix_recurrence import MatrixRecurrenceMixer
 from nas.mixers.short_convolution import ShortConvolutionMixer
+from nas.mixers.vector_recurrence import VectorRecurrenceMixer
 from nas.model import Model, ResidualBlock
 
 MIXERS: dict[type[MixerOptions], Callable[[Any, int], Mixer] | None] = {
@@ -47,6 +51,8 @@ MIXERS: dict[type[MixerOptions], Callable[[Any, int], Mixer] | None] = {
     Mamba1: Mamba1Mixer,
     GatedDeltaNet: GatedDeltaNetMixer,
     ShortConvolution: ShortConvolutionMixer,
+    MatrixRecurrence: MatrixRecurrenceMixer,
+    VectorRecurrence: VectorRecurrenceMixer,
     HeadMix: lambda options, d_model: HeadMixer(options, d_model, build_mixer),
 }
 

@@ -24,6 +24,7 @@ from nas.architecture import (
     NoFfn,
     NoMixer,
     ShortConvolution,
+    preset,
     read_architecture,
 )
 from nas.compile import FFNS as FFN_CLASSES
@@ -64,6 +65,9 @@ ALL_MIXERS: tuple[MixerOptions, ...] = (
     Mamba1(num_heads=2, head_dim=16, state_dim=4),
     DELTA,
     ShortConvolution(),
+    preset("kda", num_heads=2, head_dim=16),
+    preset("mlstm", num_heads=2, head_dim=16),
+    preset("rg_lru", num_heads=2, head_dim=16),
     MIX,
     HeadMix(parts=(MAMBA2, GQA), fuse="concat"),
 )

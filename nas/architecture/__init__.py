@@ -13,6 +13,8 @@ from nas.architecture.ffns import Glu as Glu
 from nas.architecture.ffns import Mlp as Mlp
 from nas.architecture.ffns import Moe as Moe
 from nas.architecture.ffns import NoFfn as NoFfn
+from nas.architecture.matrix_recurrence import MatrixRecurrence as MatrixRecurrence
+from nas.architecture.mixer_options import MixerOptions as MixerOptions
 from nas.architecture.mixers import MIXERS as MIXERS
 from nas.architecture.mixers import Attention as Attention
 from nas.architecture.mixers import BlockSparseAttention as BlockSparseAttention
@@ -21,7 +23,6 @@ from nas.architecture.mixers import GatedLinearAttention as GatedLinearAttention
 from nas.architecture.mixers import HeadMix as HeadMix
 from nas.architecture.mixers import Mamba1 as Mamba1
 from nas.architecture.mixers import Mamba2 as Mamba2
-from nas.architecture.mixers import MixerOptions as MixerOptions
 from nas.architecture.mixers import NoMixer as NoMixer
 from nas.architecture.mixers import ShortConvolution as ShortConvolution
 from nas.architecture.positions import ROPE_SCALINGS as ROPE_SCALINGS
@@ -29,8 +30,11 @@ from nas.architecture.positions import LinearScaling as LinearScaling
 from nas.architecture.positions import Llama3Scaling as Llama3Scaling
 from nas.architecture.positions import RopeScaling as RopeScaling
 from nas.architecture.positions import YarnScaling as YarnScaling
+from nas.architecture.presets import PRESETS as PRESETS
+from nas.architecture.presets import preset as preset
 from nas.architecture.resize import Scale as Scale
 from nas.architecture.resize import resized as resized
+from nas.architecture.vector_recurrence import VectorRecurrence as VectorRecurrence
 from nas.architecture.yaml_form import from_dict as from_dict
 from nas.architecture.yaml_form import options_to_dict as options_to_dict
 from nas.architecture.yaml_form import read_architecture as read_architecture

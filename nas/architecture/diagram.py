@@ -1,8 +1,8 @@
 """An architecture in one short line, and the letters it is made of.
 
 One letter a mixer: A attention, S sliding-window attention, B block-sparse attention, L gated linear attention,
-M Mamba-2, m Mamba-1, G gated DeltaNet, C short convolution, (AM) heads of A and M side by side, 0 none. Behind it
-the FFN: nothing for a GLU, u for a plain MLP, e for experts, - for none.
+M Mamba-2, m Mamba-1, G gated DeltaNet, C short convolution, R matrix recurrence, V vector recurrence, (AM) heads of A
+and M side by side, 0 none. Behind it the FFN: nothing for a GLU, u for a plain MLP, e for experts, - for none.
 """
 
 from nas.architecture.architecture import Architecture, Block
@@ -17,6 +17,8 @@ MIXER_LETTERS = {
     "mamba1": "m",
     "gated_deltanet": "G",
     "short_convolution": "C",
+    "matrix_recurrence": "R",
+    "vector_recurrence": "V",
     "none": "0",
 }
 

@@ -8,23 +8,16 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 from nas.architecture.errors import ArchitectureError
-from nas.architecture.options import DEFAULT_NORM_EPS, Options, option
+from nas.architecture.matrix_recurrence import MatrixRecurrence
+from nas.architecture.mixer_options import MixerOptions
+from nas.architecture.options import DEFAULT_NORM_EPS, option
 from nas.architecture.positions import DEFAULT_ROPE_BASE, ROPE_SCALINGS, Position, RopeScaling
+from nas.architecture.vector_recurrence import VectorRecurrence
 
 QkNorm = Literal["none", "head", "full", "l2"]
 OutputGate = Literal["none", "sigmoid"]
 GatedNorm = Literal["after_gate", "before_gate", "none"]
 InnerNorm = Literal["none", "learned", "plain"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MixerOptions(Options):
-    """Base of the token mixers; `family` names the row of the learning-rate table."""
-
-    family: ClassVar[str]
-
-    def canonical(self, d_model: int) -> "MixerOptions":
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +340,8 @@ MIXERS: dict[str, type[MixerOptions]] = {
         Mamba1,
         GatedDeltaNet,
         ShortConvolution,
+        MatrixRecurrence,
+        VectorRecurrence,
         HeadMix,
     )
 }

@@ -16,6 +16,7 @@ from nas.architecture.errors import ArchitectureError, did_you_mean
 from nas.architecture.ffns import FFNS
 from nas.architecture.mixers import MIXERS, HeadMix
 from nas.architecture.options import Options
+from nas.architecture.presets import PRESETS
 
 MAX_FILE_BYTES = 1_000_000
 MAX_BLOCKS = 2_000
@@ -124,8 +125,12 @@ def read_part(data: object, kinds: Mapping[str, type[Options]], place: str) -> O
     given = dict(_mapping(data, place))
     _require(given, ["kind"], place)
     kind = given.pop("kind")
+    if kinds is MIXERS and isinstance(kind, str) and kind in PRESETS:
+        of_kind, known = PRESETS[kind]
+        kind, given = of_kind.kind, {**known, **given}
     if not isinstance(kind, str) or kind not in kinds:
-        raise ArchitectureError(f"{place}: unknown kind {kind!r}. {did_you_mean(kind, kinds)}")
+        named = (*kinds, *PRESETS) if kinds is MIXERS else kinds
+        raise ArchitectureError(f"{place}: unknown kind {kind!r}. {did_you_mean(kind, named)}")
     cls = kinds[kind]
     _refuse_unknown(given, [f.name for f in fields(cls)], place)
     _require(given, [f.name for f in fields(cls) if f.default is MISSING], place)

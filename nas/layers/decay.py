@@ -23,3 +23,13 @@ def initial_step_bias(count: int) -> Tensor:
 def initial_log_rate(count: int, low: float) -> Tensor:
     """log A with A uniform in [low, 16], one per head."""
     return torch.empty(count).uniform_(low, 16.0).log()
+
+
+def retention_decay(heads: int, device: torch.device) -> Tensor:
+    """log(1 - 2^(-5 - h)) for heads h = 0, 1, …: [H] in float32 (Sun et al., RetNet, arXiv 2307.08621, section 2.2)."""
+    return torch.log1p(-torch.exp2(-5.0 - torch.arange(heads, device=device, dtype=torch.float32)))
+
+
+def slope_decay(heads: int, device: torch.device) -> Tensor:
+    """-2^(-8 (h + 1) / H) for heads h: [H] in float32 (Qin et al., Lightning Attention-2, arXiv 2401.04658; ALiBi)."""
+    return -torch.exp2(-8.0 * (torch.arange(heads, device=device, dtype=torch.float32) + 1) / heads)

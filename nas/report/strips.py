@@ -23,6 +23,8 @@ MIXER_COLOURS = {
     "m": "#cc79a7",
     "G": "#009e73",
     "C": "#999933",
+    "R": "#44aa99",
+    "V": "#882255",
     "0": "#ffffff",
 }
 FFN_COLOURS = {"glu": "#c8c8c8", "mlp": "#8c8c8c", "moe": "#555555", "none": "#ffffff"}
