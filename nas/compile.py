@@ -9,7 +9,12 @@ import torch
 from torch import nn
 
 from nas.architecture import Architecture
+from nas.architecture.differential_attention import DifferentialAttention
 from nas.architecture.ffns import FfnOptions, Glu, Mlp, Moe, NoFfn
+from nas.architecture.forgetting_attention import ForgettingAttention
+from nas.architecture.indexed_latent_attention import IndexedLatentAttention
+from nas.architecture.latent_attention import LatentAttention
+from nas.architecture.matrix_recurrence import MatrixRecurrence
 from nas.architecture.mixers import (
     Attention,
     BlockSparseAttention,
@@ -18,12 +23,13 @@ from nas.architecture.mixers import (
     HeadMix,
     Mamba1,
     Mamba2,
-    MatrixRecurrence,
     MixerOptions,
     NoMixer,
     ShortConvolution,
-    VectorRecurrence,
 )
+from nas.architecture.native_sparse_attention import NativeSparseAttention
+from nas.architecture.pattern_attention import PatternAttention
+from nas.architecture.vector_recurrence import VectorRecurrence
 from nas.ffns.base import Ffn
 from nas.ffns.glu import GluFfn
 from nas.ffns.mlp import MlpFfn
@@ -32,12 +38,18 @@ from nas.layers.norm import LayerNorm, RMSNorm
 from nas.mixers.attention import AttentionMixer
 from nas.mixers.base import Mixer
 from nas.mixers.block_sparse_attention import BlockSparseAttentionMixer
+from nas.mixers.differential_attention import DifferentialAttentionMixer
+from nas.mixers.forgetting_attention import ForgettingAttentionMixer
 from nas.mixers.gated_deltanet import GatedDeltaNetMixer
 from nas.mixers.gated_linear_attention import GatedLinearAttentionMixer
 from nas.mixers.head_mix import HeadMixer
+from nas.mixers.indexed_latent_attention import IndexedLatentAttentionMixer
+from nas.mixers.latent_attention import LatentAttentionMixer
 from nas.mixers.mamba1 import Mamba1Mixer
 from nas.mixers.mamba2 import Mamba2Mixer
 from nas.mixers.matrix_recurrence import MatrixRecurrenceMixer
+from nas.mixers.native_sparse_attention import NativeSparseAttentionMixer
+from nas.mixers.pattern_attention import PatternAttentionMixer
 from nas.mixers.short_convolution import ShortConvolutionMixer
 from nas.mixers.vector_recurrence import VectorRecurrenceMixer
 from nas.model import Model, ResidualBlock
@@ -46,6 +58,12 @@ MIXERS: dict[type[MixerOptions], Callable[[Any, int], Mixer] | None] = {
     NoMixer: None,
     Attention: AttentionMixer,
     BlockSparseAttention: BlockSparseAttentionMixer,
+    PatternAttention: PatternAttentionMixer,
+    NativeSparseAttention: NativeSparseAttentionMixer,
+    LatentAttention: LatentAttentionMixer,
+    IndexedLatentAttention: IndexedLatentAttentionMixer,
+    ForgettingAttention: ForgettingAttentionMixer,
+    DifferentialAttention: DifferentialAttentionMixer,
     GatedLinearAttention: GatedLinearAttentionMixer,
     Mamba2: Mamba2Mixer,
     Mamba1: Mamba1Mixer,

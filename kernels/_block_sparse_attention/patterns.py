@@ -1,7 +1,8 @@
 """Static patterns as lists for `block_sparse_attention`: which blocks of keys each block of queries sees.
 
 All of them count in blocks: query block i and key block n hold `block` tokens from i block and n block on. Causal lists
-name no block after the query's own. Patterns of single tokens are those of blocks of one.
+name no block after the query's own, and those of the first blocks are the same however many follow; from `start` on
+lists are made alone, for queries that read on. Patterns of single tokens are those of blocks of one.
 """
 
 import torch
@@ -16,9 +17,10 @@ def local_global_blocks(
     random_blocks: int = 0,
     causal: bool = True,
     seed: int = 0,
+    start: int = 0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Neighbours, the first blocks, and some drawn at random, for each of `count` blocks of queries.
+    """Neighbours, the first blocks, and some drawn at random, for each of `count` blocks of queries from `start` on.
 
     Args:
         local: blocks in sight, the own one included: the `local` up to it, or as many to either side if not causal.
@@ -27,31 +29,31 @@ def local_global_blocks(
 
     With global blocks alone this is Longformer (Beltagy et al., arXiv 2004.05150, section 3.1) and, causal, attention
     sinks beside a window (Xiao et al., arXiv 2309.17453, section 3.2); with random ones BigBird (Zaheer et al., arXiv
-    2007.14062, section 2). Returns lists int32 [1, count, 1, S]. Raises ValueError for sizes that have no meaning.
+    2007.14062, section 2). Returns lists int32 [1, count - start, 1, S]. Raises ValueError for sizes that have no
+    meaning.
     """
-    _check(count, local=(local, 1), global_blocks=(global_blocks, 0), random_blocks=(random_blocks, 0))
-    query, key = torch.arange(count).unsqueeze(1), torch.arange(count)
+    _check(count, start, local=(local, 1), global_blocks=(global_blocks, 0), random_blocks=(random_blocks, 0))
+    query, key = torch.arange(start, count).unsqueeze(1), torch.arange(count)
     sees = (query - key < local) & (key - query < local)
     sees |= (key < global_blocks) | (query < global_blocks)
     allowed = key <= query if causal else torch.ones_like(sees)
     if random_blocks > 0:
-        draw = torch.rand(count, count, generator=torch.Generator().manual_seed(seed))
-        draw = draw.masked_fill(sees | ~allowed, -1.0)
+        draw = _scrambled(query, key, seed).masked_fill(sees | ~allowed, -1)
         drawn = draw.topk(min(random_blocks, count), dim=-1)
         sees = sees.scatter(1, drawn.indices, sees.gather(1, drawn.indices) | (drawn.values >= 0))
     return _as_lists(sees & allowed).to(device)
 
 
 def strided_blocks(
-    count: int, *, local: int, stride: int, causal: bool = True, device: torch.device | str = "cpu"
+    count: int, *, local: int, stride: int, causal: bool = True, start: int = 0, device: torch.device | str = "cpu"
 ) -> Tensor:
     """The `local` blocks up to the own one, and every `stride`-th counted back from it.
 
     The strided pattern of Child et al., Sparse Transformers (arXiv 1904.10509), section 4.2. Returns lists int32
-    [1, count, 1, S]. Raises ValueError for sizes that have no meaning.
+    [1, count - start, 1, S]. Raises ValueError for sizes that have no meaning.
     """
-    _check(count, local=(local, 1), stride=(stride, 1))
-    query, key = torch.arange(count).unsqueeze(1), torch.arange(count)
+    _check(count, start, local=(local, 1), stride=(stride, 1))
+    query, key = torch.arange(start, count).unsqueeze(1), torch.arange(count)
     distance = query - key
     sees = (distance.abs() < local) | (distance % stride == 0)
     return _as_lists(sees & (distance >= 0) if causal else sees).to(device)
@@ -63,20 +65,21 @@ def dilated_blocks(
     segments: tuple[int, ...],
     dilations: tuple[int, ...],
     causal: bool = True,
+    start: int = 0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Of the own segment every r-th block, for several lengths of segments with a dilation each.
 
     A block sees those of its segment that have its remainder modulo the dilation, so that every block is seen by some.
     Source: Ding et al., LongNet (arXiv 2307.02486), section 2.2, with the offsets of its heads taken by positions.
-    Returns lists int32 [1, count, 1, S]. Raises ValueError for sizes that have no meaning.
+    Returns lists int32 [1, count - start, 1, S]. Raises ValueError for sizes that have no meaning.
     """
     if len(segments) != len(dilations) or not segments:
         raise ValueError(f"segments and dilations must pair up, but got {segments} and {dilations}.")
     for segment, dilation in zip(segments, dilations, strict=True):
-        _check(count, segments=(segment, 1), dilations=(dilation, 1))
-    query, key = torch.arange(count).unsqueeze(1), torch.arange(count)
-    sees = torch.zeros(count, count, dtype=torch.bool)
+        _check(count, start, segments=(segment, 1), dilations=(dilation, 1))
+    query, key = torch.arange(start, count).unsqueeze(1), torch.arange(count)
+    sees = torch.zeros(count - start, count, dtype=torch.bool)
     for segment, dilation in zip(segments, dilations, strict=True):
         sees |= (query // segment == key // segment) & ((query - key) % dilation == 0)
     return _as_lists(sees & (key <= query) if causal else sees).to(device)
@@ -90,8 +93,18 @@ def _as_lists(sees: Tensor) -> Tensor:
     return ordered.masked_fill(ordered == sees.shape[1], -1).to(torch.int32).view(1, len(sees), 1, longest)
 
 
-def _check(count: int, **sizes: tuple[int, int]) -> None:
+def _scrambled(query: Tensor, key: Tensor, seed: int) -> Tensor:
+    """A number from 0 to 2^31 - 1 for each pair of blocks that looks drawn at random and depends on nothing else."""
+    mixed = (query * 0x9E3779B1 + key * 0x85EBCA77 + ((seed + 1) * 0xC2B2AE3D & 0xFFFFFFFF)) & 0xFFFFFFFF
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x6C8E9CF5)):
+        mixed = ((mixed ^ (mixed >> shift)) * factor) & 0xFFFFFFFF
+    return (mixed ^ (mixed >> 16)) >> 1
+
+
+def _check(count: int, start: int, **sizes: tuple[int, int]) -> None:
     """Each size beside the least that it may be."""
+    if not 0 <= start < max(count, 1):
+        raise ValueError(f"start must lie from 0 to before the {count} blocks, but got {start}.")
     for name, (size, least) in {"count": (count, 1), **sizes}.items():
         if size < least:
             raise ValueError(f"{name} must be at least {least}, but got {size}.")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 SCORES_AT_A_TIME = 2**26  # elements
+TIE = 1e-30  # for each position: orders sums of zero and is lost in any other
 
 
 @torch.no_grad()
@@ -97,7 +98,7 @@ def nsa_blocks(
 
     def pick(start: int, stop: int) -> Tensor:
         grouped = q[:, start:stop].float().unflatten(2, (kv_heads, -1))
-        scores = factor * torch.einsum("bthgd,bnhd->bthgn", grouped, k_compressed.float())
+        scores = factor * torch.einsum("bthgd,bnhd->bthgn", grouped, k_compressed.float()).float()
         sees = (ends <= position[start:stop].unsqueeze(1)).view(1, stop - start, 1, 1, number)
         # The lowest finite number: where nothing is past yet, the product with `sees` leaves zeros, not NaN.
         weights = scores.masked_fill(~sees, torch.finfo(torch.float32).min).softmax(-1) * sees
@@ -117,8 +118,9 @@ def indexed_tokens(q: Tensor, k: Tensor, weight: Tensor, top_k: int, *, scale: f
     """DSA: for each query the `top_k` keys with the largest sum_h weight_h relu(scale q_h . k), of those up to it.
 
     q [B, Tq, H, D] and k [B, Tk, D] are those of the indexer, with one key for all of its heads; weight [B, Tq, H].
-    Returns lists [B, Tq, 1, min(top_k, Tk)] of blocks of one key, for all heads of attention. Source: DeepSeek-V3.2
-    (arXiv 2512.02556), section 2.1, equation 1.
+    Of keys that no head likes, whose sum is exactly zero, the latest go first, so that a choice does not depend on how
+    many queries are asked about. Returns lists [B, Tq, 1, min(top_k, Tk)] of blocks of one key, for all heads. Source:
+    DeepSeek-V3.2 (arXiv 2512.02556), section 2.1, equation 1.
     """
     queries, keys = q.shape[1], k.shape[1]
     factor = q.shape[-1] ** -0.5 if scale is None else scale
@@ -127,8 +129,8 @@ def indexed_tokens(q: Tensor, k: Tensor, weight: Tensor, top_k: int, *, scale: f
 
     def pick(start: int, stop: int) -> Tensor:
         scores = torch.relu(factor * torch.einsum("bthd,bnd->bthn", q[:, start:stop].float(), k.float()))
-        summed = torch.einsum("bthn,bth->btn", scores, weight[:, start:stop].float())
-        summed = summed.masked_fill(key > position[start:stop], float("-inf"))
+        summed = torch.einsum("bthn,bth->btn", scores.float(), weight[:, start:stop].float()).float()
+        summed = (summed + key * TIE).masked_fill(key > position[start:stop], float("-inf"))
         best = summed.topk(min(top_k, keys), dim=-1)
         return best.indices.masked_fill(best.values == float("-inf"), -1).unsqueeze(2)
 

@@ -5,6 +5,7 @@ from nas.architecture.architecture import Block as Block
 from nas.architecture.canonical import canonical as canonical
 from nas.architecture.canonical import canonical_id as canonical_id
 from nas.architecture.diagram import diagram as diagram
+from nas.architecture.differential_attention import DifferentialAttention as DifferentialAttention
 from nas.architecture.errors import ArchitectureError as ArchitectureError
 from nas.architecture.errors import did_you_mean as did_you_mean
 from nas.architecture.ffns import FFNS as FFNS
@@ -13,9 +14,12 @@ from nas.architecture.ffns import Glu as Glu
 from nas.architecture.ffns import Mlp as Mlp
 from nas.architecture.ffns import Moe as Moe
 from nas.architecture.ffns import NoFfn as NoFfn
+from nas.architecture.forgetting_attention import ForgettingAttention as ForgettingAttention
+from nas.architecture.indexed_latent_attention import IndexedLatentAttention as IndexedLatentAttention
+from nas.architecture.kinds import MIXERS as MIXERS
+from nas.architecture.latent_attention import LatentAttention as LatentAttention
 from nas.architecture.matrix_recurrence import MatrixRecurrence as MatrixRecurrence
 from nas.architecture.mixer_options import MixerOptions as MixerOptions
-from nas.architecture.mixers import MIXERS as MIXERS
 from nas.architecture.mixers import Attention as Attention
 from nas.architecture.mixers import BlockSparseAttention as BlockSparseAttention
 from nas.architecture.mixers import GatedDeltaNet as GatedDeltaNet
@@ -25,6 +29,8 @@ from nas.architecture.mixers import Mamba1 as Mamba1
 from nas.architecture.mixers import Mamba2 as Mamba2
 from nas.architecture.mixers import NoMixer as NoMixer
 from nas.architecture.mixers import ShortConvolution as ShortConvolution
+from nas.architecture.native_sparse_attention import NativeSparseAttention as NativeSparseAttention
+from nas.architecture.pattern_attention import PatternAttention as PatternAttention
 from nas.architecture.positions import ROPE_SCALINGS as ROPE_SCALINGS
 from nas.architecture.positions import LinearScaling as LinearScaling
 from nas.architecture.positions import Llama3Scaling as Llama3Scaling

@@ -1,8 +1,10 @@
 """An architecture in one short line, and the letters it is made of.
 
-One letter a mixer: A attention, S sliding-window attention, B block-sparse attention, L gated linear attention,
-M Mamba-2, m Mamba-1, G gated DeltaNet, C short convolution, R matrix recurrence, V vector recurrence, (AM) heads of A
-and M side by side, 0 none. Behind it the FFN: nothing for a GLU, u for a plain MLP, e for experts, - for none.
+One letter a mixer: A attention, S sliding-window attention, B block-sparse attention, P attention under a fixed
+pattern, N native sparse attention, D latent attention, I latent attention to indexed tokens, F forgetting attention,
+X differential attention, L gated linear attention, M Mamba-2, m Mamba-1, G gated DeltaNet, C short convolution,
+R matrix recurrence, V vector recurrence, (AM) heads of A and M side by side, 0 none. Behind it the FFN: nothing for a
+GLU, u for a plain MLP, e for experts, - for none.
 """
 
 from nas.architecture.architecture import Architecture, Block
@@ -12,6 +14,12 @@ from nas.architecture.mixers import Attention, HeadMix, MixerOptions
 MIXER_LETTERS = {
     "attention": "A",
     "block_sparse_attention": "B",
+    "pattern_attention": "P",
+    "native_sparse_attention": "N",
+    "latent_attention": "D",
+    "indexed_latent_attention": "I",
+    "forgetting_attention": "F",
+    "differential_attention": "X",
     "gated_linear_attention": "L",
     "mamba2": "M",
     "mamba1": "m",

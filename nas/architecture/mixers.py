@@ -8,11 +8,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 from nas.architecture.errors import ArchitectureError
-from nas.architecture.matrix_recurrence import MatrixRecurrence
 from nas.architecture.mixer_options import MixerOptions
 from nas.architecture.options import DEFAULT_NORM_EPS, option
 from nas.architecture.positions import DEFAULT_ROPE_BASE, ROPE_SCALINGS, Position, RopeScaling
-from nas.architecture.vector_recurrence import VectorRecurrence
 
 QkNorm = Literal["none", "head", "full", "l2"]
 OutputGate = Literal["none", "sigmoid"]
@@ -33,7 +31,9 @@ class GroupedHeads(MixerOptions):
     """What attentions have in common: MHA, GQA or MQA by `num_kv_heads`, what precedes the scores, and positions.
 
     qk_norm: queries and keys normalised per head or over all heads before the rotation, or without weights after it.
-    rope_fraction: the share of a head that is rotated; rope_interleaved: pairs of neighbours.
+    tie_kv: values are the keys as projected, before norm and rotation. rope_fraction: the share of a head that is
+    rotated; rope_interleaved: pairs of neighbours. temperature_floor: queries at position i are multiplied by
+    1 + temperature_scale log(1 + floor((i + 1) / temperature_floor)), as in the layers of Llama 4 without rotation.
     How positions enter is the last option of each of them, so that an architecture file ends with it.
     """
 
@@ -45,9 +45,12 @@ class GroupedHeads(MixerOptions):
     qkv_bias: bool = option(False, rare=True)
     qk_norm: QkNorm = option("none", rare=True)
     norm_eps: float = option(DEFAULT_NORM_EPS, minimum=0, rare=True)
+    tie_kv: bool = option(False, rare=True)
     rope_fraction: float = option(1.0, minimum=0, rare=True)
     rope_interleaved: bool = option(False, rare=True)
     rope_scaling: RopeScaling | None = option(None, rare=True, kinds=ROPE_SCALINGS)
+    temperature_floor: int | None = option(None, role="tokens", minimum=1, rare=True)
+    temperature_scale: float = option(0.1, rare=True)
 
     def check(self) -> None:
         """KV heads divide heads; the kernels take head sizes in multiples of 4, and rotary positions even ones."""
@@ -75,7 +78,8 @@ class GroupedHeads(MixerOptions):
 
     def canonical(self, d_model: int) -> Self:
         eps = DEFAULT_NORM_EPS if self.qk_norm == "none" else float(self.norm_eps)
-        return replace(self, num_kv_heads=self.kv_heads, norm_eps=eps)
+        temperature = float(self.temperature_scale) if self.temperature_floor else 0.1
+        return replace(self, num_kv_heads=self.kv_heads, norm_eps=eps, temperature_scale=temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,26 +326,8 @@ def join_heads(first: MixerOptions, second: MixerOptions) -> MixerOptions | None
     return replace(first, num_heads=total, num_kv_heads=total)
 
 
-def used_positions(options: Attention | BlockSparseAttention) -> dict[str, Any]:
+def used_positions(options: Any) -> dict[str, Any]:
     """The options of rotary positions as they are, and at their defaults where there are no such positions."""
     if options.position == "rope":
         return {"rope_base": float(options.rope_base)}
     return {f.name: f.default for f in fields(options) if f.name.startswith("rope_")}
-
-
-MIXERS: dict[str, type[MixerOptions]] = {
-    cls.kind: cls
-    for cls in (
-        NoMixer,
-        Attention,
-        BlockSparseAttention,
-        GatedLinearAttention,
-        Mamba2,
-        Mamba1,
-        GatedDeltaNet,
-        ShortConvolution,
-        MatrixRecurrence,
-        VectorRecurrence,
-        HeadMix,
-    )
-}

@@ -31,15 +31,17 @@ def option(
     *,
     role: Role = "fixed",
     minimum: float | None = None,
+    maximum: float | None = None,
     rare: bool = False,
     kinds: Mapping[str, "type[Options]"] | None = None,
 ) -> Any:
-    """A dataclass field with its role in resizing and its smallest valid value.
+    """A dataclass field with its role in resizing, its smallest valid value, and its largest where it has one.
 
     rare: files leave the option out while it is at its default; most designs never set it. kinds: of options that are
     options themselves, what a file may name.
     """
-    return field(default=default, metadata={"role": role, "minimum": minimum, "rare": rare, "kinds": kinds})
+    rules = {"role": role, "minimum": minimum, "maximum": maximum, "rare": rare, "kinds": kinds}
+    return field(default=default, metadata=rules)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,8 @@ class Options:
     kind: ClassVar[str]
 
     def __post_init__(self) -> None:
-        for name, hint, minimum in _rules(type(self)):
-            check_value(name, getattr(self, name), hint, minimum)
+        for name, hint, minimum, maximum in _rules(type(self)):
+            check_value(name, getattr(self, name), hint, minimum, maximum)
         self.check()
 
     def check(self) -> None:
@@ -62,14 +64,18 @@ class Options:
 
 
 @cache
-def _rules(kind: type[Options]) -> tuple[tuple[str, Any, float | None], ...]:
-    """(name, type, smallest value) of every option of a kind; reading annotations anew each time would cost most."""
+def _rules(kind: type[Options]) -> tuple[tuple[str, Any, float | None, float | None], ...]:
+    """(name, type, smallest, largest value) of every option of a kind; reading annotations anew each time costs most.
+
+    None stands for no bound.
+    """
     hints = get_type_hints(kind)
-    return tuple((f.name, hints[f.name], f.metadata["minimum"]) for f in dataclasses.fields(kind) if f.metadata)
+    ruled = (f for f in dataclasses.fields(kind) if f.metadata)
+    return tuple((f.name, hints[f.name], f.metadata["minimum"], f.metadata["maximum"]) for f in ruled)
 
 
-def check_value(name: str, value: object, hint: Any, minimum: float | None) -> None:
-    """Raise ArchitectureError unless `value` has the annotated type and is at least `minimum`."""
+def check_value(name: str, value: object, hint: Any, minimum: float | None, maximum: float | None = None) -> None:
+    """Raise ArchitectureError unless `value` has the annotated type and lies from `minimum` to `maximum`."""
     allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if value is None and type(None) in allowed:
         return
@@ -89,6 +95,8 @@ def check_value(name: str, value: object, hint: Any, minimum: float | None) -> N
         raise ArchitectureError(f"{name} must be of type {wanted}, but got {value!r}.")
     if minimum is not None and not float(value) >= minimum:  # type: ignore[arg-type]
         raise ArchitectureError(f"{name} must be at least {minimum:g}, but got {value!r}.")
+    if maximum is not None and not float(value) <= maximum:  # type: ignore[arg-type]
+        raise ArchitectureError(f"{name} must be at most {maximum:g}, but got {value!r}.")
 
 
 def role_of(kind: type[Options], name: str) -> Role:

@@ -113,7 +113,8 @@ def _resize_part(part: PartT, scale: Scale, num_heads: int) -> PartT:
                     _multiple(value * scale.width, FFN_MULTIPLE) if f.name == "d_ff" else _whole(value * scale.width)
                 )
             case "head_dim":
-                changes[f.name] = _multiple(value * scale.head_dim, HEAD_MULTIPLE)
+                size = _multiple(value * scale.head_dim, HEAD_MULTIPLE)
+                changes[f.name] = min(max(size, f.metadata["minimum"]), f.metadata["maximum"] or size)
             case "state":
                 changes[f.name] = _whole(value * scale.head_dim)
             case "tokens":

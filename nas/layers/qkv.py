@@ -1,28 +1,37 @@
 """Queries, keys and values of an attention layer: one projection, grouped heads, norms, rotary positions."""
 
+import torch
 from torch import Tensor, nn
 
+from nas.architecture.forgetting_attention import ForgettingAttention
 from nas.architecture.mixers import Attention, BlockSparseAttention
+from nas.architecture.native_sparse_attention import NativeSparseAttention
+from nas.architecture.pattern_attention import PatternAttention
 from nas.context import Context
 from nas.layers.linear import Linear
 from nas.layers.norm import RMSNorm, normalised
 from nas.layers.rope import Rope, rotate
 
+Grouped = Attention | BlockSparseAttention | PatternAttention | NativeSparseAttention | ForgettingAttention
+
 
 class QkvProjection(nn.Module):
-    """x -> q, k, v. The rows of the weight (and bias) are those of q, then of k, then of v.
+    """x -> q, k, v. The rows of the weight (and bias) are those of q, then of k, then of v (with tie_kv, of q and k).
 
     qk_norm: `head` and `full` normalise before the rotation, over a head and over all heads together, with weights;
     `l2` after it, over a head, without.
     """
 
-    def __init__(self, options: Attention | BlockSparseAttention, d_model: int) -> None:
+    def __init__(self, options: Grouped, d_model: int) -> None:
         super().__init__()
         self.num_heads = options.num_heads
         self.kv_heads = options.kv_heads
         self.head_dim = options.head_dim
         self.rope = rope_of(options)
-        self.linear = Linear(d_model, (self.num_heads + 2 * self.kv_heads) * self.head_dim, bias=options.qkv_bias)
+        self.tie_kv = options.tie_kv
+        rows = self.num_heads + (1 if options.tie_kv else 2) * self.kv_heads
+        self.linear = Linear(d_model, rows * self.head_dim, bias=options.qkv_bias)
+        self.temperature = (options.temperature_floor, options.temperature_scale)
         self.qk_norm = options.qk_norm
         self.eps = options.norm_eps
         if options.qk_norm in ("head", "full"):
@@ -31,19 +40,19 @@ class QkvProjection(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, d] -> q [B, T, Hq, D], k and v [B, T, Hkv, D]."""
-        qk, v = (
-            self.linear(x)
-            .unflatten(-1, (-1, self.head_dim))
-            .split((self.num_heads + self.kv_heads, self.kv_heads), dim=2)
-        )
+        heads = self.linear(x).unflatten(-1, (-1, self.head_dim))
+        if self.tie_kv:
+            qk, v = heads, heads[:, :, self.num_heads :]
+        else:
+            qk, v = heads.split((self.num_heads + self.kv_heads, self.kv_heads), dim=2)
         if self.qk_norm in ("head", "full"):
             q, k = (self._rotated(x, context) for x in self._normed(qk))
-            return q, k, v
+            return self._tempered(q, context), k, v
         qk = self._rotated(qk, context)
         if self.qk_norm == "l2":
             qk = normalised(qk, self.eps)
         q, k = qk.split((self.num_heads, self.kv_heads), dim=2)
-        return q, k, v
+        return self._tempered(q, context), k, v
 
     def flops(self, tokens: int) -> int:
         return 2 * tokens * self.linear.weight.numel()
@@ -57,11 +66,20 @@ class QkvProjection(nn.Module):
             self.k_norm(k.flatten(2)).unflatten(-1, (-1, self.head_dim)),
         )
 
+    def _tempered(self, q: Tensor, context: Context) -> Tensor:
+        """Queries far into the text are made longer, so that attention over many keys stays as sharp."""
+        floor, scale = self.temperature
+        if floor is None:
+            return q
+        read = context.clock_on(q.device) + torch.arange(1, q.shape[1] + 1, device=q.device)
+        factor = 1 + scale * torch.log1p((read // floor).float())
+        return (q * factor.view(1, -1, 1, 1)).to(q.dtype)
+
     def _rotated(self, x: Tensor, context: Context) -> Tensor:
         return x if self.rope is None else rotate(x, self.rope, context)
 
 
-def rope_of(options: Attention | BlockSparseAttention) -> Rope | None:
+def rope_of(options: Grouped) -> Rope | None:
     """The rotary positions that the options ask for, or None."""
     if options.position != "rope":
         return None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kernels import attention, attention_step, block_sparse_attention, top_blocks
 from nas.architecture.mixers import BlockSparseAttention
 from nas.context import Context
+from nas.layers.block_counts import keys_in_blocks
 from nas.layers.kv_cache import empty_cache, extend
 from nas.layers.linear import Linear
 from nas.layers.qkv import QkvProjection
@@ -129,12 +130,7 @@ class BlockSparseAttentionMixer(Mixer):
 
     def _keys_seen(self, tokens: int) -> int:
         """Keys seen by the first `tokens` tokens together: the own block up to the token, and at most top_k others."""
-        full, rest = divmod(tokens, self.block_size)
-        own = full * self.block_size * (self.block_size + 1) // 2 + rest * (rest + 1) // 2
-        few = min(full, self.top_k + 1)
-        picked_by_full = few * (few - 1) // 2 + (full - few) * self.top_k
-        picked = picked_by_full * self.block_size + rest * min(full, self.top_k)
-        return own + picked * self.block_size
+        return keys_in_blocks(tokens, self.block_size, self.top_k)
 
     def _means_compared(self, tokens: int) -> int:
         """Block means that the first `tokens` tokens are compared with."""

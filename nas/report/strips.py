@@ -1,8 +1,9 @@
 """A layer pattern as a strip of coloured cells: one colour per kind of mixer, the kind of FFN in a second row.
 
-Colours are those of Okabe and Ito (Color Universal Design, 2008), which people with colour-blindness tell apart, and
-the letters of `nas.architecture.diagram` stand in the cells, so that no reading rests on colour alone. A layer of mixed
-heads is divided in the shares of its heads. Terminal, picture and page draw the same cells.
+Colours are those of Okabe and Ito (Color Universal Design, 2008), then of Tol (Colour Schemes, 2021), which people with
+colour-blindness tell apart, and the letters of `nas.architecture.diagram` stand in the cells, so that no reading rests
+on colour alone. A layer of mixed heads is divided in the shares of its heads. Terminal, picture and page draw the same
+cells.
 """
 
 from collections.abc import Iterable
@@ -18,6 +19,12 @@ MIXER_COLOURS = {
     "A": "#d55e00",
     "S": "#e69f00",
     "B": "#f0e442",
+    "P": "#ddcc77",
+    "N": "#117733",
+    "D": "#332288",
+    "I": "#6699cc",
+    "F": "#661100",
+    "X": "#aa4499",
     "L": "#56b4e9",
     "M": "#0072b2",
     "m": "#cc79a7",

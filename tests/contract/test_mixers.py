@@ -25,6 +25,7 @@ from nas.architecture import (
 from nas.compile import MIXERS, build_mixer
 from nas.context import Context
 from nas.mixers.base import Mixer, State
+from tests.contract.attention_cases import ATTENTION_CASES
 
 D_MODEL, BATCH, TOKENS = 32, 2, 21
 CPU = torch.device("cpu")
@@ -146,6 +147,7 @@ CASES: dict[str, MixerOptions] = {
             Attention(num_heads=1, head_dim=16),
         )
     ),
+    **ATTENTION_CASES,
 }
 
 
@@ -239,8 +241,9 @@ def test_decoding_goes_on_from_a_prompt(mixer: Mixer, x: Tensor):
 
 
 def test_every_parameter_gets_a_gradient_that_is_finite_and_not_zero(mixer: Mixer, x: Tensor):
-    y, _ = mixer(x)
-    (y * torch.randn_like(y)).sum().backward()
+    context = Context()
+    y, _ = mixer(x, None, context)
+    sum(context.losses, (y * torch.randn_like(y)).sum()).backward()
     for name, parameter in mixer.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -251,8 +254,10 @@ def test_gradients_agree_with_a_finite_difference(mixer: Mixer, x: Tensor):
     """Along one random direction of the input and of every parameter, each by itself."""
     readout = torch.randn_like(x)
     leaves = [x.requires_grad_(), *mixer.parameters()]
-    gradients = torch.autograd.grad((mixer(x)[0] * readout).sum(), leaves)
+    gradients = torch.autograd.grad((mixer(x)[0] * readout).sum(), leaves, allow_unused=True)
     for leaf, gradient in zip(leaves, gradients, strict=True):
+        if gradient is None:  # of an indexer, which picks and has a loss of its own
+            continue
         direction = gradient.sign() * torch.rand_like(gradient)
         step = 5e-4 / direction.abs().max()
         values = []
@@ -271,7 +276,8 @@ def test_portable_equals_reference_in_value_and_gradient(mixer: Mixer, x: Tensor
         inputs = x.clone().requires_grad_()
         with kernels.use_backend(backend):
             y, _ = mixer(inputs)
-            return [y, *torch.autograd.grad((y * y.detach().cos()).sum(), [inputs, *mixer.parameters()])]
+            readout, leaves = (y * y.detach().cos()).sum(), [inputs, *mixer.parameters()]
+            return [y, *torch.autograd.grad(readout, leaves, allow_unused=True, materialize_grads=True)]
 
     for portable, reference in zip(run("portable"), run("reference"), strict=True):
         torch.testing.assert_close(portable, reference, rtol=1e-3, atol=1e-4)

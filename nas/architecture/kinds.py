@@ -1,0 +1,45 @@
+"""The table of token mixers: the name in an architecture file, and the options that it stands for."""
+
+from nas.architecture.differential_attention import DifferentialAttention
+from nas.architecture.forgetting_attention import ForgettingAttention
+from nas.architecture.indexed_latent_attention import IndexedLatentAttention
+from nas.architecture.latent_attention import LatentAttention
+from nas.architecture.matrix_recurrence import MatrixRecurrence
+from nas.architecture.mixers import (
+    Attention,
+    BlockSparseAttention,
+    GatedDeltaNet,
+    GatedLinearAttention,
+    HeadMix,
+    Mamba1,
+    Mamba2,
+    MixerOptions,
+    NoMixer,
+    ShortConvolution,
+)
+from nas.architecture.native_sparse_attention import NativeSparseAttention
+from nas.architecture.pattern_attention import PatternAttention
+from nas.architecture.vector_recurrence import VectorRecurrence
+
+MIXERS: dict[str, type[MixerOptions]] = {
+    cls.kind: cls
+    for cls in (
+        NoMixer,
+        Attention,
+        BlockSparseAttention,
+        PatternAttention,
+        NativeSparseAttention,
+        LatentAttention,
+        IndexedLatentAttention,
+        ForgettingAttention,
+        DifferentialAttention,
+        GatedLinearAttention,
+        Mamba2,
+        Mamba1,
+        GatedDeltaNet,
+        ShortConvolution,
+        MatrixRecurrence,
+        VectorRecurrence,
+        HeadMix,
+    )
+}
