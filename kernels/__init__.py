@@ -15,6 +15,8 @@ from kernels._grouped_matmul import grouped_matmul as grouped_matmul
 from kernels._linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from kernels._matrix_recurrence import matrix_recurrence as matrix_recurrence
 from kernels._matrix_recurrence import matrix_recurrence_step as matrix_recurrence_step
+from kernels._matrix_recurrence.mlstm import mlstm as mlstm
+from kernels._matrix_recurrence.mlstm import mlstm_step as mlstm_step
 from kernels._moe import moe_ffn as moe_ffn
 from kernels._moe import route_top_k as route_top_k
 from kernels._rms_norm import l2_norm as l2_norm

@@ -13,7 +13,7 @@ Which published layer is which setting:
 | linear attention | | | | |
 | RetNet, Lightning, TransNormer | [Hv] | | | |
 | Mamba-2 (q = C, k = B, v = Δx), simple GLA | [B, T, Hv] | | | |
-| mLSTM (k times its input gate; a column of ones beside v gives the normaliser nᵀq) | [B, T, Hv] | | | |
+| mLSTM (`kernels.mlstm`: k times its input gate; a column of ones beside v gives the normaliser) | [B, T, Hv] | | | |
 | GLA, HGRN2 (k = 1 - forget gate) | [B, T, Hv, K] | | | |
 | RWKV-6 | [B, T, Hv, K] | | | u |
 | DeltaNet | | yes | | |
