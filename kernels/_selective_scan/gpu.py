@@ -30,27 +30,27 @@ def selective_scan(
 def _forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, initial_state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, final state, and the state before every chunk [B, chunks, N, Dm]."""
+    """Output, final state, and the state before every chunk and behind the last [B, chunks + 1, N, Dm]."""
     u, delta, B, C = u.contiguous(), delta.contiguous(), B.contiguous(), C.contiguous()
     D, z = None if D is None else D.contiguous(), None if z is None else z.contiguous()
-    starts, last = _carried(A, u=u, delta=delta, BC=B, first=initial_state)
+    starts = _carried(A, u=u, delta=delta, BC=B, first=initial_state)
     y = torch.empty_like(u)
     batch, length, channels = u.shape
     key = launch_key("output", u.element_size(), channels, A.shape[1], skip=D is not None, gate=z is not None)
     config = choose(key, output_kernel, default_launch, u.device)
     with torch.cuda.device_of(u):
         run(
-            key, output_kernel, (triton.cdiv(channels, config["BLOCK_D"]), starts.shape[1], batch),
+            key, output_kernel, (triton.cdiv(channels, config["BLOCK_D"]), starts.shape[1] - 1, batch),
             u, delta, _states_first(A), B, C, D, z, starts, y, length, channels, A.shape[1], BLOCK_T=CHUNK, **config,
         )  # fmt: skip
-    return y, last, starts
+    return y, _states_last(starts[:, -1]), starts
 
 
 @_forward.register_fake
 def _(u, delta, A, B, C, D, z, initial_state):
     batch, length, channels = u.shape
     state = u.new_empty(batch, channels, A.shape[1], dtype=torch.float32)
-    starts = u.new_empty(batch, -(-length // CHUNK), A.shape[1], channels, dtype=torch.float32)
+    starts = u.new_empty(batch, -(-length // CHUNK) + 1, A.shape[1], channels, dtype=torch.float32)
     return u.new_empty(u.shape), state, starts
 
 
@@ -70,16 +70,16 @@ def _backward(
     """Gradients of u, delta, A, B, C, D, z (empty where D or z is absent) and of the initial state."""
     u, delta, B, C, grad = u.contiguous(), delta.contiguous(), B.contiguous(), C.contiguous(), grad.contiguous()
     D, z = None if D is None else D.contiguous(), None if z is None else z.contiguous()
-    carries, grad_initial = _carried(A, grad=grad, z=z, delta=delta, BC=C, first=grad_state)
+    carries = _carried(A, grad=grad, z=z, delta=delta, BC=C, first=grad_state)
 
     batch, length, channels = u.shape
-    chunks, num_states = starts.shape[1], A.shape[1]
+    chunks, num_states = starts.shape[1] - 1, A.shape[1]
     key = launch_key("grads", u.element_size(), channels, num_states, skip=D is not None, gate=z is not None)
     config = choose(key, grads_kernel, default_launch, u.device)
     blocks = triton.cdiv(channels, config["BLOCK_D"])
     grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
     grad_z = None if z is None else torch.empty_like(z)
-    grad_A = torch.empty_like(starts)
+    grad_A = starts.new_empty(batch, chunks, num_states, channels)
     grad_B = starts.new_empty(blocks, batch, num_states, length)
     grad_C = torch.empty_like(grad_B)
     grad_D = None if D is None else starts.new_empty(batch, chunks, channels)
@@ -97,7 +97,7 @@ def _backward(
         grad_C.sum(0).transpose(1, 2).to(C.dtype).contiguous(),
         u.new_empty(0) if grad_D is None or D is None else grad_D.sum((0, 1)).to(D.dtype),
         u.new_empty(0) if grad_z is None else grad_z,
-        grad_initial,
+        _states_last(carries[:, 0]),
     )
 
 
@@ -133,18 +133,16 @@ def _carried(
     u: Tensor | None = None,
     grad: Tensor | None = None,
     z: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """What reaches every chunk [B, chunks, N, Dm], starting from `first` [B, Dm, N], and what leaves the last one.
+) -> Tensor:
+    """The states between chunks and at both ends [B, chunks + 1, N, Dm], one of which is `first` [B, Dm, N].
 
-    With u: the state before each chunk, forwards in time. With grad: the gradient of the state after each chunk,
-    backwards in time.
+    With u: states, from the first on. With grad: their gradients, from the last on.
     """
     batch, length, channels = delta.shape
     num_states, chunks = A.shape[1], triton.cdiv(length, CHUNK)
     A, first = _states_first(A), _states_first(first)
-    sums = first.new_empty(batch, chunks, num_states, channels)
+    sums = first.new_empty(batch, chunks + 1, num_states, channels)
     delta_sums = first.new_empty(batch, chunks, channels)
-    last = torch.empty_like(first)
     reverse = u is None
     key = launch_key("sums", delta.element_size(), channels, num_states, reverse=reverse, gate=z is not None)
     config = choose(key, sums_kernel, default_launch, delta.device)
@@ -158,9 +156,9 @@ def _carried(
         )  # fmt: skip
         run(
             carry_key, carry_kernel, (triton.cdiv(channels * num_states, carry_config["BLOCK"]), batch),
-            sums, delta_sums, A, first, last, chunks, channels, num_states, REVERSE=reverse, **carry_config,
+            sums, delta_sums, A, first, chunks, channels, num_states, REVERSE=reverse, **carry_config,
         )  # fmt: skip
-    return sums, last.transpose(1, 2).contiguous()
+    return sums
 
 
 @torch.library.custom_op("hybrid_nas::selective_scan_step", mutates_args=())
@@ -192,6 +190,11 @@ def _(u, delta, A, B, C, state, D, z):
 def _states_first(x: Tensor) -> Tensor:
     """[..., Dm, N] as the kernels read it: [..., N, Dm] in float32."""
     return x.float().transpose(-1, -2).contiguous()
+
+
+def _states_last(x: Tensor) -> Tensor:
+    """[..., N, Dm] as callers have it, in memory of its own."""
+    return x.transpose(-1, -2).clone(memory_format=torch.contiguous_format)
 
 
 def ahead_of_time_cases() -> list[Case]:

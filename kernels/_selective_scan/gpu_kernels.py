@@ -1,11 +1,11 @@
 """Triton kernels of the selective scan: two levels, so that the time per token does not grow with the length.
 
 Time is cut into chunks. One pass computes, for all chunks at once, what each adds to the state; a second carries the
-state over the chunks, with one multiply-add per chunk; a third produces the outputs of all chunks at once from the
-state before each. The backward pass does the same against time and recomputes the states of a chunk from the state
-before it, so that no tensor of size [T, Dm, N] is ever stored. The states before chunks are kept for it: with N = 16
-and chunks of 32 tokens they take as many bytes as u in 16 bits, while computing them again would add a third to the
-exponentials of the backward pass, which are what bounds it.
+state over the chunks, a tile of them at a time; a third produces the outputs of all chunks at once from the state
+before each. The backward pass does the same against time and recomputes the states of a chunk from the state before it,
+so that no tensor of size [T, Dm, N] is ever stored. The states before chunks are kept for it: with N = 16 and chunks of
+32 tokens they take as many bytes as u in 16 bits, while computing them again would add a third to the exponentials of
+the backward pass, which are what bounds it.
 
 A program owns a tile [chunk, channels] and loops over the N states, so that registers do not grow with N. It is one
 warp: with more, `tl.associative_scan` meets at barriers and takes two to three times the instructions per element. The
@@ -16,7 +16,9 @@ The decay of a stretch of time is exp(A times the sum of delta), so the first pa
 that are never positive occur. Nothing is added by atomics: partial sums over blocks of channels and over chunks are
 stored apart and added afterwards, which makes gradients deterministic.
 
-Inside this file states lie as [N, Dm] and A as [N, Dm], so that a program reads its channels side by side.
+Inside this file states lie as [N, Dm] and A as [N, Dm], so that a program reads its channels side by side. Between
+chunks there is one place more than there are chunks: place c is before chunk c and place c + 1 behind it, so that the
+carry turns every sum where it lies into the state that stands there, and both ends are states of the whole.
 """
 
 import triton
@@ -53,6 +55,7 @@ def sums_kernel(
 ):  # fmt: skip
     """What a chunk adds to the state after it or, in REVERSE, to the gradient of the state before it."""
     b, place, t, d, offsets, mask = _tile(T, Dm, BLOCK_T, BLOCK_D)
+    state_place = place + b + (0 if REVERSE else 1)
     step = tl.load(delta + offsets, mask=mask, other=0.0).to(tl.float32)
     total = tl.sum(step, 0)
     if REVERSE:
@@ -68,26 +71,38 @@ def sums_kernel(
         rate = tl.load(A + n * Dm + d, mask=d < Dm, other=0.0) * LOG2_E
         weight = tl.load(BC + (b * T + t) * N + n, mask=t < T, other=0.0).to(tl.float32)
         added = tl.sum(tl.exp2(elapsed * rate[None, :]) * value * weight[:, None], 0)
-        tl.store(sums + (place * N + n) * Dm + d, added, mask=d < Dm)
+        tl.store(sums + (state_place * N + n) * Dm + d, added, mask=d < Dm)
 
 
 @triton.jit(do_not_specialize=["chunks"])
 def carry_kernel(
-    sums, delta_sums, A, first, last, chunks, Dm, N, REVERSE: tl.constexpr, BLOCK: tl.constexpr,
+    sums, delta_sums, A, first, chunks, Dm, N,
+    REVERSE: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Replace every chunk's sum by what reaches the chunk from those before it (in REVERSE after it); keep the last."""
+    """Turn the sums of chunks into the states behind them (in REVERSE before them), TILE chunks at a time.
+
+    A tile is scanned from nothing and what is left of the state is added behind it, so that tiles wait for one another
+    with a single multiply-add. r counts chunks in the order of the pass.
+    """
     b = tl.program_id(1).to(tl.int64)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # over [N, Dm]
-    mask = i < N * Dm
-    rate = tl.load(A + i, mask=mask, other=0.0) * LOG2_E
-    carry = tl.load(first + b * N * Dm + i, mask=mask, other=0.0)
-    for c in range(chunks):
-        place = b * chunks + (chunks - 1 - c if REVERSE else c)
-        added = tl.load(sums + place * N * Dm + i, mask=mask, other=0.0)
-        elapsed = tl.load(delta_sums + place * Dm + i % Dm, mask=mask, other=0.0)
-        tl.store(sums + place * N * Dm + i, carry, mask=mask)
-        carry = tl.exp2(elapsed * rate) * carry + added
-    tl.store(last + b * N * Dm + i, carry, mask=mask)
+    there, size = i < N * Dm, N * Dm
+    rate = tl.load(A + i, mask=there, other=0.0) * LOG2_E
+    carry = tl.load(first + b * size + i, mask=there, other=0.0)
+    begin = b * (chunks + 1) + (chunks if REVERSE else 0)
+    tl.store(sums + begin * size + i, carry, mask=there)
+    row = tl.arange(0, TILE)
+    for tile in range(tl.cdiv(chunks, TILE)):
+        r = tile * TILE + row
+        chunk = b * chunks + (chunks - 1 - r if REVERSE else r)
+        at = (chunk + b + (0 if REVERSE else 1))[:, None] * size + i[None, :]
+        mask = (r < chunks)[:, None] & there[None, :]
+        added = tl.load(sums + at, mask=mask, other=0.0)
+        elapsed = tl.load(delta_sums + chunk[:, None] * Dm + (i % Dm)[None, :], mask=mask, other=0.0)
+        left, added = tl.associative_scan((tl.exp2(elapsed * rate[None, :]), added), 0, _then)
+        tl.store(sums + at, left * carry[None, :] + added, mask=mask)
+        is_last = (row == TILE - 1)[:, None]
+        carry = tl.sum(tl.where(is_last, left, 0.0), 0) * carry + tl.sum(tl.where(is_last, added, 0.0), 0)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -105,7 +120,7 @@ def output_kernel(
     value *= step
     for n in range(N):
         rate = tl.load(A + n * Dm + d, mask=d < Dm, other=0.0) * LOG2_E
-        start = tl.load(starts + (place * N + n) * Dm + d, mask=d < Dm, other=0.0)
+        start = tl.load(starts + ((place + b) * N + n) * Dm + d, mask=d < Dm, other=0.0)
         b_n = tl.load(B + (b * T + t) * N + n, mask=t < T, other=0.0).to(tl.float32)
         c_n = tl.load(C + (b * T + t) * N + n, mask=t < T, other=0.0).to(tl.float32)
         decay = tl.exp2(step * rate[None, :])
@@ -144,9 +159,9 @@ def grads_kernel(
     g_step = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
     for n in range(N):
         rate = tl.load(A + n * Dm + d, mask=d < Dm, other=0.0)
-        state_at, token_at = (place * N + n) * Dm + d, (b * T + t) * N + n
+        state_at, token_at = ((place + b) * N + n) * Dm + d, (b * T + t) * N + n
         start = tl.load(starts + state_at, mask=d < Dm, other=0.0)
-        carry = tl.load(carries + state_at, mask=d < Dm, other=0.0)
+        carry = tl.load(carries + state_at + N * Dm, mask=d < Dm, other=0.0)
         b_n = tl.load(B + token_at, mask=t < T, other=0.0).to(tl.float32)
         b_before = tl.load(B + token_at - N, mask=(row > 0) & (t < T), other=0.0).to(tl.float32)
         c_n = tl.load(C + token_at, mask=t < T, other=0.0).to(tl.float32)
@@ -167,7 +182,7 @@ def grads_kernel(
         g_value += g * b_n[:, None]
         kept *= g
         g_step += kept * rate[None, :]
-        tl.store(grad_A + state_at, tl.sum(kept * step, 0), mask=d < Dm)
+        tl.store(grad_A + (place * N + n) * Dm + d, tl.sum(kept * step, 0), mask=d < Dm)
 
     u_tile = tl.load(u + offsets, mask=mask, other=0.0).to(tl.float32)
     g_u = g_value * step

@@ -9,11 +9,11 @@ from kernels.tuning import key
 CHUNK = 32
 LARGEST_BLOCK = 64
 
-# Kernel -> launches as channels (of `carry` states) in a block and warps; the first is the default. Spills are checked
-# ahead of time, speed is not yet.
-_LAUNCHES: dict[str, tuple[tuple[int, int], ...]] = {
+# Kernel -> launches as channels in a block and warps; of `carry` states in a block, warps and chunks in a tile. The
+# first is the default. Spills are checked ahead of time, speed is not yet.
+_LAUNCHES: dict[str, tuple[tuple[int, ...], ...]] = {
     "sums": ((32, 1), (16, 1), (64, 1), (64, 2), (32, 2), (8, 1)),
-    "carry": ((256, 2), (128, 1), (256, 4), (512, 4), (128, 2), (64, 1)),
+    "carry": ((64, 1, 16), (32, 1, 16), (32, 1, 32), (64, 1, 8), (128, 2, 16), (64, 2, 32)),
     "output": ((16, 1), (8, 1), (32, 1), (32, 2), (16, 2), (64, 4)),
     "grads": ((8, 1), (4, 1), (16, 1), (16, 2), (8, 2), (32, 4)),
     "step": ((32, 4), (16, 1), (32, 1), (64, 4), (16, 2), (8, 1)),
@@ -32,9 +32,9 @@ def launch_candidates(key: Key) -> list[Config]:
     """The launches worth trying for a key, the default first; at most six."""
     sizes, name = dict(key.sizes), key.kernel.removeprefix("selective_scan.")
     candidates: list[Config] = []
-    for block, warps in _LAUNCHES[name]:
+    for block, warps, *tile in _LAUNCHES[name]:
         # No larger block than the channels fill.
-        blocks = {"BLOCK": block} if name == "carry" else {"BLOCK_D": min(block, sizes["channels"])}
+        blocks = {"BLOCK": block, "TILE": tile[0]} if tile else {"BLOCK_D": min(block, sizes["channels"])}
         config = blocks | {"num_warps": warps}
         if config not in candidates:
             candidates.append(config)

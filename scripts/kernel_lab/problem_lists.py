@@ -124,6 +124,7 @@ def launch_problems() -> list[Problem]:
         named = [
             ("uneven head", Recurrence(B=1, T=130, Hqk=2, Hv=6, K=128, V=48, gate="head", delta=True, state=True)),
             ("channels", SelectiveScan(B=2, T=200, Dm=72, N=16, state=True)),
+            ("channels, long", SelectiveScan(B=2, T=1100, Dm=40, N=16, state=True)),
             ("odd channels", SelectiveScan(B=1, T=77, Dm=21, N=10)),
             ("channels step", SelectiveScanStep(B=3, Dm=72, N=16)),
             ("multiples of 16", GroupedMatmul(M=700, E=6, K=96, N=160)),

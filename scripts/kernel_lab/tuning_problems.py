@@ -86,7 +86,8 @@ def small(problem: Problem) -> Problem:
         if smaller is not None:
             return replace(problem, operation=smaller, exact=True)
     if isinstance(one, Recurrence | SelectiveScan):
-        return replace(problem, operation=replace(one, B=1, T=330))
+        # Of a scan, more chunks than any tile has of those that its carry takes at once.
+        return replace(problem, operation=replace(one, B=1, T=330 if isinstance(one, Recurrence) else 1100))
     if isinstance(one, RecurrenceStep | SelectiveScanStep):
         return replace(problem, operation=replace(one, B=2), exact=True)
     assert isinstance(one, GroupedMatmul)

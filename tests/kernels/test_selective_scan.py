@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from kernels import selective_scan, selective_scan_step, use_backend, vector_recurrence
+from kernels._selective_scan import launches
+from kernels.tuning import forget_tables
 from tests.kernels.closeness import assert_close_relative
 
 VALUES = {torch.float32: 1e-5, torch.float16: 2e-3}
@@ -99,6 +101,16 @@ def test_portable_equals_the_definition(length, dtype):
 )
 def test_triton_equals_the_definition(batch, length, channels, states, dtype, extras):
     assert_equals_the_definition("gpu", problem(batch, length, channels, states, dtype, extras=extras))
+
+
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize("tile", [1, 2, 4])
+def test_chunks_are_carried_over_in_tiles_of_any_length(tile, monkeypatch):
+    """Five chunks, the last one short, in several tiles."""
+    monkeypatch.setitem(launches._LAUNCHES, "carry", ((2, 1, tile),))
+    forget_tables()
+    assert_equals_the_definition("gpu", problem(2, 4 * launches.CHUNK + 2, 3, 1))
+    forget_tables()
 
 
 @pytest.mark.parametrize("decay", [1e-4, 30.0])
@@ -220,8 +232,10 @@ def test_mixed_types_and_devices_are_refused_by_name(changed, error, message):
         call("portable", problem(1, 3, 2, 4, extras=False) | changed)
 
 
-def test_a_step_names_its_own_state():
+def test_a_step_names_its_own_state_and_shapes():
     one = torch.ones(1, 2)
+    with pytest.raises(ValueError, match=r"u must be \[B, Dm\] and A"):
+        selective_scan_step(one[None], one[None], -torch.ones(2, 4), torch.ones(1, 4), torch.ones(1, 4), one)
     with pytest.raises(ValueError, match=r"^state must be \[1, 2, 4\]"):
         selective_scan_step(one, one, -torch.ones(2, 4), torch.ones(1, 4), torch.ones(1, 4), torch.ones(1, 4, 2))
 
