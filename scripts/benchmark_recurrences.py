@@ -28,8 +28,8 @@ from torch import Tensor
 
 import kernels
 from nas.measure.device import choose_device, describe_device
+from nas.measure.rival_cases import as_called
 from scripts.kernel_lab.operations import CHUNK, Random, Recurrence, Setting
-from scripts.kernel_lab.problems import as_called
 from scripts.provenance import commit, version_of
 
 OUT = Path("docs/benchmarks/recurrences")

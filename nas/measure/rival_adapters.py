@@ -163,16 +163,31 @@ def fla_function(module: str, name: str) -> Substitute:
     return getattr(importlib.import_module(f"fla.ops.{module}"), name)
 
 
-def kind_of(v: Tensor, log_decay: Tensor | None, beta: Tensor | None) -> str:
-    """The published layer whose recurrence this is, by the names of fla's modules."""
-    if log_decay is None:
-        return "simple_gla" if beta is None else "delta_rule"
-    per_channel = log_decay.dim() == v.dim()
-    if beta is None:
-        return "gla" if per_channel else "simple_gla"
-    if log_decay.dim() == 1:
-        return "fixed decay with delta rule"  # nobody's layer
-    return "kda" if per_channel else "gated_delta_rule"
+def kind_of(
+    v: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor | None,
+    erase: tuple[Tensor, Tensor] | None,
+    bonus: Tensor | None,
+) -> str:
+    """The published layer whose recurrence this is, by the names of fla's modules; or "nobody's layer"."""
+    decay = "none" if log_decay is None else "fixed" if log_decay.dim() == 1 else "head"
+    if log_decay is not None and log_decay.dim() == v.dim():
+        decay = "channel"
+    return _KINDS.get((decay, beta is not None, erase is not None, bonus is not None), "nobody's layer")
+
+
+_KINDS = {  # decay, and whether there is beta, erase, bonus
+    ("none", False, False, False): "simple_gla",
+    ("fixed", False, False, False): "simple_gla",
+    ("head", False, False, False): "simple_gla",
+    ("channel", False, False, False): "gla",
+    ("none", True, False, False): "delta_rule",
+    ("head", True, False, False): "gated_delta_rule",
+    ("channel", True, False, False): "kda",
+    ("channel", False, True, False): "rwkv7",
+    ("channel", False, False, True): "rwkv6",
+}
 
 
 def fla_recurrence(
@@ -191,7 +206,7 @@ def fla_recurrence(
     form: str = "chunk",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`kernels.matrix_recurrence` by one function of fla; all other kinds of layer are declined."""
-    if kind_of(v, log_decay, beta) != kind or erase is not None or bonus is not None:
+    if kind_of(v, log_decay, beta, erase, bonus) != kind:
         return NotImplemented
     if log_decay is not None and log_decay.dim() == 1 and log_decay.requires_grad and torch.is_grad_enabled():
         return NotImplemented  # fla gives a fixed decay no gradient
@@ -199,12 +214,16 @@ def fla_recurrence(
         group = v.shape[2] // q.shape[2]
         q, k = (x if group == 1 else x.repeat_interleave(group, dim=2) for x in (q, k))
     options: dict[str, Any] = {"scale": scale, "initial_state": initial_state, "output_final_state": return_state}
-    if log_decay is not None:
-        gate = "gk" if (kind, form) == ("gla", "fused_recurrent") else "g"
-        options["g_gamma" if log_decay.dim() == 1 else gate] = log_decay
-    if beta is not None:
-        options["beta"] = beta
-    o, state = fla_function(kind, f"{form}_{kind}")(q, k, v, **options)
+    if kind == "rwkv6":
+        options |= {"r": q, "k": k, "v": v, "w": log_decay, "u": bonus}
+    elif erase is not None:
+        options |= {"r": q, "k": k, "v": v, "w": log_decay, "a": erase[0], "b": erase[1]}
+    else:
+        options |= {"q": q, "k": k, "v": v} | ({} if beta is None else {"beta": beta})
+        if log_decay is not None:
+            gate = "gk" if (kind, form) == ("gla", "fused_recurrent") else "g"
+            options["g_gamma" if log_decay.dim() == 1 else gate] = log_decay
+    o, state = fla_function(kind, f"{form}_{kind}")(**options)
     return (o, state) if return_state else o
 
 

@@ -44,13 +44,13 @@ class Case:
         function = getattr(kernels, self.function)
         if not gradients:
             with torch.no_grad():
-                return as_list(function(**arguments))
+                return as_list(function(**as_called(arguments)))
         leaves = {
             name: value.detach().requires_grad_()
             for name, value in arguments.items()
             if isinstance(value, Tensor) and value.is_floating_point()
         }
-        outputs = as_list(function(**arguments | leaves))
+        outputs = as_list(function(**as_called(arguments | leaves)))
         weights = [torch.linspace(-1, 1, o.numel(), device=o.device).reshape(o.shape).to(o.dtype) for o in outputs]
         taken = torch.autograd.grad(outputs, list(leaves.values()), weights)
         return [*(o.detach() for o in outputs), *taken]
@@ -67,6 +67,14 @@ class Case:
 
 def decline(*tensors: object, **options: object) -> object:
     return NotImplemented
+
+
+def as_called(arguments: Arguments) -> Arguments:
+    """As the public function takes them: what it takes as a pair has one argument each here."""
+    if "erase_a" not in arguments:
+        return arguments
+    rest = {name: value for name, value in arguments.items() if name not in ("erase_a", "erase_b")}
+    return rest | {"erase": (arguments["erase_a"], arguments["erase_b"])}
 
 
 def as_list(output: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
@@ -114,8 +122,11 @@ def latent_step(generator: torch.Generator) -> Arguments:
     return {"q": q, "k_cache": cache, "v_cache": None, "value_size": SIZE, "length": 50}
 
 
-def recurrence(*, gate: str, delta: bool, state: bool = True, step: bool = False) -> Make:
-    """`gate`: none, fixed [Hv], head [..., Hv] or channel [..., Hv, K]; for a step, without the axis of tokens."""
+def recurrence(*, gate: str, extra: str = "", state: bool = True, step: bool = False) -> Make:
+    """`gate`: none, fixed [Hv], head [..., Hv] or channel [..., Hv, K]; for a step, without the axis of tokens.
+
+    extra: delta (beta), erase (as RWKV-7 does) or bonus.
+    """
 
     def make(generator: torch.Generator) -> Arguments:
         lead = (2,) if step else (2, TOKENS)
@@ -125,8 +136,14 @@ def recurrence(*, gate: str, delta: bool, state: bool = True, step: bool = False
         if gate != "none":
             shape = {"fixed": (4,), "head": (*lead, 4), "channel": (*lead, 4, SIZE)}[gate]
             made["log_decay"] = F.logsigmoid(torch.randn(*shape, generator=generator)) / 8
-        if delta:
+        if extra == "delta":
             made["beta"] = torch.randn(*lead, 4, generator=generator).sigmoid()
+        if extra == "erase":
+            key = F.normalize(torch.randn(*lead, 4, SIZE, generator=generator), dim=-1)
+            rate = torch.randn(*lead, 4, SIZE, generator=generator).sigmoid()
+            made |= {"erase_a": -key, "erase_b": key * rate}
+        if extra == "bonus":
+            made["bonus"] = torch.randn(4, SIZE, generator=generator)
         start = torch.randn(2, 4, SIZE, SIZE, generator=generator)
         if step:
             return made | {"state": start}
@@ -148,20 +165,22 @@ def experts(*, spare: int) -> Make:
 
 def recurrence_cases() -> tuple[Case, ...]:
     settings = (
-        ("no decay", "none", False),
-        ("decay by head", "head", False),
-        ("decay by channel", "channel", False),
-        ("delta rule", "none", True),
-        ("delta rule with decay by head", "head", True),
-        ("delta rule with decay by channel", "channel", True),
+        ("no decay", "none", ""),
+        ("decay by head", "head", ""),
+        ("decay by channel", "channel", ""),
+        ("delta rule", "none", "delta"),
+        ("delta rule with decay by head", "head", "delta"),
+        ("delta rule with decay by channel", "channel", "delta"),
+        ("free erase", "channel", "erase"),
+        ("bonus", "channel", "bonus"),
     )
     name, plain, step = "matrix_recurrence", [], []
-    for label, gate, delta in settings:
-        plain.append(Case(label, name, recurrence(gate=gate, delta=delta, state=False)))
-        plain.append(Case(f"{label}, from a state", name, recurrence(gate=gate, delta=delta)))
-        step.append(Case(label, f"{name}_step", recurrence(gate=gate, delta=delta, step=True), has_gradients=False))
+    for label, gate, extra in settings:
+        plain.append(Case(label, name, recurrence(gate=gate, extra=extra, state=False)))
+        plain.append(Case(f"{label}, from a state", name, recurrence(gate=gate, extra=extra)))
+        step.append(Case(label, f"{name}_step", recurrence(gate=gate, extra=extra, step=True), has_gradients=False))
     # A fixed decay gets a gradient from us alone.
-    return (*plain, Case("fixed decay", name, recurrence(gate="fixed", delta=False), has_gradients=False), *step)
+    return (*plain, Case("fixed decay", name, recurrence(gate="fixed"), has_gradients=False), *step)
 
 
 def cases() -> dict[str, tuple[Case, ...]]:

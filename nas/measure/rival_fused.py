@@ -65,10 +65,9 @@ def plain_norm(
     gate_activation: str,
     gate_first: bool,
     group_size: int | None,
-    unit_offset: bool,
 ) -> Answer:
     """`kernels.rms_norm` by `torch.nn.functional.rms_norm`, which knows neither sums nor gates nor groups."""
-    if residual is not None or gate is not None or group_size is not None or unit_offset:
+    if residual is not None or gate is not None or group_size is not None:
         return NotImplemented
     return F.rms_norm(x, (x.shape[-1],), None if weight is None else weight.to(x.dtype), eps)
 
@@ -83,10 +82,9 @@ def fla_norm(
     gate_activation: str,
     gate_first: bool,
     group_size: int | None,
-    unit_offset: bool,
 ) -> Answer:
     """`kernels.rms_norm` by fla's Triton kernels, with a residual or a gate behind the norm."""
-    if weight is None or gate_first or group_size is not None or unit_offset:
+    if weight is None or gate_first or group_size is not None:
         return NotImplemented
     if gate is not None:
         gated = fla_module("norm.fused_norm_gate", "rms_norm_gated")

@@ -183,7 +183,7 @@ def _rivals() -> tuple[Rival, ...]:
     for name, backend in backends.items():
         found.append(Rival(f"sdpa {name}", "attention", partial(sdpa, backend=backend)))
         found.append(Rival(f"sdpa {name} step", "attention_step", partial(sdpa_step, backend=backend)))
-    for kind in ("simple_gla", "gla", "delta_rule", "gated_delta_rule", "kda"):
+    for kind in ("simple_gla", "gla", "delta_rule", "gated_delta_rule", "kda", "rwkv6", "rwkv7"):
         whole, step = partial(fla_recurrence, kind=kind), partial(fla_step, kind=kind)
         found.append(Rival(f"fla chunk_{kind}", "matrix_recurrence", whole, library="fla"))
         found.append(Rival(f"fla fused_recurrent_{kind}", "matrix_recurrence_step", step, library="fla"))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import kernels
+from nas.measure.rival_cases import as_called
 from scripts.kernel_lab.operations import Arguments, Cost, Operation, Random
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -161,14 +162,6 @@ def in_float32(inputs: Inputs) -> Inputs:
 
     arguments = {name: upcast(value) for name, value in inputs.arguments.items()}
     return Inputs(arguments, tuple(one.float() for one in inputs.cotangents))
-
-
-def as_called(arguments: Arguments) -> Arguments:
-    """As the public function takes them: what it takes as a pair has one argument each here."""
-    if "erase_a" not in arguments:
-        return arguments
-    rest = {name: value for name, value in arguments.items() if name not in ("erase_a", "erase_b")}
-    return rest | {"erase": (arguments["erase_a"], arguments["erase_b"])}
 
 
 def as_tuple(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

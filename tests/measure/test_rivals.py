@@ -1,13 +1,15 @@
 """Other implementations count only when they are right; their adapters speak our conventions."""
 
+import importlib.util
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import kernels
 from nas.measure import meter, rival_adapters, rivals
-from nas.measure.rival_cases import CASES, decline, relative_error
+from nas.measure.rival_cases import CASES, as_called, decline, relative_error
 from nas.measure.rivals import RIVALS, Rival, first_to_accept, refused_rivals, verified_rivals
 
 CPU = torch.device("cpu")
@@ -110,16 +112,26 @@ def pretend_fla(module, name):
     """A function with fla's conventions that computes by our definition, to check what the adapter hands over."""
     assert name in (f"chunk_{module}", f"fused_recurrent_{module}")
 
-    def call(q, k, v, *, scale, initial_state, output_final_state, g=None, gk=None, g_gamma=None, beta=None):
+    def compute(q, k, v, initial_state, output_final_state, scale, **options):
         assert q.dim() == 4
-        assert (gk is not None) == (name == "fused_recurrent_gla")
-        given = next((gate for gate in (g, gk, g_gamma) if gate is not None), None)
-        options = {"initial_state": initial_state, "return_state": True, "scale": scale}
         with kernels.use_substitutes({"matrix_recurrence": decline}):
-            o, state = kernels.matrix_recurrence(q, k, v, log_decay=given, beta=beta, **options)
+            o, state = kernels.matrix_recurrence(
+                q, k, v, initial_state=initial_state, return_state=True, scale=scale, **options
+            )
         return o, state if output_final_state else None
 
-    return call
+    def call(q, k, v, *, g=None, gk=None, g_gamma=None, beta=None, **options):
+        assert (gk is not None) == (name == "fused_recurrent_gla")
+        given = next((gate for gate in (g, gk, g_gamma) if gate is not None), None)
+        return compute(q, k, v, log_decay=given, beta=beta, **options)
+
+    def rwkv6(r, k, v, w, u, **options):
+        return compute(r, k, v, log_decay=w, bonus=u, **options)
+
+    def rwkv7(r, w, k, v, a, b, **options):
+        return compute(r, k, v, log_decay=w, erase=(a, b), **options)
+
+    return {"rwkv6": rwkv6, "rwkv7": rwkv7}.get(module, call)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +146,31 @@ def test_adapters_of_fla_hand_over_what_was_asked(rival, monkeypatch):
     assert refused_rivals(CPU, torch.float32) == {}
 
 
-def test_every_kind_of_recurrence_has_one_fla_function_at_most():
+def test_every_kind_of_recurrence_has_one_fla_function():
     for case in (*CASES["matrix_recurrence"], *CASES["matrix_recurrence_step"]):
-        arguments = case.arguments(CPU, torch.float32)
-        kind = rival_adapters.kind_of(arguments["v"], arguments.get("log_decay"), arguments.get("beta"))
-        assert any(one.function == case.function and one.name.endswith(f"_{kind}") for one in RIVALS)
+        given = as_called(case.arguments(CPU, torch.float32))
+        options = (given.get(name) for name in ("log_decay", "beta", "erase", "bonus"))
+        kind = rival_adapters.kind_of(given["v"], *options)
+        names = (f"fla chunk_{kind}", f"fla fused_recurrent_{kind}")
+        assert sum(one.function == case.function and one.name in names for one in RIVALS) == 1
+    beta = torch.zeros(1, 3, 2)
+    assert rival_adapters.kind_of(torch.zeros(1, 3, 2, 4), torch.zeros(2), beta, None, None) == "nobody's layer"
+
+
+@pytest.mark.parametrize(
+    "name", [one.name for one in RIVALS if one.name.startswith("fla") and "matrix" in one.function]
+)
+def test_what_fla_is_asked_for_exists(name):
+    spec = importlib.util.find_spec("fla")  # not imported: fla breaks where there is no GPU
+    if spec is None or spec.submodule_search_locations is None:
+        pytest.skip("fla is not installed")
+    function = name.removeprefix("fla ")
+    kind = function.removeprefix("chunk_").removeprefix("fused_recurrent_")
+    folder = Path(spec.submodule_search_locations[0], "ops", kind)
+    assert function in (folder / "__init__.py").read_text()
+    definition = next(
+        text for path in folder.glob("*.py") if f"\ndef {function}(" in (text := path.read_text())
+    ).partition(f"\ndef {function}(")[2].partition(")")[0]  # fmt: skip
+    taken = {"rwkv6": ("r", "k", "v", "w", "u"), "rwkv7": ("r", "w", "k", "v", "a", "b")}.get(kind, ("q", "k", "v"))
+    for argument in (*taken, "scale", "initial_state", "output_final_state"):
+        assert f"    {argument}: " in definition, argument
