@@ -1,4 +1,5 @@
-"""Every launch configuration of every kernel on this GPU, against the definition: values, gradients, unwritten memory.
+"""Every launch configuration of every kernel on this GPU, against the definition: values, gradients, unwritten memory;
+and once more as a CUDA graph.
 
     python scripts/check_kernels.py --jobs 8 --out DIR
 
@@ -28,10 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import kernels
+from nas.measure.graph import capture
 from nas.measure.rivals import gpu_is_spoilt
 from scripts.exit_codes import USAGE_ERROR
 from scripts.kernel_lab.problem_lists import launch_problems
-from scripts.kernel_lab.problems import Problem, worst
+from scripts.kernel_lab.problems import Inputs, Problem, Result, worst
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDS_RESTART = 3  # exit code of a process whose GPU context is spoilt
@@ -115,7 +117,7 @@ def work(numbers: Sequence[int], log: Path) -> int:
 
 
 def check_problem(problem: Problem, device: torch.device) -> Finding:
-    """Compare the Triton kernels with the right answer; on a CPU they run in the interpreter."""
+    """Compare the Triton kernels with the right answer; on a CPU they run in the interpreter, where nothing replays."""
     start = time.perf_counter()
     # Whatever a kernel or its compiler raises is the finding; the other problems are checked all the same.
     try:
@@ -124,6 +126,8 @@ def check_problem(problem: Problem, device: torch.device) -> Finding:
         with kernels.use_backend("gpu"), nan_filled_memory():
             result = problem.run(inputs)
         check = worst(problem.errors(result, reference))
+        if check.passes and device.type == "cuda":
+            check = worst(problem.errors(replayed(problem, inputs, device), reference))
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return finding(problem, passes=False, reason=reason, seconds=time.perf_counter() - start)
@@ -136,6 +140,18 @@ def check_problem(problem: Problem, device: torch.device) -> Finding:
         reason="" if check.passes else f"worst row {check.worst_row:.2g}",
         seconds=time.perf_counter() - start,
     )
+
+
+def replayed(problem: Problem, inputs: Inputs, device: torch.device) -> Result:
+    """The answer of a CUDA graph, whose memory is its own: nothing is computed in it before the replay.
+
+    Raises CannotCapture where the host code of a kernel waits for the GPU.
+    """
+    answers: list[Result] = []
+    with kernels.use_backend("gpu"):
+        capture(lambda: answers.append(problem.run(inputs)), device)()
+    torch.cuda.synchronize(device)
+    return answers[-1]
 
 
 @contextmanager
