@@ -27,7 +27,6 @@ def rms_norm(
     gate_activation: NormGate = "silu",
     gate_first: bool = False,
     group_size: int | None = None,
-    unit_offset: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """s / sqrt(mean(s²) + eps) * weight over the last axis, or over groups of it.
 
@@ -39,7 +38,6 @@ def rms_norm(
         gate: [..., D], the z of y = norm(x) act(z), or of y = norm(x act(z)) with `gate_first`.
         gate_activation: act, "silu" or "sigmoid".
         group_size: normalise each `group_size` channels by themselves (Mamba-2's groups); a divisor of D.
-        unit_offset: the weight is stored less one (Gemma, Qwen3-Next): multiply by 1 + weight.
 
     Returns y [..., D], or (y, s) with a residual; in the type of x, or that to which x and the residual promote. Gate
     and x have one type; the weight has that of x or float32. All arithmetic is in float32. Every tensor given receives
@@ -55,13 +53,12 @@ def rms_norm(
         "gate_activation": gate_activation,
         "gate_first": gate_first,
         "group_size": group_size,
-        "unit_offset": unit_offset,
     }
     substituted = ask_substitute("rms_norm", x, weight, **options)
     if substituted is not NotImplemented:
         return substituted
     activation = None if gate is None else gate_activation
-    arguments = (x, weight, residual, gate, eps, size, activation, gate_first, unit_offset)
+    arguments = (x, weight, residual, gate, eps, size, activation, gate_first)
     y, total = _implementation(x).rms_norm(*arguments)
     return y if residual is None else (y, total)
 

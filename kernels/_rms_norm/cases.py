@@ -19,15 +19,15 @@ def ahead_of_time_cases() -> list[Case]:
     """The default launches of plain norms from heads to wide rows, of sums, and of gates in both orders."""
     keys = []
     for element_bytes, size in ((2, 128), (4, 4096), (2, LARGEST_TILE)):
-        plain = {"weight": 1, "gate": 0, "first": 0, "offset": 0}
+        plain = {"weight": 1, "gate": 0, "first": 0}
         keys.append(launch_key("forward", element_bytes, size, residual=1, **plain))
         keys.append(launch_key("backward", element_bytes, size, total=1, **plain))
     for size, first in ((128, 0), (LARGEST_TILE, 0), (LARGEST_GATED_TILE, 1)):
-        gated = {"weight": 1, "gate": 1, "first": first, "offset": 0}
+        gated = {"weight": 1, "gate": 1, "first": first}
         keys.append(launch_key("forward", 2, size, residual=0, **gated))
         keys.append(launch_key("backward", 2, size, total=0, **gated))
-    keys.append(launch_key("wide_forward", 2, 0, residual=1, weight=1, gate=0, first=0, offset=0))
-    keys.append(launch_key("wide_backward", 2, 0, total=0, weight=1, gate=1, first=1, offset=0))
+    keys.append(launch_key("wide_forward", 2, 0, residual=1, weight=1, gate=0, first=0))
+    keys.append(launch_key("wide_backward", 2, 0, total=0, weight=1, gate=1, first=1))
     keys.append(launch_key("wide_weight", 2, 0, gate=1, first=1))
     return [launch_case(key, default_launch(key)) for key in keys]
 
@@ -37,7 +37,6 @@ def launch_case(key: Key, config: Config) -> Case:
     name = key.kernel.removeprefix("rms_norm.")
     kernel, flags, element = KERNELS[name], dict(key.flags), {2: "*bf16", 4: "*fp32"}[key.element_bytes]
     constants: dict[str, object] = {"GATE": flags["gate"], "FIRST": flags["first"] > 0}
-    constants["OFFSET"] = flags.get("offset", 0) > 0
     if not flags["gate"]:
         constants |= {"gate": None, "grad_gate": None}
     if not flags.get("weight", 1):

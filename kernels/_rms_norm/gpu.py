@@ -33,10 +33,9 @@ def rms_norm(
     size: int,
     activation: str | None,
     gate_first: bool,
-    unit_offset: bool,
 ) -> tuple[Tensor, Tensor]:
     """(y, s) as at the public door; size: how many channels are normalised together."""
-    arguments = (x, weight, residual, gate, eps, 1.0, size, GATES[activation], gate_first, unit_offset)
+    arguments = (x, weight, residual, gate, eps, 1.0, size, GATES[activation], gate_first)
     y, total, _ = _forward(*arguments)
     return y, total
 
@@ -44,7 +43,7 @@ def rms_norm(
 def l2_norm(x: Tensor, eps: float) -> Tensor:
     """As at the public door: a norm without a weight, of which a factor makes the other one."""
     size = x.shape[-1]
-    return _forward(x, None, None, None, eps / max(1, size), max(1, size) ** -0.5, size, 0, False, False)[0]
+    return _forward(x, None, None, None, eps / max(1, size), max(1, size) ** -0.5, size, 0, False)[0]
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,6 @@ def _forward(
     size: int,
     gate_kind: int,
     gate_first: bool,
-    unit_offset: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the sum with the residual (empty without one), and r of every row [N, G]; without a weight y is n scale."""
     dtype = x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
@@ -107,7 +105,7 @@ def _forward(
     wide = is_wide(size, gate_first)
     kernel = wide_forward_kernel if wide else forward_kernel
     name = "wide_forward" if wide else "forward"
-    flags = {"residual": residual is not None, **_flags(weight, gate_kind, gate_first, unit_offset)}
+    flags = {"residual": residual is not None, **_flags(weight, gate_kind, gate_first)}
     key = launch_key(name, y.element_size(), size, **flags)
     config = choose(key, kernel, default_launch, x.device)
     tokens = inverse.shape[0]
@@ -116,13 +114,13 @@ def _forward(
         run(
             key, kernel, grid, x, residual, gate, weight, y, None if residual is None else total, inverse, tokens, size,
             *_strides(x), *_strides(residual), *_strides(gate), layout.weight_group, eps, scale,
-            GATE=gate_kind, FIRST=gate_first, OFFSET=unit_offset, **config,
+            GATE=gate_kind, FIRST=gate_first, **config,
         )  # fmt: skip
     return y, total, inverse
 
 
 @_forward.register_fake
-def _(x, weight, residual, gate, eps, scale, size, gate_kind, gate_first, unit_offset):
+def _(x, weight, residual, gate, eps, scale, size, gate_kind, gate_first):
     dtype = x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
     y = x.new_empty(x.shape, dtype=dtype)
     groups = _layout(x, gate, size).groups
@@ -142,7 +140,6 @@ def _backward(
     size: int,
     gate_kind: int,
     gate_first: bool,
-    unit_offset: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x (the sum, where there was a residual), gate and weight (empty where these are absent)."""
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -154,14 +151,14 @@ def _backward(
     grad, grad_total, x, gate = (layout.view(tensor) for tensor in (grad, grad_total, x, gate))  # type: ignore[assignment]
     programs = min(MOST_PROGRAMS, triton.cdiv(tokens, FEWEST_ROWS))
     sums = None if weight is None else x.new_empty(programs, groups, size, dtype=torch.float32)
-    flags = _flags(weight, gate_kind, gate_first, unit_offset)
+    flags = _flags(weight, gate_kind, gate_first)
     wide = is_wide(size, gate_first)
     kernel = wide_backward_kernel if wide else backward_kernel
     key = launch_key(
         "wide_backward" if wide else "backward", x.element_size(), size, total=grad_total is not None, **flags
     )
     config = choose(key, kernel, default_launch, x.device)
-    constants = {"GATE": gate_kind, "FIRST": gate_first, "OFFSET": unit_offset}
+    constants = {"GATE": gate_kind, "FIRST": gate_first}
     outputs = (grad_x, None if gate is None else grad_gate)
     strides = (*_strides(grad), *_strides(grad_total), *_strides(x), *_strides(gate))
     with torch.cuda.device_of(x):
@@ -179,7 +176,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(grad, grad_total, x, gate, weight, inverse, scale, size, gate_kind, gate_first, unit_offset):
+def _(grad, grad_total, x, gate, weight, inverse, scale, size, gate_kind, gate_first):
     optional = [x.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape) for tensor in (gate, weight)]
     return (x.new_empty(x.shape), *optional)
 
@@ -198,8 +195,8 @@ def _wide_weight(
     )  # fmt: skip
 
 
-def _flags(weight: Tensor | None, gate_kind: int, gate_first: bool, unit_offset: bool) -> dict[str, int]:
-    return {"weight": weight is not None, "gate": gate_kind, "first": gate_first, "offset": unit_offset}
+def _flags(weight: Tensor | None, gate_kind: int, gate_first: bool) -> dict[str, int]:
+    return {"weight": weight is not None, "gate": gate_kind, "first": gate_first}
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -214,7 +211,7 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor
 
 def _differentiate(ctx: Any, grad: Tensor | None, grad_total: Tensor | None, _: Tensor | None) -> tuple:
     x, gate, weight, inverse = ctx.saved_tensors
-    rest = (None,) * 6
+    rest = (None,) * 5
     if grad is None:  # only the sum was used
         of_x = None if grad_total is None else grad_total.to(ctx.x_dtype)
         return of_x, None, None if grad_total is None else grad_total.to(ctx.residual_dtype), None, *rest

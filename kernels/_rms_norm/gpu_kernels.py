@@ -37,14 +37,12 @@ def _slope(z, GATE: tl.constexpr):
 
 
 @triton.jit
-def _weight(weight, at, mask, scale, OFFSET: tl.constexpr):
+def _weight(weight, at, mask, scale):
     """What a normalised row is multiplied by, as a row; `scale` where there is no weight."""
     if weight is None:
         row = tl.where(mask, scale, 0.0)
     else:
         row = _read(weight, at, mask)
-        if OFFSET:
-            row += 1.0
     return row
 
 
@@ -52,7 +50,7 @@ def _weight(weight, at, mask, scale, OFFSET: tl.constexpr):
 def forward_kernel(
     x, residual, gate, weight, y, total, inverse, N, D, x_row, x_group, residual_row, residual_group,
     gate_row, gate_group, weight_group, eps, scale,
-    GATE: tl.constexpr, FIRST: tl.constexpr, OFFSET: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+    GATE: tl.constexpr, FIRST: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """y, the sum with the residual where there is one, and r of every row."""
     g, d = tl.program_id(1), tl.arange(0, BLOCK_D)
@@ -70,7 +68,7 @@ def forward_kernel(
             s *= opened
     r = 1.0 / tl.sqrt(tl.sum(s * s, 1) / D + eps)
     tl.store(inverse + n * tl.num_programs(1) + g, r, mask=n < N)
-    out = s * r[:, None] * _weight(weight, g * weight_group + d, d < D, scale, OFFSET)[None, :]
+    out = s * r[:, None] * _weight(weight, g * weight_group + d, d < D, scale)[None, :]
     if gate is not None:
         if not FIRST:
             out *= opened
@@ -81,11 +79,11 @@ def forward_kernel(
 def backward_kernel(
     grad, grad_total, x, gate, weight, inverse, grad_x, grad_gate, grad_weight, N, D, grad_row, grad_group,
     total_row, total_group, x_row, x_group, gate_row, gate_group, weight_group, scale,
-    GATE: tl.constexpr, FIRST: tl.constexpr, OFFSET: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+    GATE: tl.constexpr, FIRST: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """All gradients; x is the sum where there was a residual. grad_weight is [programs, G, D] in float32."""
     g, d, groups = tl.program_id(1), tl.arange(0, BLOCK_D), tl.num_programs(1)
-    w = _weight(weight, g * weight_group + d, d < D, scale, OFFSET)[None, :]
+    w = _weight(weight, g * weight_group + d, d < D, scale)[None, :]
     weight_sum = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(N, BLOCK_R), tl.num_programs(0)):
         n = tile * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)

@@ -14,7 +14,7 @@ from kernels._rms_norm.gpu_kernels import _opened, _read, _slope, _weight
 def wide_forward_kernel(
     x, residual, gate, weight, y, total, inverse, N, D, x_row, x_group, residual_row, residual_group,
     gate_row, gate_group, weight_group, eps, scale,
-    GATE: tl.constexpr, FIRST: tl.constexpr, OFFSET: tl.constexpr, BLOCK_D: tl.constexpr,
+    GATE: tl.constexpr, FIRST: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One row: first the mean of its squares (and the sum with the residual, which is kept), then y."""
     n, g = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -40,17 +40,17 @@ def wide_forward_kernel(
             s = s.to(total.dtype.element_ty).to(tl.float32)
         if gate is not None:
             s *= _opened(_read(gate, n * gate_row + g * gate_group + d, d < D), GATE)
-        out = s * r * _weight(weight, g * weight_group + d, d < D, scale, OFFSET)
+        out = s * r * _weight(weight, g * weight_group + d, d < D, scale)
         tl.store(y + place * D + d, out.to(y.dtype.element_ty), mask=d < D)
 
 
 @triton.jit
 def _row_gradients(grad, x, gate, weight, n, g, d, D, grad_row, grad_group, x_row, x_group, gate_row, gate_group,
-                   weight_group, r, scale, GATE: tl.constexpr, FIRST: tl.constexpr, OFFSET: tl.constexpr):  # fmt: skip
+                   weight_group, r, scale, GATE: tl.constexpr, FIRST: tl.constexpr):  # fmt: skip
     """(n, the gradient of n w, w, z, act(z), x) of a block of one row; without a gate z and act(z) are zero and one."""
     x_tile = _read(x, n * x_row + g * x_group + d, d < D)
     dy = _read(grad, n * grad_row + g * grad_group + d, d < D)
-    w = _weight(weight, g * weight_group + d, d < D, scale, OFFSET)
+    w = _weight(weight, g * weight_group + d, d < D, scale)
     z, opened = dy * 0.0, dy * 0.0 + 1.0
     if gate is not None:
         z = _read(gate, n * gate_row + g * gate_group + d, d < D)
@@ -65,7 +65,7 @@ def _row_gradients(grad, x, gate, weight, n, g, d, D, grad_row, grad_group, x_ro
 def wide_backward_kernel(
     grad, grad_total, x, gate, weight, inverse, grad_x, grad_gate, N, D, grad_row, grad_group, total_row, total_group,
     x_row, x_group, gate_row, gate_group, weight_group, scale,
-    GATE: tl.constexpr, FIRST: tl.constexpr, OFFSET: tl.constexpr, BLOCK_D: tl.constexpr,
+    GATE: tl.constexpr, FIRST: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one row but for the weight's: first mean(dn n), then the rest."""
     n, g = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -76,14 +76,14 @@ def wide_backward_kernel(
         d = start + tl.arange(0, BLOCK_D)
         normed, dy, w, _, opened, _ = _row_gradients(
             grad, x, gate, weight, n, g, d, D, grad_row, grad_group, x_row, x_group, gate_row, gate_group,
-            weight_group, r, scale, GATE, FIRST, OFFSET)  # fmt: skip
+            weight_group, r, scale, GATE, FIRST)  # fmt: skip
         along += (dy * w if FIRST else dy * w * opened) * normed
     mean = tl.sum(along, 0) / D
     for start in range(0, D, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
         normed, dy, w, z, opened, x_tile = _row_gradients(
             grad, x, gate, weight, n, g, d, D, grad_row, grad_group, x_row, x_group, gate_row, gate_group,
-            weight_group, r, scale, GATE, FIRST, OFFSET)  # fmt: skip
+            weight_group, r, scale, GATE, FIRST)  # fmt: skip
         ds = r * ((dy * w if FIRST else dy * w * opened) - normed * mean)
         if gate is not None:
             dz = (ds * x_tile if FIRST else dy * normed * w) * _slope(z, GATE)
@@ -108,6 +108,6 @@ def wide_weight_kernel(
         r = tl.load(inverse + n * tl.num_programs(2) + g)
         normed, dy, _, _, opened, _ = _row_gradients(
             grad, x, gate, None, n, g, d, D, grad_row, grad_group, x_row, x_group, gate_row, gate_group,
-            0, r, scale, GATE, FIRST, False)  # fmt: skip
+            0, r, scale, GATE, FIRST)  # fmt: skip
         total += dy * normed if FIRST else dy * opened * normed
     tl.store(grad_weight + (tl.program_id(0) * tl.num_programs(2) + g) * D + d, total, mask=d < D)

@@ -19,7 +19,6 @@ def rms_norm(
     size: int,
     activation: str | None,
     gate_first: bool,
-    unit_offset: bool,
 ) -> tuple[Tensor, Tensor]:
     """(y, s) as at the public door; size: how many channels are normalised together."""
     total = x if residual is None else x + residual
@@ -30,7 +29,7 @@ def rms_norm(
     if opened is not None and gate_first:
         s = s * opened
     if weight is not None:
-        weight = weight.to(s.dtype) + 1 if unit_offset else weight.to(s.dtype)
+        weight = weight.to(s.dtype)
     if size < x.shape[-1]:
         s = s.unflatten(-1, (-1, size))
         weight = None if weight is None else weight.unflatten(-1, (-1, size))

@@ -13,7 +13,6 @@ def rms_norm(
     size: int,
     activation: str | None,
     gate_first: bool,
-    unit_offset: bool,
 ) -> tuple[Tensor, Tensor]:
     """(y, s) as at the public door; size: how many channels are normalised together."""
     total = x if residual is None else x + residual
@@ -28,7 +27,7 @@ def rms_norm(
     groups = s.unflatten(-1, (-1, size))
     y = (groups / torch.sqrt((groups * groups).mean(-1, keepdim=True) + eps)).flatten(-2)
     if weight is not None:
-        y = y * (weight.float() + 1 if unit_offset else weight.float())
+        y = y * weight.float()
     if opened is not None and not gate_first:
         y = y * opened
     return y.to(total.dtype), total

@@ -13,7 +13,6 @@ BACKENDS = ["reference", "portable", "gpu"]
 FORMS = {
     "plain": {},
     "weightless": {"weight": False},
-    "offset": {"unit_offset": True},
     "residual": {"residual": True},
     "gate behind": {"gate": True},
     "sigmoid behind": {"gate": True, "gate_activation": "sigmoid"},
@@ -67,7 +66,7 @@ def assert_equals_the_definition(backend, tensors, options, **how):
 def test_exact_examples(backend):
     x = torch.tensor([[3.0, -4.0]])
     with use_backend(backend):
-        y, total = rms_norm(x - 1, torch.tensor([1.0, 2.0]), eps=1e-20, residual=torch.ones(1, 2), unit_offset=True)
+        y, total = rms_norm(x - 1, torch.tensor([2.0, 3.0]), eps=1e-20, residual=torch.ones(1, 2))
         torch.testing.assert_close(y, torch.tensor([[6.0, -12.0]]) / 12.5**0.5)
         torch.testing.assert_close(total, x)
         torch.testing.assert_close(l2_norm(x, eps=1e-20), x / 5)
@@ -164,19 +163,19 @@ def test_l2_norm_equals_the_definition_down_to_zero(backend, dtype):
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
 def test_equals_pytorch_and_transformers(backend):
     from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
-    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNorm, Qwen3NextRMSNormGated
+    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated, l2norm
 
     tensors, _ = problem((2, 9, 16), gate=True)
     x, weight, z = (tensors[name].detach() for name in ("x", "weight", "gate"))
-    in_front, behind, offset = MambaRMSNormGated(16, group_size=16), Qwen3NextRMSNormGated(16), Qwen3NextRMSNorm(16)
-    for module in (in_front, behind, offset):
+    in_front, behind = MambaRMSNormGated(16, group_size=8), Qwen3NextRMSNormGated(16)
+    for module in (in_front, behind):
         module.weight.data.copy_(weight)
-    in_front.variance_epsilon = behind.variance_epsilon = offset.eps = 1e-6
+    in_front.variance_epsilon = behind.variance_epsilon = 1e-6
     with use_backend(backend), torch.no_grad():
         assert_close_relative(rms_norm(x, weight), F.rms_norm(x, (16,), weight, 1e-6), 1e-6)
-        assert_close_relative(rms_norm(x, weight, gate=z, gate_first=True), in_front(x, z), 1e-6)
+        assert_close_relative(rms_norm(x, weight, gate=z, gate_first=True, group_size=8), in_front(x, z), 1e-6)
         assert_close_relative(rms_norm(x, weight, gate=z), behind(x, z), 1e-6)
-        assert_close_relative(rms_norm(x, weight, unit_offset=True), offset(x), 1e-6)
+        assert_close_relative(l2_norm(x), l2norm(x), 1e-6)
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
@@ -187,13 +186,22 @@ def test_nothing_to_normalise_is_nothing(backend):
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch itself
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
-def test_a_compiled_norm_gives_the_same(backend):
-    tensors, _ = problem((2, 3, 8), residual=True)
-    tensors = {name: tensor.detach() for name, tensor in tensors.items()}
-    compiled = torch.compile(rms_norm, fullgraph=True, backend="aot_eager")
+@pytest.mark.parametrize("form", ["residual", "gate behind"])
+def test_compiles_as_one_graph_with_its_gradients(backend, form):
+    tensors, _ = problem((2, 3, 8), **FORMS[form])
+
+    def loss(**given):
+        outputs = rms_norm(**given)
+        return sum(o.square().sum() for o in (outputs if isinstance(outputs, tuple) else (outputs,)))
+
     with use_backend(backend):
-        for found, expected in zip(compiled(**tensors), rms_norm(**tensors), strict=True):
-            assert_close_relative(found, expected, 1e-6)
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(**tensors)
+        grads = torch.autograd.grad(compiled, list(tensors.values()))
+        expected = loss(**tensors)
+        expected_grads = torch.autograd.grad(expected, list(tensors.values()))
+    torch.testing.assert_close(compiled, expected)
+    for grad, right in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, right)
 
 
 def test_operators_keep_what_torch_asks_of_them():
@@ -201,10 +209,10 @@ def test_operators_keep_what_torch_asks_of_them():
 
     tensors, _ = problem((3, 8), residual=True)
     x, weight, residual = tensors.values()
-    torch.library.opcheck(gpu._forward, (x, weight, residual, None, 1e-6, 1.0, 8, 0, False, False))
+    torch.library.opcheck(gpu._forward, (x, weight, residual, None, 1e-6, 1.0, 8, 0, False))
     z, x, weight = (tensor.detach() for tensor in (residual, x, weight))
     inverse = torch.ones(3, 2)
-    arguments = (torch.ones_like(x), None, x, z, weight, inverse, 1.0, 4, 1, True, False)
+    arguments = (torch.ones_like(x), None, x, z, weight, inverse, 1.0, 4, 1, True)
     torch.library.opcheck(gpu._backward, arguments)
 
 
@@ -224,3 +232,9 @@ def test_operators_keep_what_torch_asks_of_them():
 def test_what_does_not_belong_together_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         rms_norm(**({"x": torch.ones(2, 4)} | change))
+
+
+def test_l2_norm_refuses_what_it_cannot_divide():
+    for x in (torch.ones(()), torch.ones(2, 4, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"x must be \[\.\.\., D\] of a floating type, but got"):
+            l2_norm(x)
