@@ -7,6 +7,7 @@ from typing import Literal
 
 from nas.architecture.errors import ArchitectureError
 from nas.architecture.ffns import FfnOptions, NoFfn
+from nas.architecture.kv_sharing import check_sources
 from nas.architecture.mixers import HeadMix, MixerOptions, NoMixer
 from nas.architecture.options import DEFAULT_NORM_EPS, Options, option
 
@@ -78,6 +79,7 @@ class Architecture(Options):
             raise ArchitectureError(f"name must be a word, but got {self.name!r}.")
         if not self.blocks:
             raise ArchitectureError("An architecture needs at least one block, but got none.")
+        check_sources([block.mixer for block in self.blocks])
         if self.norm_bias and self.norm == "rmsnorm":
             raise ArchitectureError("norm_bias needs norm: layernorm, but norm is rmsnorm, which has none.")
 

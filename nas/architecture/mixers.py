@@ -14,6 +14,7 @@ from nas.architecture.positions import DEFAULT_ROPE_BASE, ROPE_SCALINGS, Positio
 
 QkNorm = Literal["none", "head", "full", "l2"]
 OutputGate = Literal["none", "sigmoid"]
+KvFrom = Literal["own", "earlier"]
 GatedNorm = Literal["after_gate", "before_gate", "none"]
 InnerNorm = Literal["none", "learned", "plain"]
 
@@ -86,6 +87,7 @@ class GroupedHeads(MixerOptions):
 class Attention(GroupedHeads):
     """Softmax attention; sliding window when `window` is set, which the first `num_global` tokens are exempt from.
 
+    kv_from: keys and values of its own, or those of the nearest earlier layer with the same window that has its own.
     score_scale: factor of the scores beside 1 / sqrt(head_dim). soft_cap: c tanh(s / c) takes the place of a score s.
     sinks: every head has one more key, whose score is learned and whose value is zero. output_gate: heads are
     multiplied by sigmoid(W x).
@@ -95,6 +97,7 @@ class Attention(GroupedHeads):
 
     window: int | None = option(None, role="tokens", minimum=1)
     num_global: int = option(0, minimum=0, rare=True)
+    kv_from: KvFrom = option("own", rare=True)
     score_scale: float = option(1.0, rare=True)
     soft_cap: float | None = option(None, minimum=1e-3, rare=True)
     sinks: bool = option(False, rare=True)
@@ -112,7 +115,8 @@ class Attention(GroupedHeads):
             )
 
     def canonical(self, d_model: int) -> Self:
-        return replace(super().canonical(d_model), **used_positions(self))
+        tied = self.tie_kv and self.kv_from == "own"
+        return replace(super().canonical(d_model), **used_positions(self), tie_kv=tied)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,7 +323,7 @@ def join_heads(first: MixerOptions, second: MixerOptions) -> MixerOptions | None
     if not (isinstance(first, Attention) and isinstance(second, Attention)):
         return None
     total = first.num_heads + second.num_heads
-    if first.kv_heads != first.num_heads or second.kv_heads != second.num_heads:
+    if first.kv_heads != first.num_heads or second.kv_heads != second.num_heads or first.kv_from != "own":
         return None
     if replace(first, num_heads=total, num_kv_heads=total) != replace(second, num_heads=total, num_kv_heads=total):
         return None

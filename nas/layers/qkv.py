@@ -29,14 +29,19 @@ class QkvProjection(nn.Module):
         self.head_dim = options.head_dim
         self.rope = rope_of(options)
         self.tie_kv = options.tie_kv
-        rows = self.num_heads + (1 if options.tie_kv else 2) * self.kv_heads
+        projected = 1 if options.tie_kv else 2
+        if isinstance(options, Attention) and options.kv_from == "earlier":
+            projected = 0
+        rows = self.num_heads + projected * self.kv_heads
         self.linear = Linear(d_model, rows * self.head_dim, bias=options.qkv_bias)
         self.temperature = (options.temperature_floor, options.temperature_scale)
         self.qk_norm = options.qk_norm
         self.eps = options.norm_eps
         if options.qk_norm in ("head", "full"):
             heads = (1, 1) if options.qk_norm == "head" else (self.num_heads, self.kv_heads)
-            self.q_norm, self.k_norm = (RMSNorm(h * self.head_dim, eps=options.norm_eps) for h in heads)
+            self.q_norm = RMSNorm(heads[0] * self.head_dim, eps=options.norm_eps)
+            if projected:
+                self.k_norm = RMSNorm(heads[1] * self.head_dim, eps=options.norm_eps)
 
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, d] -> q [B, T, Hq, D], k and v [B, T, Hkv, D]."""
@@ -54,17 +59,24 @@ class QkvProjection(nn.Module):
         q, k = qk.split((self.num_heads, self.kv_heads), dim=2)
         return self._tempered(q, context), k, v
 
+    def queries(self, x: Tensor, context: Context) -> Tensor:
+        """x [B, T, d] -> q [B, T, Hq, D] of an attention whose keys and values are those of an earlier layer."""
+        q = self.linear(x).unflatten(-1, (-1, self.head_dim))
+        if self.qk_norm in ("head", "full"):
+            q = self._normed_by(self.q_norm, q)
+        q = self._rotated(q, context)
+        return self._tempered(normalised(q, self.eps) if self.qk_norm == "l2" else q, context)
+
     def flops(self, tokens: int) -> int:
         return 2 * tokens * self.linear.weight.numel()
 
     def _normed(self, qk: Tensor) -> tuple[Tensor, Tensor]:
         q, k = qk.split((self.num_heads, self.kv_heads), dim=2)
-        if self.qk_norm == "head":
-            return self.q_norm(q), self.k_norm(k)
-        return (
-            self.q_norm(q.flatten(2)).unflatten(-1, (-1, self.head_dim)),
-            self.k_norm(k.flatten(2)).unflatten(-1, (-1, self.head_dim)),
-        )
+        return self._normed_by(self.q_norm, q), self._normed_by(self.k_norm, k)
+
+    def _normed_by(self, norm: RMSNorm, x: Tensor) -> Tensor:
+        """x [B, T, H, D] per head, or over all heads together."""
+        return norm(x) if self.qk_norm == "head" else norm(x.flatten(2)).unflatten(-1, (-1, self.head_dim))
 
     def _tempered(self, q: Tensor, context: Context) -> Tensor:
         """Queries far into the text are made longer, so that attention over many keys stays as sharp."""

@@ -2,7 +2,8 @@
 
 Sources: Vaswani et al. (arXiv 1706.03762); grouped queries: Ainslie et al. (arXiv 2305.13245); sliding window: Mistral
 (arXiv 2310.06825), section 2; global keys beside a window: Xiao et al. (arXiv 2309.17453), section 3, here at their own
-positions; output gate: Qiu et al. (arXiv 2505.06708), section 3; caps and sinks: `kernels`.
+positions; keys and values of an earlier layer: Brandon et al. (arXiv 2405.12981), section 3; output gate: Qiu et al.
+(arXiv 2505.06708), section 3; caps and sinks: `kernels`.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels import attention, attention_step
+from nas.architecture.kv_sharing import reach
 from nas.architecture.mixers import Attention
 from nas.context import Context
 from nas.layers.kv_cache import append, empty_cache, extend, pairs_in_window, slot_and_length
@@ -20,13 +22,15 @@ from nas.mixers.base import Mixer, State, linear_flops
 
 
 class AttentionMixer(Mixer):
-    """The state holds min(max_len, num_global + window) keys and values per KV head."""
+    """The state holds min(max_len, num_global + window) keys and values per KV head; none where they are shared."""
 
     def __init__(self, options: Attention, d_model: int) -> None:
         super().__init__()
         self.family = options.family
         self.window = options.window
         self.num_global = options.num_global
+        self.shares = options.kv_from == "earlier"
+        self.source = ("keys and values", *reach(options))
         self.scale = options.score_scale * options.head_dim**-0.5
         self.soft_cap = options.soft_cap
         self.sinks = nn.Parameter(torch.zeros(options.num_heads)) if options.sinks else None
@@ -39,22 +43,37 @@ class AttentionMixer(Mixer):
         self, x: Tensor, state: State | None = None, context: Context | None = None
     ) -> tuple[Tensor, State | None]:
         context = context or Context()
-        q, k, v = self.qkv(x, context)
-        if state is not None:
-            k, v = (extend(state[name], new, context.position, self.num_global) for name, new in (("k", k), ("v", v)))
+        if self.shares:
+            q, (k, v) = self.qkv.queries(x, context), self._shared(context)
+        else:
+            q, k, v = self.qkv(x, context)
+            if state is not None:
+                read = (("k", k), ("v", v))
+                k, v = (extend(state[name], new, context.position, self.num_global) for name, new in read)
+            context.shared[self.source] = (k, v)
         o = attention(
             q, k, v, scale=self.scale, window=self.window, num_global=self.num_global, **self._score_options(q)
         )
         return self._finish(o, x), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
-        q, k, v = self.qkv(x.unsqueeze(1), context)
-        slot, length = slot_and_length(context, state["k"].shape[1], self.num_global, x.device)
-        k_seen, v_seen = append(state["k"], k[:, 0], slot), append(state["v"], v[:, 0], slot)
+        if self.shares:
+            q, (k_seen, v_seen) = self.qkv.queries(x.unsqueeze(1), context), self._shared(context)
+            _, length = slot_and_length(context, k_seen.shape[1], self.num_global, x.device)
+        else:
+            q, k, v = self.qkv(x.unsqueeze(1), context)
+            slot, length = slot_and_length(context, state["k"].shape[1], self.num_global, x.device)
+            k_seen, v_seen = append(state["k"], k[:, 0], slot), append(state["v"], v[:, 0], slot)
+            context.shared[self.source] = (k_seen, v_seen)
         o = attention_step(q[:, 0], k_seen, v_seen, length, scale=self.scale, **self._score_options(q))
         return self._finish(o, x), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
+        if self.shares:
+            return {}
+        return self._cache(batch, max_len, dtype, device)
+
+    def _cache(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
         slots = max_len if self.window is None else min(max_len, self.num_global + self.window)
         return empty_cache(batch, slots, self.qkv.kv_heads, self.qkv.head_dim, dtype, device)
 
@@ -66,8 +85,20 @@ class AttentionMixer(Mixer):
         return self.qkv.flops(tokens) + products + gate + linear_flops(tokens, self.out_proj)
 
     def state_traffic(self, tokens: int, context_len: int, dtype: torch.dtype) -> int:
-        # All keys and values in sight are read; only those of the new tokens are written.
+        # All keys and values in sight are read; only those of the new tokens are written, by the layer that has them.
+        if self.shares:
+            cache = self._cache(1, context_len + tokens, dtype, torch.device("meta"))
+            return sum(tensor.nbytes for tensor in cache.values())
         return self.state_bytes(context_len + tokens, dtype) + self.state_bytes(tokens, dtype)
+
+    def _shared(self, context: Context) -> tuple[Tensor, ...]:
+        """Keys and values of the earlier layer, as that left them in the context of this pass."""
+        if self.source not in context.shared:
+            raise ValueError(
+                "KV is shared from an earlier layer, but none with the same window came before in this pass: read the "
+                "layers in order, with one context."
+            )
+        return context.shared[self.source]
 
     def _score_options(self, q: Tensor) -> dict[str, Any]:
         return {"softcap": self.soft_cap, "sink": None if self.sinks is None else self.sinks.to(q.dtype)}
