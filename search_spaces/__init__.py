@@ -6,6 +6,7 @@ from nas.architecture import ArchitectureError, did_you_mean
 from search_spaces.base import SearchSpace as SearchSpace
 from search_spaces.head_mix import HeadMixSpace
 from search_spaces.hybrid import HybridSpace
+from search_spaces.linear import LinearSpace
 from search_spaces.pattern import PatternSpace
 from search_spaces.picks import Trial as Trial
 from search_spaces.random_trial import RandomTrial as RandomTrial
@@ -14,6 +15,7 @@ SPACES: dict[str, type[SearchSpace]] = {
     "hybrid": HybridSpace,
     "pattern": PatternSpace,
     "head_mix": HeadMixSpace,
+    "linear": LinearSpace,
     "oracle": PatternSpace,  # the one that docs/benchmarks/oracle.json enumerates
 }
 

@@ -25,7 +25,7 @@ from nas.architecture import (
     canonical,
 )
 from search_spaces.fields import check_keys, integer, integers, kv_heads, shares, switch, words
-from search_spaces.kinds import HEAD_MIX, KINDS, agree, describe_ffn, describe_mixer, pattern_name
+from search_spaces.kinds import HEAD_MIX, KINDS, Kind, agree, describe_ffn, describe_mixer, pattern_name
 from search_spaces.picks import Choice, Draw, Given, Match, OutsideSpaceError, Pick, Trial
 
 # FFN width over model width before parameters are matched: near the 8/3 of Llama (arXiv 2302.13971, section 2.2).
@@ -76,6 +76,11 @@ class SearchSpace(ABC):
         """Choices of a layer's mixer and the kinds they stand for."""
 
     @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """The table of the kinds that the choices stand for."""
+        return KINDS
+
+    @property
     def pairs(self) -> tuple[str, ...]:
         """Pairs of kinds, `x+y`, that a head_mix may have; empty where the space offers none."""
         return ()
@@ -97,7 +102,7 @@ class SearchSpace(ABC):
     def check(self) -> None:
         """Rules between fields. Raises ArchitectureError."""
         kinds = {kind for pair in self.pairs for kind in pair.split("+")} | set(self.mixer_options.values())
-        attends = any("num_kv_heads" in KINDS[kind].options for kind in kinds - {HEAD_MIX})
+        attends = any("num_kv_heads" in self.kinds[kind].options for kind in kinds - {HEAD_MIX})
         if attends:
             Attention(num_heads=1, head_dim=self.head_dim)
         for d_model in self.d_model:
@@ -171,7 +176,9 @@ class SearchSpace(ABC):
         d_model = self.width_for(architecture.d_model, num_layers)
         wanted: dict[str, object] = {"num_layers": num_layers, "d_model": d_model, "period": period}
         for layer, block in enumerate(blocks):
-            for key, value in (describe_mixer(block.mixer, self.head_dim) | describe_ffn(block.ffn)).items():
+            for key, value in (
+                describe_mixer(block.mixer, self.head_dim, self.kinds) | describe_ffn(block.ffn)
+            ).items():
                 name = self.name_of(key, layer, num_layers, period)
                 if wanted.setdefault(name, value) != value:
                     raise OutsideSpaceError(f"Layers that share {name} want {wanted[name]!r} and {value!r}.")
@@ -196,7 +203,11 @@ class SearchSpace(ABC):
             for layer in range(num_layers)
         )
         return Architecture(
-            name=pattern_name(blocks), d_model=d_model, vocab_size=self.vocab_size, loss="causal", blocks=blocks
+            name=pattern_name(blocks, self.kinds),
+            d_model=d_model,
+            vocab_size=self.vocab_size,
+            loss="causal",
+            blocks=blocks,
         )
 
 
@@ -214,21 +225,27 @@ class Layer:
     def block(self) -> Block:
         kind = self.pick(self.name("mixer"), self.space.mixer_options)
         num_heads = self.d_model // self.space.head_dim
-        mixer = self.head_mix(num_heads) if kind == HEAD_MIX else self.mixer(kind, num_heads * KINDS[kind].expand)
+        if kind == HEAD_MIX:
+            return Block(mixer=self.head_mix(num_heads), ffn=self.ffn())
+        mixer = self.mixer(kind, num_heads * self.space.kinds[kind].expand)
         return Block(mixer=mixer, ffn=self.ffn())
 
     def name(self, key: str) -> str:
         return self.space.name_of(key, self.layer, self.num_layers, self.period)
 
-    def mixer(self, kind: str, num_heads: int, prefix: str = "") -> MixerOptions:
-        chosen: dict[str, object] = {}
-        for key, option in KINDS[kind].options.items():
+    def mixer(self, name: str, num_heads: int, prefix: str = "") -> MixerOptions:
+        kind = self.space.kinds[name]
+
+        def ask(key: str, choices: Iterable[Choice]) -> Choice:
+            return self.pick(self.name(prefix + key), {choice: choice for choice in choices})
+
+        chosen: dict[str, object] = {} if kind.choose is None else kind.choose(ask, self.space)
+        for key, option in kind.options.items():
             if key == "num_kv_heads":
                 chosen[option] = self.kv_heads(num_heads, prefix)
             else:
-                choices = getattr(self.space, key)
-                chosen[option] = self.pick(self.name(prefix + key), {choice: choice for choice in choices})
-        return KINDS[kind].make(num_heads=num_heads, head_dim=self.space.head_dim, **chosen)
+                chosen[option] = ask(key, getattr(self.space, key))
+        return kind.make(num_heads=num_heads, head_dim=self.space.head_dim, **chosen)
 
     def kv_heads(self, num_heads: int, prefix: str) -> int:
         # A part of a head_mix has any number of heads; there a share goes to the next smaller number that divides it.

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from search_spaces.base import SearchSpace
 from search_spaces.fields import word_pairs, words
-from search_spaces.kinds import HEAD_MIX, KINDS
+from search_spaces.kinds import HEAD_MIX, HEADED
 from search_spaces.picks import Choice
 from search_spaces.stages import stage_of
 
@@ -17,7 +17,7 @@ from search_spaces.stages import stage_of
 class HeadMixSpace(SearchSpace):
     """One pair of mixers for all layers; heads are split per stage, as in `stages.early.attention.heads_of_4`."""
 
-    head_mix_pairs: tuple[str, ...] = word_pairs(list(KINDS))
+    head_mix_pairs: tuple[str, ...] = word_pairs(HEADED)
     fuse: tuple[str, ...] = words("norm_mean", "concat")
 
     @property
@@ -27,7 +27,7 @@ class HeadMixSpace(SearchSpace):
     @property
     def pairs(self) -> tuple[str, ...]:
         if self.head_mix_pairs == ("all",):
-            return tuple("+".join(pair) for pair in combinations(KINDS, 2))
+            return tuple("+".join(pair) for pair in combinations(HEADED, 2))
         return self.head_mix_pairs
 
     @property

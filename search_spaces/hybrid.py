@@ -6,7 +6,7 @@ from itertools import combinations
 from nas.architecture import ArchitectureError
 from search_spaces.base import SearchSpace
 from search_spaces.fields import integers, word, word_pairs, words
-from search_spaces.kinds import HEAD_MIX, KINDS
+from search_spaces.kinds import HEAD_MIX, HEADED, KINDS
 from search_spaces.picks import Choice
 from search_spaces.stages import stage_of
 
@@ -18,7 +18,7 @@ class HybridSpace(SearchSpace):
     layout: str = word("free", "tiled", "staged")
     period: tuple[int, ...] = integers()
     mixers: tuple[str, ...] = words(*KINDS, HEAD_MIX)
-    head_mix_pairs: tuple[str, ...] = word_pairs(list(KINDS))
+    head_mix_pairs: tuple[str, ...] = word_pairs(HEADED)
     fuse: tuple[str, ...] = words("norm_mean", "concat")
 
     @property
@@ -31,7 +31,7 @@ class HybridSpace(SearchSpace):
             return ()
         if self.head_mix_pairs != ("all",):
             return self.head_mix_pairs
-        return tuple("+".join(pair) for pair in combinations([kind for kind in self.mixers if kind != HEAD_MIX], 2))
+        return tuple("+".join(pair) for pair in combinations([kind for kind in self.mixers if kind in HEADED], 2))
 
     @property
     def fuses(self) -> tuple[str, ...]:

@@ -3,11 +3,14 @@
 A new mixer is one row here. A searched option is named as the field of the space that lists its choices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from functools import partial
+from typing import Any
 
 from nas.architecture import (
+    PRESETS,
     Architecture,
     Attention,
     Block,
@@ -18,23 +21,44 @@ from nas.architecture import (
     HeadMix,
     Mamba1,
     Mamba2,
+    MatrixRecurrence,
     MixerOptions,
     Moe,
+    ShortConvolution,
+    VectorRecurrence,
+    preset,
+    preset_name,
 )
 from nas.architecture.options import Options, role_of
+from search_spaces.picks import Choice
 
 HEAD_MIX = "head_mix"
+
+Ask = Callable[[str, Iterable[Choice]], Any]
+"""Asks for one of several choices by the name of a field, and answers with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One mixer of a space. `options` maps a field of the space to the option of the mixer that it chooses."""
+    """One mixer of a space. `options` maps a field of the space to the option of the mixer that it chooses.
+
+    choose: asks for options that depend on one another, given the space; describe: the way back, for heads of a size.
+    """
 
     make: Callable[..., MixerOptions]
     letter: str
-    options: dict[str, str]
+    options: Mapping[str, str]
     expand: int = 1
+    choose: Callable[[Ask, Any], dict[str, Any]] | None = None
+    describe: Callable[[Any, int], dict[str, object]] | None = None
 
+
+PRESET_LETTERS = {
+    "linear_attention": "f", "based": "q", "hedgehog": "e", "retnet": "r", "lightning": "i", "hgrn2": "h",
+    "deltanet": "d", "kda": "k", "deltaproduct": "p", "comba": "o", "mlstm": "x",
+    "rg_lru": "u", "hgrn": "w", "min_gru": "y", "min_lstm": "z",
+}  # fmt: skip
+"""Published mixers that are options of a kind; `gla` is a kind of its own already."""
 
 ATTENTION_OPTIONS = {"position": "position", "num_kv_heads": "num_kv_heads"}
 
@@ -51,25 +75,40 @@ KINDS: dict[str, Kind] = {
     "mamba2": Kind(make=Mamba2, letter="m", options={"state_dim": "state_dim"}, expand=2),
     "mamba1": Kind(make=Mamba1, letter="n", options={"mamba1_state_dim": "state_dim"}, expand=2),
     "gated_deltanet": Kind(make=GatedDeltaNet, letter="g", options={"key_dim": "key_dim"}),
+    "short_convolution": Kind(make=lambda num_heads, head_dim: ShortConvolution(), letter="c", options={}),
+    **{
+        name: Kind(
+            make=partial(preset, name),
+            letter=letter,
+            options={"key_dim": "key_dim"} if PRESETS[name][0] is MatrixRecurrence and name != "based" else {},
+        )
+        for name, letter in PRESET_LETTERS.items()
+    },
 }
+HEADED = tuple(name for name in KINDS if name != "short_convolution")
+"""Kinds that can share the heads of a layer."""
 LETTERS = {kind.letter: name for name, kind in KINDS.items()}
 FFN_SIGNS = {"glu": "", "moe": "+", "none": "-"}
 
 
-def kind_of(mixer: MixerOptions) -> str:
-    """The name of a mixer in a space: that of its options, but attention with a window is `sliding_window`."""
+def kind_of(mixer: MixerOptions, kinds: Mapping[str, Kind] = KINDS) -> str:
+    """The name of a mixer in a space: that of its options, but attention with a window is `sliding_window`, and a
+    recurrence that was published goes by that name where the space has it."""
+    if isinstance(mixer, MatrixRecurrence | VectorRecurrence):
+        name = preset_name(mixer)
+        return mixer.kind if name is None or name not in kinds else name
     return "sliding_window" if isinstance(mixer, Attention) and mixer.window is not None else mixer.kind
 
 
-def describe_mixer(mixer: MixerOptions, head_dim: int) -> dict[str, object]:
+def describe_mixer(mixer: MixerOptions, head_dim: int, kinds: Mapping[str, Kind] = KINDS) -> dict[str, object]:
     """What a space must choose to make this canonical mixer, its states scaled to heads of `head_dim`."""
     if not isinstance(mixer, HeadMix):
-        return {"mixer": kind_of(mixer), **_describe_options(mixer, head_dim)}
-    kinds = [kind_of(part) for part in mixer.parts]
-    wanted: dict[str, object] = {"mixer": HEAD_MIX, "parts": frozenset(kinds), "fuse": mixer.fuse}
-    for kind, part in zip(kinds, mixer.parts, strict=True):
-        wanted[f"{kind}.heads"] = Fraction(inner_width(part), inner_width(mixer))
-        wanted |= {f"{kind}.{key}": value for key, value in _describe_options(part, head_dim).items()}
+        return {"mixer": kind_of(mixer, kinds), **_describe_options(mixer, head_dim, kinds)}
+    names = [kind_of(part, kinds) for part in mixer.parts]
+    wanted: dict[str, object] = {"mixer": HEAD_MIX, "parts": frozenset(names), "fuse": mixer.fuse}
+    for name, part in zip(names, mixer.parts, strict=True):
+        wanted[f"{name}.heads"] = Fraction(inner_width(part), inner_width(mixer))
+        wanted |= {f"{name}.{key}": value for key, value in _describe_options(part, head_dim, kinds).items()}
     return wanted
 
 
@@ -104,15 +143,17 @@ def agree(a: Architecture, b: Architecture) -> bool:
     )
 
 
-def pattern_name(blocks: tuple[Block, ...]) -> str:
+def pattern_name(blocks: tuple[Block, ...], kinds: Mapping[str, Kind] = KINDS) -> str:
     """Short name of a stack: a letter per mixer, `+` after a MoE, `-` where no FFN follows, `(a2m2)` for a head_mix."""
-    return "".join(_mixer_name(block.mixer) + FFN_SIGNS[block.ffn.kind] for block in blocks)
+    return "".join(_mixer_name(block.mixer, kinds) + FFN_SIGNS[block.ffn.kind] for block in blocks)
 
 
-def _describe_options(mixer: MixerOptions, head_dim: int) -> dict[str, object]:
-    kind = KINDS.get(kind_of(mixer))
+def _describe_options(mixer: MixerOptions, head_dim: int, kinds: Mapping[str, Kind]) -> dict[str, object]:
+    kind = kinds.get(kind_of(mixer, kinds))
     if kind is None:
         return {}
+    if kind.describe is not None:
+        return kind.describe(mixer, head_dim)
     wanted: dict[str, object] = {}
     has = {f.name: getattr(mixer, f.name) for f in fields(mixer)}
     for key, option in kind.options.items():
@@ -143,7 +184,7 @@ def _is_size(kind: type[Options], name: str) -> bool:
     return searched or role_of(kind, name) not in ("fixed", "groups")
 
 
-def _mixer_name(mixer: MixerOptions) -> str:
+def _mixer_name(mixer: MixerOptions, kinds: Mapping[str, Kind]) -> str:
     if isinstance(mixer, HeadMix):
-        return "(" + "".join(f"{_mixer_name(p)}{getattr(p, 'num_heads', '')}" for p in mixer.parts) + ")"
-    return KINDS[kind_of(mixer)].letter
+        return "(" + "".join(f"{_mixer_name(p, kinds)}{getattr(p, 'num_heads', '')}" for p in mixer.parts) + ")"
+    return kinds[kind_of(mixer, kinds)].letter

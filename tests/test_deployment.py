@@ -19,7 +19,14 @@ from search_spaces import SPACES
 
 CONF = Path(__file__).parents[1] / "conf" / "measure"
 SETTINGS = {name: SearchSettings.from_overrides([f"search_space={name}"]) for name in SPACES}
-LAYOUTS = [("hybrid", "free"), ("hybrid", "tiled"), ("hybrid", "staged"), ("pattern", None), ("head_mix", None)]
+LAYOUTS = [
+    ("hybrid", "free"),
+    ("hybrid", "tiled"),
+    ("hybrid", "staged"),
+    ("pattern", None),
+    ("head_mix", None),
+    ("linear", None),
+]
 
 
 class RandomTrial:

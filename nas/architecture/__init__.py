@@ -38,6 +38,7 @@ from nas.architecture.positions import RopeScaling as RopeScaling
 from nas.architecture.positions import YarnScaling as YarnScaling
 from nas.architecture.presets import PRESETS as PRESETS
 from nas.architecture.presets import preset as preset
+from nas.architecture.presets import preset_name as preset_name
 from nas.architecture.resize import Scale as Scale
 from nas.architecture.resize import resized as resized
 from nas.architecture.vector_recurrence import VectorRecurrence as VectorRecurrence

@@ -110,6 +110,10 @@ class MatrixRecurrence(MixerOptions):
         """A rank as a number; None for one whole projection."""
         return self.head_dim if given == "head_dim" else given
 
+    def _named(self, given: int | HeadSize | None) -> int | HeadSize | None:
+        """A rank by its name where it has one, so that a network stays the same design when heads grow."""
+        return "head_dim" if given == self.head_dim else given
+
     def check(self) -> None:
         """What cannot be computed, what would not be bounded, and options without anything to act on."""
         if self.decay_form is not None and self.decay_form not in DECAY_FORMS[self.decay]:
@@ -181,12 +185,12 @@ class MatrixRecurrence(MixerOptions):
             key_dim=None if taylor else self.key_size,
             feature_dim=self.feature_dim if taylor else 16,
             decay_form=self.form_of_decay,
-            decay_rank=self.rank(self.decay_rank) if depends else None,
+            decay_rank=self._named(self.decay_rank) if depends else None,
             decay_scale=1.0 if self.decay == "none" else float(self.decay_scale),
             decay_floor=float(self.decay_floor),
             gate_cap=None if self.gate_cap is None or not capped else float(self.gate_cap),
             beta_max=float(self.beta_max) if strength else 1.0,
-            gate_rank=None if self.gate == "none" else self.rank(self.gate_rank),
+            gate_rank=None if self.gate == "none" else self._named(self.gate_rank),
             gate_first=self.gate_first and self.gate != "none" and self.output_norm != "none",
             norm_eps=DEFAULT_NORM_EPS if self.output_norm == "none" else float(self.norm_eps),
             rope_base=DEFAULT_ROPE_BASE if self.position == "none" else float(self.rope_base),

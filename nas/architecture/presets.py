@@ -5,11 +5,14 @@ says of it stands above the preset.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 from nas.architecture.errors import ArchitectureError, did_you_mean
 from nas.architecture.matrix_recurrence import MatrixRecurrence
 from nas.architecture.mixer_options import MixerOptions
+from nas.architecture.options import role_of
 from nas.architecture.vector_recurrence import VectorRecurrence
 
 DELTA_RULE = {"erase": "delta", "write": "scalar", "qk_norm": "l2", "qkv_activation": "silu", "conv_size": 4}
@@ -86,3 +89,14 @@ def preset(name: str, **options: Any) -> MixerOptions:
         raise ArchitectureError(f"There is no preset {name!r}. {did_you_mean(name, PRESETS)}")
     kind, known = PRESETS[name]
     return kind(**{**known, **options})
+
+
+@lru_cache(maxsize=1024)
+def preset_name(options: MixerOptions) -> str | None:
+    """The published mixer that these options are, whatever their heads and sizes; None where they have no name."""
+    canonical = options.canonical(1)
+    sizes = {f.name: getattr(options, f.name) for f in fields(options) if role_of(type(options), f.name) != "fixed"}
+    for name, (kind, known) in PRESETS.items():
+        if isinstance(options, kind) and kind(**{**known, **sizes}).canonical(1) == canonical:
+            return name
+    return None

@@ -81,7 +81,7 @@ class MatrixRecurrenceMixer(Mixer):
             "beta": strengths,
             "decay": 0 if self.decay is None else self.decay.inputs,
             "write": write_gate,
-            "other_key": steps * queries if o.erase == "separate" else 0,
+            "other_key": steps * heads * features if o.erase == "separate" else 0,
         }
         self.in_proj = Linear(d_model, sum(self.sizes.values()))
         self.conv = None
@@ -188,7 +188,7 @@ class MatrixRecurrenceMixer(Mixer):
         elif o.erase == "separate":
             assert beta is not None, "erasing has a strength"
             beta, *write = beta.chunk(2, -1) if o.write == "scalar" else (beta,)
-            other = l2_normalise(self._by_head(parts["other_key"], o.key_size))
+            other = l2_normalise(self._by_head(parts["other_key"], o.feature_size))
             erase, beta = (other, other * -beta.unsqueeze(-1).to(k.dtype)), None
             k = k * write[0].unsqueeze(-1).to(k.dtype) if write else k
         elif o.erase == "none" and beta is not None:

@@ -106,6 +106,7 @@ CASES: dict[str, MixerOptions] = {
         num_heads=2,
         head_dim=16,
         key_dim=8,
+        feature_map="hedgehog",
         decay="vector",
         decay_form="exponential",
         decay_rank=4,

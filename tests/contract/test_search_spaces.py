@@ -15,7 +15,14 @@ from search_spaces import SPACES, build_space
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = 200
-POINTS = [("hybrid", "free"), ("hybrid", "tiled"), ("hybrid", "staged"), ("pattern", None), ("head_mix", None)]
+POINTS = [
+    ("hybrid", "free"),
+    ("hybrid", "tiled"),
+    ("hybrid", "staged"),
+    ("pattern", None),
+    ("head_mix", None),
+    ("linear", None),
+]
 
 
 class SeededTrial:

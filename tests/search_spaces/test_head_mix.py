@@ -2,6 +2,7 @@ import pytest
 from optuna.trial import FixedTrial
 
 from nas.architecture import ArchitectureError
+from search_spaces.kinds import HEADED
 
 GLOBAL = {"d_model": 128, "parts": "attention+mamba2", "fuse": "concat", "ffn": "glu"}
 OPTIONS = {"attention.position": "rope", "mamba2.state_dim": 32}
@@ -22,8 +23,10 @@ def test_only_mixed_designs_lie_in_it(make_space, designs):
     assert [name for name, _ in make_space("head_mix").references(designs.values())] == ["head-mix"]
 
 
-def test_all_pairs_are_those_of_seven_mixers(make_space):
-    assert len(make_space("head_mix", head_mix_pairs="all").pairs) == 21
+def test_all_pairs_are_those_of_mixers_with_heads(make_space):
+    pairs = make_space("head_mix", head_mix_pairs="all").pairs
+    assert len(pairs) == len(HEADED) * (len(HEADED) - 1) // 2
+    assert "attention+kda" in pairs and not any("short_convolution" in pair for pair in pairs)
 
 
 def test_a_width_of_one_head_is_refused(make_space):
