@@ -14,3 +14,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Ctrl-C need it answered.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--samples", type=int, default=200, help="random samples of the search spaces that the contract is held over"
+    )

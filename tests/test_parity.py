@@ -14,7 +14,7 @@ from nas.mixers.base import Mixer
 from nas.mixers.gated_deltanet import GatedDeltaNetMixer
 from nas.mixers.mamba1 import Mamba1Mixer
 from nas.mixers.mamba2 import Mamba2Mixer
-from tests.interop.oracles import without_fla
+from scripts.interop_oracles.models import without_fla
 
 D_MODEL, BATCH, TOKENS = 32, 2, 37
 

@@ -15,13 +15,14 @@ REQUIRED = object()
 INERT = frozenset(
     {
         *("architectures", "auto_map", "model_type", "name_or_path", "_name_or_path", "transformers_version"),
-        *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "tokenizer_class"),
         *("dtype", "torch_dtype", "use_cache", "initializer_range", "initializer_factor", "max_position_embeddings"),
         *("output_router_logits", "router_aux_loss_coef", "output_attentions", "output_hidden_states", "return_dict"),
         *("_attn_implementation", "_attn_implementation_autoset", "use_kernels", "chunk_size_feed_forward"),
         *("is_encoder_decoder", "id2label", "label2id", "problem_type", "task_specific_params", "num_logits_to_keep"),
+        "tokenizer_class",
     }
 )
+ID_OF_TOKEN = "_token_id"
 
 
 class Fields:
@@ -29,13 +30,17 @@ class Fields:
 
     Attributes:
         tensors: names of all tensors in the files.
+        shape: the shape of a tensor, by its name.
         layer_prefix: what the names of a layer's tensors begin with, `{}` for its number; set by the family.
     """
 
-    def __init__(self, config: Mapping[str, Any], tensors: Collection[str]) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], tensors: Collection[str], shape: Callable[[str], tuple[int, ...]]
+    ) -> None:
         self._config = config
         self._read: set[str] = set()
         self.tensors = frozenset(tensors)
+        self.shape = shape
         self.layer_prefix = ""
 
     def __call__(self, name: str, default: Any = REQUIRED) -> Any:
@@ -54,6 +59,11 @@ class Fields:
     def model_type(self) -> str:
         return str(self._config.get("model_type"))
 
+    @property
+    def unset(self) -> frozenset[str]:
+        """Fields that are null."""
+        return frozenset(name for name, value in self._config.items() if value is None)
+
     def expect(self, name: str, *allowed: Any) -> None:
         """Read a field that has no counterpart here; it must be missing or one of the values that change nothing."""
         value = self(name, allowed[0])
@@ -70,6 +80,7 @@ class Fields:
     def refuse_unread(self, inert: Collection[str]) -> None:
         """Raise InteropError for the first field that nothing has read and that is not known to be inert."""
         unread = sorted(self._config.keys() - self._read - INERT - set(inert))
+        unread = [name for name in unread if not name.endswith(ID_OF_TOKEN)]
         if unread:
             raise InteropError(
                 f"config.json sets {unread[0]} to {self._config[unread[0]]!r}, which is not understood for a "

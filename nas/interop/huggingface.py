@@ -1,9 +1,11 @@
 """Models that `transformers` saved, as architectures and weights of ours: config.json and safetensors, no code.
 
-The tables of `nas/interop/families` say which field is which option and which tensor is which parameter. Whatever a
-table does not explain is refused by name: a field that was not read, a tensor that nothing took.
+The tables of `nas/interop/families` say which field is which option and which tensor is which parameter; a type of
+model without a table is read by the names that decoders have in common, with a warning. Whatever is not explained is
+refused by name: a field that was not read, a tensor that nothing took.
 """
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -11,8 +13,8 @@ from torch import Tensor
 
 from nas.architecture import Architecture, Block, Moe
 from nas.compile import compile_architecture
-from nas.interop.errors import InteropError
-from nas.interop.families import family_of
+from nas.interop.errors import InteropError, ReadByNames
+from nas.interop.families import FAMILIES, family_of
 from nas.interop.family import Family, Part
 from nas.interop.fields import Fields, read_config
 from nas.interop.tensors import Source, Weights
@@ -23,13 +25,14 @@ def load_pretrained(path: str | Path, *, dtype: torch.dtype | None = None) -> tu
     """The architecture and the model, in evaluation mode on the CPU, of a directory that `transformers` saved.
 
     dtype: of the weights; the one of each stored tensor unless given. Executes nothing of the directory's.
+    Warns (ReadByNames) where there is no table for the type of model, and names had to tell what it is.
     Raises InteropError, in one sentence, for files that cannot be read, a missing or unexpected tensor, and a field
     that would change the computation and is not understood.
     """
     directory = Path(path)
     config = read_config(directory)
     with Weights(directory) as weights:
-        fields = Fields(config, weights.names)
+        fields = Fields(config, weights.names, weights.shape)
         family = family_of(fields)
         architecture = family.read(fields)
         with torch.device("meta"):
@@ -39,6 +42,8 @@ def load_pretrained(path: str | Path, *, dtype: torch.dtype | None = None) -> tu
         if model.head is None and family.head in weights.names:
             _check_tied(weights, family)
         weights.refuse_unread()
+    if config["model_type"] not in FAMILIES:
+        warnings.warn(ReadByNames(config["model_type"]), stacklevel=2)
     return architecture, model.eval()
 
 

@@ -96,6 +96,11 @@ class Weights:
             self.directory / self._file_of[name], lambda: self._handle(self._file_of[name]).get_tensor(name)
         )
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor that is there, without reading it."""
+        file = self._file_of[name]
+        return _reading(self.directory / file, lambda: tuple(self._handle(file).get_slice(name).get_shape()))
+
     def take(self, source: Source, experts: int) -> Tensor:
         """A parameter of ours."""
         if not any("{}" in name for name in source.names):

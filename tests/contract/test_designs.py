@@ -1,28 +1,20 @@
 """The contract of a whole model, held over every reference design and over samples of every space."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from nas.architecture import Scale, read_architecture, resized
+from nas.architecture import read_architecture
 from nas.compile import compile_architecture
 from nas.count import CannotMatch, count_parameters, match_parameters
 from scripts.settings import SearchSettings
 from search_spaces import SPACES
+from tests.contract.smaller import VOCAB, small
 from tests.test_deployment import RandomTrial
 
 DESIGNS = sorted((Path(__file__).resolve().parents[2] / "conf" / "designs").glob("*.yaml"))
 TOKENS = 24
-
-
-def small(design):
-    """One of each of its blocks, 64 channels wide, heads of at most 32, windows shorter than the sequence."""
-    largest = max(getattr(mixer, "head_dim", 32) for mixer in design.mixers)
-    window = max(getattr(mixer, "window", None) or 8 for mixer in design.mixers)
-    scale = Scale(width=64 / design.d_model, head_dim=32 / largest, tokens=8 / window, vocab_size=19)
-    return resized(replace(design, blocks=tuple(dict.fromkeys(design.blocks))), scale)
 
 
 @pytest.fixture(params=DESIGNS, ids=lambda path: path.stem)
@@ -32,12 +24,12 @@ def model(request):
 
 @pytest.fixture
 def tokens():
-    return torch.randint(19, (2, TOKENS), generator=torch.Generator().manual_seed(0))
+    return torch.randint(VOCAB, (2, TOKENS), generator=torch.Generator().manual_seed(0))
 
 
 def test_a_later_token_changes_no_earlier_logit(model, tokens):
     changed = tokens.clone()
-    changed[:, 15] = (changed[:, 15] + 1) % 19
+    changed[:, 15] = (changed[:, 15] + 1) % VOCAB
     with torch.no_grad():
         before, after = model(tokens), model(changed)
     torch.testing.assert_close(before[:, :15], after[:, :15], atol=1e-5, rtol=1e-5)

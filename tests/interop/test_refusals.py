@@ -67,8 +67,8 @@ def test_weights_keep_their_type_unless_another_is_asked_for(directory: Path):
     assert {p.dtype for p in load_pretrained(directory, dtype=torch.float32)[1].parameters()} == {torch.float32}
 
 
-def test_tensors_in_several_files_are_the_same_model(directory: Path):
-    expected = load_pretrained(directory)[1].state_dict()
+def shard(directory: Path) -> None:
+    """The same tensors in two files, by turns, with an index."""
     weights = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()
     names = sorted(weights)
@@ -76,18 +76,65 @@ def test_tensors_in_several_files_are_the_same_model(directory: Path):
     for file in set(files.values()):
         save_file({name: weights[name] for name in names if files[name] == file}, directory / file)
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+
+
+def refusal(directory: Path) -> str:
+    """The one sentence with which a directory is refused."""
+    with pytest.raises(InteropError) as caught:
+        load_pretrained(directory)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_tensors_in_several_files_are_the_same_model(directory: Path):
+    expected = load_pretrained(directory)[1].state_dict()
+    shard(directory)
     actual = load_pretrained(directory)[1].state_dict()
     assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
+
+
+def test_of_several_files_the_one_that_cannot_be_read_is_named(directory: Path):
+    shard(directory)
+    second = directory / "model-1.safetensors"
+    whole = second.read_bytes()
+    second.write_bytes(whole[:-50])
+    assert "model-1.safetensors cannot be read" in refusal(directory)
+    second.write_bytes(b"")
+    assert "model-1.safetensors cannot be read" in refusal(directory)
+    second.unlink()
+    assert "model-1.safetensors cannot be read" in refusal(directory)
+    second.mkdir()
+    assert "model-1.safetensors cannot be read" in refusal(directory)
+    second.rmdir()
+    weights = load_file(directory / "model-0.safetensors")
+    save_file({"unrelated": torch.ones(2)}, second)
+    assert "model-1.safetensors cannot be read" in refusal(directory)
+    save_file(weights, second)
+    index = directory / "model.safetensors.index.json"
+    for damaged in ("{", "[]", '{"weight_map": 3}', '{"files": {}}'):
+        index.write_text(damaged)
+        assert "is not a readable index of tensors" in refusal(directory)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_missing_tensor_and_one_of_another_shape_are_named(directory: Path, name: str):
+    weights = load_file(directory / "model.safetensors")
+    save_file({other: w for other, w in weights.items() if other != name}, directory / "model.safetensors")
+    assert f"lacks the tensor {name}, which its configuration asks for" in refusal(directory)
+    save_file(weights | {name: weights[name][:-1].clone()}, directory / "model.safetensors")
+    assert "come to shape" in refusal(directory) and "but the configuration asks for" in refusal(directory)
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"model_type": "lama"}, "no table for model_type 'lama'. Did you mean 'llama'"),
+        ({"model_type": "lama", "slope": 2}, "sets slope to 2, which is not understood for a lama model"),
         ({"model_type": None}, "must be a JSON object with a model_type"),
         ({"attention_temperature": 2.0}, "sets attention_temperature to 2.0, which is not understood"),
         ({"attention_dropout": 0.1}, "sets attention_dropout to 0.1, which changes the computation"),
         ({"hidden_act": "tanh"}, "sets hidden_act to 'tanh'"),
+        ({"quantization_config": {"bits": 4}}, "sets quantization_config to {'bits': 4}, which is not understood"),
+        ({"vocab_size": 12}, "come to shape (11, 32), but the configuration asks for (12, 32)"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0, "slope": 1}}, "sets slope of a linear rope"),
         ({"num_attention_heads": 3, "head_dim": 16}, "num_kv_heads must divide num_heads"),

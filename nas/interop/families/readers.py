@@ -53,6 +53,17 @@ def window(fields: Fields, layer: int) -> int | None:
     return size if layer_type(fields, layer) == "sliding_attention" else None
 
 
+def qwen_window(fields: Fields, layer: int) -> int | None:
+    """Before `layer_types` was written, the layers from `max_window_layers` on had the window, where it was used."""
+    first = fields("max_window_layers", 0)
+    if not fields("use_sliding_window", False):
+        fields("sliding_window", None)
+        return None
+    if fields("layer_types", None) is None:
+        return fields("sliding_window") if layer >= first else None
+    return window(fields, layer)
+
+
 def rope(fields: Fields, layer: int) -> dict[str, Any]:
     """rope_base, rope_fraction and rope_scaling of a layer, from `rope_parameters` or the older fields."""
     given = fields("rope_parameters", None)
@@ -108,3 +119,28 @@ def _scaling(kind: str, rest: dict[str, Any]) -> RopeScaling | None:
     raise InteropError(
         f"config.json asks for rope_type {kind!r}. {did_you_mean(kind, ('default', 'linear', 'llama3', 'yarn'))}"
     )
+
+
+OLD_WORDS = {"mamba": "linear_attention", "attention": "full_attention"}
+
+
+def word(name: str) -> Reader:
+    """The reader of a list of words for layers, in the old or the new vocabulary."""
+
+    def read(fields: Fields, layer: int) -> str:
+        word = str(fields(name)[layer])
+        return OLD_WORDS.get(word, word)
+
+    return read
+
+
+def shared_experts(width: str, of_one: str) -> Reader:
+    """The reader of how many experts a shared one of `width` channels is worth; it must be whole."""
+
+    def read(fields: Fields, layer: int) -> int:
+        shared, one = fields(width), fields(of_one)
+        if shared % one:
+            raise InteropError(f"config.json sets {width} to {shared}, which must be a multiple of {of_one}, {one}.")
+        return shared // one
+
+    return read

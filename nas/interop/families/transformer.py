@@ -1,7 +1,7 @@
 """Attention in every layer: Llama and those that differ from it in norms, windows, scales, biases or experts."""
 
 from nas.architecture import Attention, Glu, Moe
-from nas.interop.families.readers import activation, has, head_dim, layer_type, rope, window
+from nas.interop.families.readers import activation, has, head_dim, layer_type, qwen_window, rope, window
 from nas.interop.family import Family, Part
 from nas.interop.fields import Fields, always, field
 from nas.interop.tensors import evens_then_odds, plus_one, rows, transposed_rows
@@ -73,23 +73,12 @@ QK_NORMED = ATTENTION.but(
 )
 
 
-def _qwen_window(fields: Fields, layer: int) -> int | None:
-    """Before `layer_types` was written, the layers from `max_window_layers` on had the window, where it was used."""
-    first = fields("max_window_layers", 0)
-    if not fields("use_sliding_window", False):
-        fields("sliding_window", None)
-        return None
-    if fields("layer_types", None) is None:
-        return fields("sliding_window") if layer >= first else None
-    return window(fields, layer)
-
-
 def _gemma_score_scale(fields: Fields, layer: int) -> float:
     return (head_dim(fields, layer) / fields("query_pre_attn_scalar")) ** 0.5
 
 
-QWEN2_ATTENTION = ATTENTION.but(options={"window": _qwen_window})
-QWEN3_ATTENTION = QK_NORMED.but(options={"window": _qwen_window})
+QWEN2_ATTENTION = ATTENTION.but(options={"window": qwen_window})
+QWEN3_ATTENTION = QK_NORMED.but(options={"window": qwen_window})
 GEMMA_ATTENTION = ATTENTION.but(post_norm="post_attention_layernorm", options={"score_scale": _gemma_score_scale})
 GEMMA_QK_NORMED = GEMMA_ATTENTION.but(
     options={"qk_norm": always("head")}, tensors={"qkv.q_norm": plus_one("q_norm"), "qkv.k_norm": plus_one("k_norm")}
@@ -193,19 +182,25 @@ GRANITE_SCALARS = {
     "logits_scale": field("logits_scaling", 1.0, lambda divisor: 1 / divisor),
 }
 
+COHERE = LLAMA.but(
+    mixers={"": COHERE_ATTENTION},
+    ffns={"": GLU.but(norm=None)},
+    parallel=True,
+    network={
+        "tie_embeddings": field("tie_word_embeddings", True),
+        "norm": always("layernorm"),
+        "norm_eps": field("layer_norm_eps"),
+        "logits_scale": field("logit_scale"),
+    },
+    expected={"use_qk_norm": (False,)},
+)
+OLMO2 = LLAMA.but(
+    mixers={"": OLMO2_ATTENTION.but(options={"window": always(None)})},
+    ffns={"": GLU.but(norm=None, post_norm="post_feedforward_layernorm")},
+)
+
 TRANSFORMERS: dict[str, Family] = {
-    "cohere": LLAMA.but(
-        mixers={"": COHERE_ATTENTION},
-        ffns={"": GLU.but(norm=None)},
-        parallel=True,
-        network={
-            "tie_embeddings": field("tie_word_embeddings", True),
-            "norm": always("layernorm"),
-            "norm_eps": field("layer_norm_eps"),
-            "logits_scale": field("logit_scale"),
-        },
-        expected={"use_qk_norm": (False,)},
-    ),
+    "cohere": COHERE,
     "gpt_oss": WINDOWED.but(
         mixers={"full_attention": GPT_OSS_ATTENTION, "sliding_attention": GPT_OSS_ATTENTION},
         ffns={"": GPT_OSS_MOE},
@@ -219,10 +214,7 @@ TRANSFORMERS: dict[str, Family] = {
         ffns={"": GLU.but(scale=RESIDUAL_SCALE)},
         network=GRANITE_SCALARS,
     ),
-    "olmo2": LLAMA.but(
-        mixers={"": OLMO2_ATTENTION.but(options={"window": always(None)})},
-        ffns={"": GLU.but(norm=None, post_norm="post_feedforward_layernorm")},
-    ),
+    "olmo2": OLMO2,
     "olmoe": LLAMA.but(
         mixers={"": FULL_QK_NORMED.but(options={"window": always(None)})},
         ffns={"": QWEN3_MOE.but(options={"d_ff": field("intermediate_size")})},

@@ -1,0 +1,128 @@
+"""Which published methods are choices here, what each is held against, and how far apart the two are.
+
+    python scripts/list_families.py            runs every oracle; writes docs/benchmarks/families.json, docs/families.md
+    python scripts/list_families.py --render   writes docs/families.md from the numbers of the last run
+
+Errors come from running the oracles of `scripts/interop_oracles` and from nowhere else. Needs `transformers`.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from nas.compile import FFNS, MIXERS
+from nas.interop import load_pretrained
+from nas.interop.families import FAMILIES
+from nas.measure.sources import closure, kernels_of
+from scripts.interop_oracles import ORACLES, compare, saved
+from scripts.methods import METHODS, Method, told
+from scripts.provenance import commit, version_of
+
+ROOT = Path(__file__).resolve().parent.parent
+NUMBERS, PAGE = ROOT / "docs/benchmarks/families.json", ROOT / "docs/families.md"
+INTRODUCTION = """# Families
+
+Which methods of the survey *Speed Always Wins* (arXiv 2508.09834) are choices here, and what holds them. This page is
+written by `python scripts/list_families.py`; errors are the largest difference of a logit between a tiny model of
+`transformers` with random weights and ours with the same weights, over a whole sequence and decoding token by token,
+in float32, in the run of {date} at commit {commit} ({versions}). The oracles set options that are not the defaults:
+`scripts/interop_oracles`.
+"""
+ORACLE_HEAD = """
+## Oracles
+
+Largest differences of logits, of the loss (relative) and of gradients (relative to the largest of their parameter), and
+whether greedy generation gives the same 20 tokens. Layers are drawn as in `nas/architecture/diagram.py`.
+
+| oracle | model type | layers | whole sequence | decoding | same tokens | loss | gradients |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--render", action="store_true", help="run nothing; write the page from the last numbers")
+    if not parser.parse_args().render:
+        NUMBERS.write_text(json.dumps(measured(), indent=1) + "\n")
+    PAGE.write_text(rendered(json.loads(NUMBERS.read_text())))
+    print(f"{NUMBERS}, {PAGE}")
+
+
+def measured() -> dict[str, Any]:
+    """What running every oracle tells, with what it depends on."""
+    from datetime import UTC, datetime
+
+    versions = {package: version_of(package) for package in ("torch", "transformers")}
+    facts = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit(), "versions": versions}
+    return facts | {"oracles": {name: compared(name) for name in ORACLES}}
+
+
+def compared(name: str) -> dict[str, Any]:
+    """One oracle, built, saved, loaded and compared."""
+    oracle = ORACLES[name]
+    theirs = oracle.build()
+    with tempfile.TemporaryDirectory() as directory:
+        architecture, ours = load_pretrained(saved(theirs, Path(directory)))
+    print(f"{name}: {architecture.name}", file=sys.stderr)
+    return described(architecture) | asdict(compare(theirs, ours, trains=oracle.trains))
+
+
+def described(architecture: Any) -> dict[str, Any]:
+    """What of an oracle's row does not have to be measured."""
+    from nas.architecture import diagram
+
+    methods = [method.name for method in METHODS if method.lies_in(architecture)]
+    return {"model_type": architecture.name, "layers": diagram(architecture), "methods": methods}
+
+
+def rendered(numbers: Mapping[str, Any]) -> str:
+    """The page."""
+    versions = ", ".join(f"{package} {version}" for package, version in numbers["versions"].items())
+    lines = [INTRODUCTION.format(date=numbers["date"], commit=numbers["commit"], versions=versions)]
+    for direction in dict.fromkeys(method.direction for method in METHODS):
+        lines += [f"## {direction}\n", "| method | kind and options | held against | largest error | kernels |"]
+        lines += ["|---|---|---|---|---|"]
+        lines += [row(method, numbers["oracles"]) for method in METHODS if method.direction == direction] + [""]
+    lines += [ORACLE_HEAD.strip()]
+    lines += [oracle_row(name, numbers["oracles"][name]) for name in sorted(numbers["oracles"])]
+    types = ", ".join(f"`{name}`" for name in sorted(FAMILIES))
+    lines += ["", f"Tables for {len(FAMILIES)} types of models: {types}.", ""]
+    return "\n".join(lines)
+
+
+def row(method: Method, oracles: Mapping[str, Any]) -> str:
+    """A method's line: its oracles are those in which it lies."""
+    found = {name: oracle for name, oracle in oracles.items() if method.name in oracle["methods"]}
+    against = sorted({f"`{oracle['model_type']}`" for oracle in found.values()}) + [f"`{t}`" for t in method.tests]
+    errors = [oracle[what] for oracle in found.values() for what in ("logits", "decoding")]
+    error = f"{max(errors):.1e}" if errors else "–"
+    return f"| {method.name} | {told(method)} | {', '.join(against)} | {error} | {kernels(method)} |"
+
+
+def kernels(method: Method) -> str:
+    """The operations of `kernels` that the layer of a kind calls."""
+    build = {**MIXERS, **FFNS}.get(method.kind)  # type: ignore[arg-type]
+    if not isinstance(build, type):
+        return "those of its parts" if build is not None else "–"
+    reached = closure(frozenset({build.__module__}))
+    rooms = [name for name in reached if name.startswith(("nas.mixers.", "nas.ffns."))]
+    return ", ".join(f"`{name}`" for name in sorted({kernel for room in rooms for kernel in kernels_of(room)}))
+
+
+def oracle_row(name: str, oracle: Mapping[str, Any]) -> str:
+    """An oracle's line."""
+    numbers = (f"{oracle[what]:.1e}" for what in ("logits", "decoding"))
+    training = ("–" if oracle[what] is None else f"{oracle[what]:.1e}" for what in ("loss", "gradients"))
+    same = "yes" if oracle["continued"] else "NO"
+    return f"| {name} | `{oracle['model_type']}` | {' | '.join((oracle['layers'], *numbers, same, *training))} |"
+
+
+if __name__ == "__main__":
+    main()
