@@ -103,15 +103,19 @@ def compile_architecture(architecture: Architecture, *, seed: int | None = None)
         if seed is not None:
             torch.manual_seed(seed)
         width, norm = architecture.d_model, partial(build_norm, architecture)
-        blocks = [
-            ResidualBlock(b, build_mixer(b.mixer, width), build_ffn(b.ffn, width), norm) for b in architecture.blocks
+        blocks, at = architecture.blocks, architecture.weights_at
+        own = {i: n for n, i in enumerate(dict.fromkeys(at))}  # blocks with weights, in the order of the model
+        built = [
+            ResidualBlock(blocks[i], build_mixer(blocks[i].mixer, width), build_ffn(blocks[i].ffn, width), norm)
+            for i in own
         ]
         scale = architecture.embedding_scale
         return Model(
             d_model=width,
             vocab_size=architecture.vocab_size,
             tie_embeddings=architecture.tie_embeddings,
-            blocks=blocks,
+            blocks=built,
+            order=None if len(own) == len(blocks) else tuple(own[i] for i in at),
             norm=norm(),
             embedding_scale=width**0.5 if isinstance(scale, str) else scale,
             logits_scale=architecture.logits_scale,

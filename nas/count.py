@@ -50,7 +50,7 @@ class Counts:
 def count(architecture: Architecture, context: int, *, dtype: torch.dtype = torch.float32) -> Counts:
     """Counts of an architecture, as it stands (resize first), when a sequence holds `context` tokens."""
     parameters, d_model = count_parameters(architecture), architecture.d_model
-    ffns = [(block.ffn, times) for block, times in architecture.distinct_blocks]
+    ffns = [(block.ffn, times) for block, times in _with_weights(architecture)]
     idle = sum(times * (ffn_parameters(ffn, d_model) - active_parameters(ffn, d_model)) for ffn, times in ffns)
     return Counts(
         parameters=parameters,
@@ -67,15 +67,20 @@ def count_parameters(architecture: Architecture) -> int:
     ends = architecture.vocab_size * d_model * (1 if architecture.tie_embeddings else 2) + d_model
     parts = sum(
         times * (mixer_parameters(block.mixer, d_model) + ffn_parameters(block.ffn, d_model))
-        for block, times in architecture.distinct_blocks
+        for block, times in _with_weights(architecture)
     )
     return ends + parts + d_model * _further_norm_vectors(architecture)
+
+
+def _with_weights(architecture: Architecture) -> list[tuple[Block, int]]:
+    """Every different block that has weights of its own, and how often it stands there."""
+    return [(block, times) for block, times in architecture.distinct_blocks if block.weights_of is None]
 
 
 def _further_norm_vectors(architecture: Architecture) -> int:
     """Vectors of d_model in norms beyond one for every part and one at the end, which the parts and ends count."""
     parts = norms = 1
-    for block, times in architecture.distinct_blocks:
+    for block, times in _with_weights(architecture):
         placements = [] if isinstance(block.mixer, NoMixer) else [block.mixer_norm]
         placements += [] if isinstance(block.ffn, NoFfn) else [block.ffn_norm]
         parts += times * len(placements)
@@ -150,7 +155,7 @@ def match_parameters(
     Widths are rounded to `multiple`, which keeps the ratio between layers up to rounding. Where rounding alone misses
     by more than a third of `tolerance`, single layers move by one `multiple`. Raises CannotMatch beyond `tolerance`.
     """
-    widths = [ffn_width(block.ffn) for block in architecture.blocks]
+    widths = _own_widths(architecture)
     if not any(widths):
         total = count_parameters(architecture)
         if abs(total - target) <= tolerance * target:
@@ -198,15 +203,30 @@ def move_nearer(widths: list[int], slopes: list[int], wanted: int, *, multiple: 
 
 
 def parameters_by_width(architecture: Architecture) -> tuple[int, list[int]]:
-    """Parameters that no FFN width changes, and for each block the parameters that one unit of width adds."""
-    slopes = [parameters_per_width(block.ffn, architecture.d_model) for block in architecture.blocks]
-    widths = [ffn_width(block.ffn) for block in architecture.blocks]
+    """Parameters that no FFN width changes, and for each block the parameters that one unit of width adds.
+
+    A block with the weights of another adds none.
+    """
+    slopes = [
+        parameters_per_width(block.ffn, architecture.d_model) if block.weights_of is None else 0
+        for block in architecture.blocks
+    ]
+    widths = _own_widths(architecture)
     movable = sum(slope * width for slope, width in zip(slopes, widths, strict=True))
     return count_parameters(architecture) - movable, slopes
 
 
+def _own_widths(architecture: Architecture) -> list[int]:
+    """The width of each FFN, 0 where there is none or it is that of an earlier block."""
+    return [ffn_width(block.ffn) if block.weights_of is None else 0 for block in architecture.blocks]
+
+
 def with_ffn_widths(architecture: Architecture, widths: list[int]) -> Architecture:
-    """The architecture with the FFN of each block at the given width; 0 leaves a block as it is."""
+    """The architecture with the FFN of each block at the given width; 0 leaves a block as it is.
+
+    A block with the weights of another follows that one.
+    """
+    widths = [widths[i] for i in architecture.weights_at]
     blocks = tuple(
         _with_ffn_width(block, width) if width else block
         for block, width in zip(architecture.blocks, widths, strict=True)

@@ -4,7 +4,7 @@
   x + mixer(norm(x)), then x + ffn(norm(x)). A part that is absent has no norm and no parameters.
 * The model knows no kinds; what a block is made of was decided by who built it (`nas/compile.py`).
 * Initialisation: projections and embeddings normal with standard deviation 0.02, output projections of the residual
-  branches times 1/sqrt(2 * number of blocks) (Radford et al., GPT-2, section 2.3); decay parameters as published.
+  branches times 1/sqrt(2 * number of layers) (Radford et al., GPT-2, section 2.3); decay parameters as published.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class DecodeState:
     Attributes:
         position: tokens read.
         max_len: tokens there is room for.
-        layers: one dictionary of tensors per block, as its mixer made it.
+        layers: one dictionary of tensors per layer, as its mixer made it.
         clock: tokens read, where the device reads it: [] int64.
     """
 
@@ -108,7 +108,10 @@ class ResidualBlock(nn.Module):
 
 
 class Model(nn.Module):
-    """A causal language model over `vocab_size` tokens."""
+    """A causal language model over `vocab_size` tokens.
+
+    `order` names the block of each layer where a block is that of several layers; unless given, layers are blocks.
+    """
 
     def __init__(
         self,
@@ -117,6 +120,7 @@ class Model(nn.Module):
         vocab_size: int,
         tie_embeddings: bool,
         blocks: list[ResidualBlock],
+        order: tuple[int, ...] | None = None,
         norm: nn.Module | None = None,
         embedding_scale: float = 1.0,
         logits_scale: float = 1.0,
@@ -127,10 +131,16 @@ class Model(nn.Module):
         self.embedding = nn.Embedding(vocab_size, d_model, _weight=torch.empty(vocab_size, d_model))
         nn.init.normal_(self.embedding.weight, std=INIT_STD)
         self.blocks: list[ResidualBlock] = nn.ModuleList(blocks)  # type: ignore[assignment]
+        self.order = order
         self.norm = RMSNorm(d_model) if norm is None else norm
         self.head = None if tie_embeddings else Linear(d_model, vocab_size)
         for part in self._parts():
-            part.scale_output((2 * len(blocks)) ** -0.5)
+            part.scale_output((2 * len(self.layers)) ** -0.5)
+
+    @property
+    def layers(self) -> list[ResidualBlock]:
+        """The block of each layer, from first to last."""
+        return list(self.blocks) if self.order is None else [self.blocks[i] for i in self.order]
 
     def forward(self, tokens: Tensor, context: Context | None = None) -> Tensor:
         """Logits [B, T, V] of the token after each of tokens [B, T]; auxiliary losses are left in the context."""
@@ -150,7 +160,7 @@ class Model(nn.Module):
         dtype = weight.dtype if dtype is None else dtype
         layers = [
             {} if block.mixer is None else block.mixer.init_state(batch, max_len, dtype, weight.device)
-            for block in self.blocks
+            for block in self.layers
         ]
         clock = torch.zeros((), dtype=torch.int64, device=weight.device)
         return DecodeState(position=0, max_len=max_len, layers=layers, clock=clock)
@@ -166,7 +176,7 @@ class Model(nn.Module):
         state.check_room(tokens.shape[1])
         context, layers = Context(state.position, state.clock), []
         x = self._embed(tokens)
-        for block, layer in zip(self.blocks, state.layers, strict=True):
+        for block, layer in zip(self.layers, state.layers, strict=True):
             x, layer = block(x, layer, context)
             layers.append(layer)
         return self._logits(x[:, -1]), self._after(state, tokens.shape[1], layers)
@@ -177,7 +187,7 @@ class Model(nn.Module):
         state.check_room(1)
         context, layers = Context(state.position, state.clock), []
         x = self._embed(tokens)
-        for block, layer in zip(self.blocks, state.layers, strict=True):
+        for block, layer in zip(self.layers, state.layers, strict=True):
             x, layer = block.step(x, layer, context)
             layers.append(layer)
         return self._logits(x), self._after(state, 1, layers)
@@ -221,7 +231,7 @@ class Model(nn.Module):
     def _read(self, tokens: Tensor, context: Context) -> Tensor:
         """Tokens [B, T] from the start through all blocks, [B, T, d]."""
         x = self._embed(tokens)
-        for block in self.blocks:
+        for block in self.layers:
             x, _ = block(x, None, context)
         return x
 

@@ -1,7 +1,7 @@
 """The architecture as data: a stack of blocks, each a token mixer and an FFN, with the few numbers around them."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -25,6 +25,9 @@ class Block(Options):
     skip x + scale n(f(x)) (OLMo 2, arXiv 2501.00656, section 3.2); `sandwich`: skip x + scale n'(f(n(x))) (Gemma 2,
     arXiv 2408.00118, section 2); `residual`: skip n(x) + scale f(n(x)) (MiniMax-01, arXiv 2501.08313).
     Where `parallel`, both read one norm of x and their results are added together (GPT-J; Cohere's Command R).
+    weights_of: the weights are those of the block so many before it, which must be the same in every other way: a loop
+    over depth where a range of blocks follows itself, a shared block where it returns (Universal Transformers, arXiv
+    1807.03819; Zamba, arXiv 2405.16712, section 2). Its state is its own.
     """
 
     mixer: MixerOptions = NoMixer()
@@ -36,6 +39,7 @@ class Block(Options):
     mixer_scale: float = option(1.0, rare=True)
     ffn_scale: float = option(1.0, rare=True)
     parallel: bool = option(False, rare=True)
+    weights_of: int | None = option(None, minimum=1, rare=True)
 
     def check(self) -> None:
         if not isinstance(self.mixer, MixerOptions):
@@ -79,9 +83,18 @@ class Architecture(Options):
             raise ArchitectureError(f"name must be a word, but got {self.name!r}.")
         if not self.blocks:
             raise ArchitectureError("An architecture needs at least one block, but got none.")
+        check_tied(self.blocks)
         check_sources([block.mixer for block in self.blocks])
         if self.norm_bias and self.norm == "rmsnorm":
             raise ArchitectureError("norm_bias needs norm: layernorm, but norm is rmsnorm, which has none.")
+
+    @cached_property
+    def weights_at(self) -> tuple[int, ...]:
+        """For every block the index of the one whose weights it has: its own, or that of an earlier block."""
+        found: list[int] = []
+        for i, block in enumerate(self.blocks):
+            found.append(i if block.weights_of is None else found[i - block.weights_of])
+        return tuple(found)
 
     @cached_property
     def distinct_blocks(self) -> tuple[tuple[Block, int], ...]:
@@ -95,3 +108,21 @@ class Architecture(Options):
         for block in self.blocks:
             found.extend(block.mixer.parts if isinstance(block.mixer, HeadMix) else (block.mixer,))
         return tuple(m for m in found if not isinstance(m, NoMixer))
+
+
+def check_tied(blocks: tuple[Block, ...]) -> None:
+    """Raise ArchitectureError unless every block with another's weights stands behind one that is like it."""
+    for i, block in enumerate(blocks):
+        if block.weights_of is None:
+            continue
+        if block.weights_of > i:
+            raise ArchitectureError(
+                f"blocks[{i}]: weights_of must name a block before it, of which there are {i}, but got "
+                f"{block.weights_of}."
+            )
+        source = blocks[i - block.weights_of]
+        if replace(source, weights_of=None) != replace(block, weights_of=None):
+            raise ArchitectureError(
+                f"blocks[{i}]: a block with the weights of another must be the same in every other way, but "
+                f"blocks[{i - block.weights_of}] is not."
+            )

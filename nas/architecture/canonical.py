@@ -1,9 +1,9 @@
 """Which architectures compute the same function, and a short id that is equal exactly for those.
 
 Names do not matter. Sublayers do, not how they are grouped into blocks: {mixer A, no FFN} followed by {no mixer, FFN B}
-is {mixer A, FFN B}. Implied options are written out; options without effect are set to their defaults. The id leaves
-out what is at its default, so that an option that a kind gains later, with a default that computes what was computed
-before, changes the id of nothing that is stored.
+is {mixer A, FFN B}; where blocks share weights, groups stay as they are. Implied options are written out; options
+without effect are set to their defaults. The id leaves out what is at its default, so that an option that a kind gains
+later, with a default that computes what was computed before, changes the id of nothing that is stored.
 """
 
 import hashlib
@@ -25,9 +25,12 @@ FFN_WIRING = ("ffn", "ffn_norm", "ffn_skip", "ffn_scale")
 def canonical(architecture: Architecture) -> Architecture:
     """The representative of all architectures that compute the same function. Idempotent."""
     blocks: list[Block] = []
-    for block in architecture.blocks:
+    tied = any(block.weights_of for block in architecture.blocks)
+    for i, block in enumerate(architecture.blocks):
         block = _canonical_block(block, architecture.d_model)
-        if isinstance(block.mixer, NoMixer) and blocks and isinstance(blocks[-1].ffn, NoFfn):
+        if block.weights_of is not None:
+            block = replace(block, weights_of=i - architecture.weights_at[i])
+        if not tied and isinstance(block.mixer, NoMixer) and blocks and isinstance(blocks[-1].ffn, NoFfn):
             blocks[-1] = replace(blocks[-1], **{name: getattr(block, name) for name in FFN_WIRING})
         else:
             blocks.append(block)

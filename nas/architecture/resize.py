@@ -1,6 +1,7 @@
 """One architecture at another size: the explicit mapping from a trained proxy to the model that is deployed.
 
-* depth: the list of blocks is stacked (tiled) or stretched (each block repeated in place);
+* depth: the list of blocks is stacked (tiled) or stretched (each block repeated in place); a block with the weights of
+  another has those of the nearest copy of it;
 * width: heads, FFN and model width grow together; shares between mixers, KV heads and experts are kept and rounded so
   that sums hold;
 * head size and recurrent state grow together, by the ratio of head sizes;
@@ -60,7 +61,7 @@ def resized(architecture: Architecture, scale: Scale) -> Architecture:
         architecture,
         d_model=d_model,
         vocab_size=architecture.vocab_size if scale.vocab_size is None else scale.vocab_size,
-        blocks=tuple(_resize_block(block, exact) for block in _resize_depth(architecture.blocks, scale)),
+        blocks=tuple(_resize_block(block, exact) for block in _resize_depth(architecture, scale)),
     )
 
 
@@ -70,11 +71,22 @@ def _quantum(architecture: Architecture, scale: Scale) -> int:
     return _multiple(max(sizes, default=8) * scale.head_dim, HEAD_MULTIPLE)
 
 
-def _resize_depth(blocks: tuple[Block, ...], scale: Scale) -> tuple[Block, ...]:
+def _resize_depth(architecture: Architecture, scale: Scale) -> tuple[Block, ...]:
+    blocks = architecture.blocks
     count = max(1, round(len(blocks) * scale.depth))
     if scale.depth_by == "stack":
         return tuple(blocks[i % len(blocks)] for i in range(count))
-    return tuple(blocks[i * len(blocks) // count] for i in range(count))
+    last_with_weights: dict[int, int] = {}
+    found: list[Block] = []
+    for i in range(count):
+        old = i * len(blocks) // count
+        block, weights = blocks[old], architecture.weights_at[old]
+        if block.weights_of is not None:
+            known = last_with_weights.get(weights)
+            block = replace(block, weights_of=None if known is None else i - known)
+        last_with_weights[weights] = i
+        found.append(block)
+    return tuple(found)
 
 
 @lru_cache(maxsize=16384)
