@@ -13,6 +13,7 @@ from scripts.kernel_lab.attention_operations import Attention, AttentionStep
 from scripts.kernel_lab.operations import GroupedMatmul, Recurrence
 from scripts.kernel_lab.problem_lists import benchmark_problems, launch_problems, tiny_problems
 from scripts.kernel_lab.problems import check, worst
+from scripts.kernel_lab.sparse_operations import BlockSparseAttention
 
 
 def run(tmp_path, *arguments):
@@ -63,7 +64,7 @@ def test_costs_are_what_a_hand_counts():
     assert replace(attention, causal=False).forward_cost(2).flops == 4 * 2 * 3 * 16 * 16
     assert replace(attention, window=2).forward_cost(2).flops == 4 * 2 * 3 * 16 * (1 + 2 + 2 + 2)
     assert attention.forward_cost(2).bytes == 2 * (2 * 2 * 4 * 3 * 16 + 2 * 2 * 4 * 1 * 16)
-    selected = replace(attention, T=8, block_size=2, chosen_blocks=2)
+    selected = BlockSparseAttention(B=2, T=8, Hq=3, Hkv=1, D=16, block_size=2, chosen=2)
     assert selected.forward_cost(2).flops == 4 * 2 * 3 * 16 * (1 + 2 + 3 + 4 + 3 + 4 + 3 + 4)
     assert replace(attention, T=6, window=2, num_global=1).forward_cost(2).flops == 4 * 2 * 3 * 16 * (1 + 2 + 4 * 3)
     assert replace(attention, prefix=3).forward_cost(2).flops == 4 * 2 * 3 * 16 * (3 + 3 + 3 + 4)
@@ -77,10 +78,11 @@ def test_costs_are_what_a_hand_counts():
     assert GroupedMatmul(M=5, E=2, K=3, N=4).forward_cost(4).flops == 2 * 5 * 3 * 4
 
 
-def test_the_selected_blocks_are_as_many_as_the_cost_says():
-    operation = Attention(B=1, T=64, Hq=2, Hkv=1, D=16, block_size=8, chosen_blocks=3)
+def test_the_listed_blocks_are_as_many_as_the_cost_says():
+    operation = BlockSparseAttention(B=1, T=64, Hq=2, Hkv=1, D=16, block_size=8, chosen=3)
     problem = replace(tiny_problems()[0], operation=operation)
-    mask = problem.make_inputs("cpu").arguments["block_mask"].repeat_interleave(8, dim=-1)[0, :, 0]
+    blocks = problem.make_inputs("cpu").arguments["blocks"][0, :, 0]
+    mask = (blocks.unsqueeze(2) == torch.arange(64) // 8).any(1)
     seen = int((mask & torch.ones(64, 64, dtype=torch.bool).tril()).sum())
     assert operation.forward_cost(2).flops == 4 * 2 * 16 * seen
 

@@ -6,8 +6,7 @@ implementation runs. The queries are the last Tq of the Tk positions, so a long 
 Sources: Vaswani et al. (arXiv 1706.03762), section 3.2; grouped queries: Ainslie et al. (arXiv 2305.13245); windows:
 Beltagy et al. (arXiv 2004.05150), section 3.1; global keys beside a window: Xiao et al. (arXiv 2309.17453), section 3;
 a sink logit per head: gpt-oss (arXiv 2508.10925), section 2; capped scores: Gemma 2 (arXiv 2408.00118), section 2;
-forgetting: Lin et al. (arXiv 2503.02130), section 3; latent attention: DeepSeek-V2 (arXiv 2405.04434), section 2.1;
-blocks selected per token: Lu et al., MoBA (arXiv 2502.13189).
+forgetting: Lin et al. (arXiv 2503.02130), section 3; latent attention: DeepSeek-V2 (arXiv 2405.04434), section 2.1.
 """
 
 from types import ModuleType
@@ -33,8 +32,6 @@ def attention(
     softcap: float | None = None,
     sink: Tensor | None = None,
     log_forget: Tensor | None = None,
-    block_mask: Tensor | None = None,
-    block_size: int | None = None,
     return_lse: bool = False,
 ) -> Any:  # a tensor, or two with return_lse
     """Attention of each query over the keys that it may see: o_i = sum_j softmax_j(s_ij) v_j, s_ij = scale q_i . k_j.
@@ -53,14 +50,11 @@ def attention(
         sink: [Hq] in float32 or in the type of q, for each head the score of one more key, whose value is zero.
         log_forget: [B, Tk, Hq] in float32 or in the type of q, logarithms (at most 0) of forget gates: s_ij, after a
             cap, gets their sum over the positions after j up to that of query i. Needs `causal`, and no prefix.
-        block_mask: bool [B, Tq, Hkv, ceil(Tk / block_size)], the blocks of keys that each query may see, one choice
-            for the heads of a group; combined with `causal` and `window`.
-        block_size: keys in a block of `block_mask`.
         return_lse: also return the natural logarithm of the softmax's denominator.
 
-    Returns o [B, Tq, Hq, Dv] in the type of q; the softmax is taken in float32. A query that sees no key gets zeros.
-    With `return_lse` (o, lse [B, Tq, Hq] in float32): log(sum_j exp s_ij + exp(sink)), -inf where nothing is seen.
-    Every tensor but `block_mask` receives gradients, from o and lse, computed by the implementation that computed o.
+    Returns o [B, Tq, Hq, Dv] in the type of q; the softmax is taken in float32. With `return_lse` (o, lse [B, Tq, Hq]
+    in float32): log(sum_j exp s_ij + exp(sink)). Every tensor receives gradients, from o and lse, computed by the
+    implementation that computed o.
 
     Raises ValueError when shapes, types, devices or options do not belong together.
     """
@@ -72,8 +66,6 @@ def attention(
     checks.check_visibility(q, k, causal, window, num_global, prefix)
     checks.check_scores(q, sink, softcap)
     checks.check_forgetting(q, k, log_forget, causal, prefix)
-    checks.check_block_mask(q, k, block_mask, block_size)
-    checks.check_alone(block_mask, num_global, prefix, log_forget)
     factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
     substituted = ask_substitute(
         "attention",
@@ -88,14 +80,12 @@ def attention(
         softcap=softcap,
         sink=sink,
         log_forget=log_forget,
-        block_mask=block_mask,
-        block_size=block_size,
         return_lse=return_lse,
     )
     if substituted is not NotImplemented:
         return substituted
-    options = Options(factor, causal, window, num_global, prefix, softcap, block_size, return_lse)
-    o, lse = _implementation(q).attention(q, k, v, sink, log_forget, block_mask, options)
+    options = Options(factor, causal, window, num_global, prefix, softcap, return_lse)
+    o, lse = _implementation(q).attention(q, k, v, sink, log_forget, options)
     return (o, lse) if return_lse else o
 
 

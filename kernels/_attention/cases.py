@@ -38,7 +38,6 @@ def ahead_of_time_cases() -> list[Case]:
         replace(plain, size=64, value_size=64),
         replace(window, size=80, value_size=80),
         plain,
-        replace(plain, block_size=64),
         replace(window, size=256, value_size=256),
         replace(plain, size=192),
         replace(plain, softcap=True),
@@ -89,7 +88,7 @@ def _case(name: str, kernel: triton.JITFunction, element_bytes: int, constants: 
     known = dict.fromkeys(("q", "k", "v", "o", "do", "dq", "dk", "dv"), element)
     statistics = ("lse", "delta", "dlse", "partial", "partial_lse", "sink", "bias", "forgotten", "dforgotten")
     known |= dict.fromkeys(statistics, "*fp32") | {"lengths": "*i32"}
-    known |= dict.fromkeys(("block_mask", "keep"), "*u8")
+    known |= {"keep": "*u8"}
     known |= dict.fromkeys(("scale", "scale_log2", "tanh_scale"), "fp32")
     options = {option: int(constants[option]) for option in ("num_warps", "num_stages") if option in constants}
     constexprs: dict[str, object] = {

@@ -89,28 +89,6 @@ def check_forgetting(q: Tensor, k: Tensor, log_forget: Tensor | None, causal: bo
         )
 
 
-def check_block_mask(q: Tensor, k: Tensor, block_mask: Tensor | None, block_size: int | None) -> None:
-    if (block_mask is None) != (block_size is None):
-        given, missing = ("block_size", "block_mask") if block_mask is None else ("block_mask", "block_size")
-        raise ValueError(f"block_mask and block_size belong together, but got {given} without {missing}.")
-    if block_mask is None or block_size is None:
-        return
-    if block_size <= 0:
-        raise ValueError(f"block_size must be at least 1, but got {block_size}.")
-    blocks = -(-k.shape[1] // block_size)
-    check_mask("block_mask", block_mask, [q.shape[0], q.shape[1], k.shape[2], blocks], "[B, Tq, Hkv, blocks]", q)
-
-
-def check_alone(block_mask: Tensor | None, num_global: int, prefix: int, log_forget: Tensor | None) -> None:
-    """Blocks that are selected go with a window, a sink and a cap, and with nothing else that says who sees whom."""
-    if block_mask is not None and (num_global > 0 or prefix > 0 or log_forget is not None):
-        raise ValueError(
-            "block_mask goes without num_global, prefix and log_forget, but got "
-            f"num_global={num_global}, prefix={prefix} and log_forget={'given' if log_forget is not None else None}: "
-            "select the first blocks in the mask."
-        )
-
-
 def check_length(length: int | Tensor, cache: Tensor) -> None:
     """A number is checked; what lies on a device is not read, because that would wait for it."""
     slots, batch = cache.shape[1], cache.shape[0]

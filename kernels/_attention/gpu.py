@@ -35,12 +35,11 @@ def attention(
     v: Tensor,
     sink: Tensor | None,
     log_forget: Tensor | None,
-    block_mask: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, Tensor | None]:
     """See `kernels.attention`; without the log-sum-exp where it is not asked for."""
     refuse_bfloat16_in_the_interpreter(q)
-    if _is_plain(q, k, v, sink, log_forget, block_mask, options):
+    if _is_plain(q, k, v, sink, log_forget, options):
         training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
         repeats = training and torch.are_deterministic_algorithms_enabled()
         if not repeats and _sdpa_is_faster(q.dtype.itemsize, q.shape[3], options.causal, training, str(q.device)):
@@ -50,8 +49,8 @@ def attention(
     # What all see, no window hides.
     num_global = max(min(options.num_global, k.shape[1]), prefix) if options.window is not None else 0
     o, lse = attention_forward(
-        q, k, v, block_mask, sink, forgotten, options.scale, options.causal, options.window or 0, num_global, prefix,
-        options.softcap or 0.0, options.block_size or 0,
+        q, k, v, sink, forgotten, options.scale, options.causal, options.window or 0, num_global, prefix,
+        options.softcap or 0.0,
     )  # fmt: skip
     return o, _natural(lse).transpose(1, 2) if options.return_lse else None
 
@@ -82,11 +81,10 @@ def _is_plain(
     v: Tensor,
     sink: Tensor | None,
     log_forget: Tensor | None,
-    block_mask: Tensor | None,
     options: Options,
 ) -> bool:
     """Whether PyTorch's attention computes the same without a mask, which would be T x T."""
-    if sink is not None or log_forget is not None or block_mask is not None or options.softcap is not None:
+    if sink is not None or log_forget is not None or options.softcap is not None:
         return False
     whole = options.window is None or options.window >= k.shape[1]
     square = not options.causal or q.shape[1] == k.shape[1]

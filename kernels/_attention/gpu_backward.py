@@ -24,7 +24,6 @@ from kernels._attention.gpu_tiles import (
     load_tile,
     product,
     query_range,
-    selected,
     store_tile,
     tanh,
     visible,
@@ -32,76 +31,51 @@ from kernels._attention.gpu_tiles import (
 
 
 @triton.jit
-def _dq_of_tile(
-    dq, dq_tail, q_tile, q_tail, do_tile, lse_row, delta_row, k_head, v_head, c_row, c_head, start, k_token, v_token,
-    keys, sees, scale_log2, tanh_scale, D: tl.constexpr, V: tl.constexpr, SOFTCAP: tl.constexpr, FORGET: tl.constexpr,
-    MASKED: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    k_tile = load_tile(k_head, start, k_token, keys, BN, D, BD)
-    k_tail = load_tail(k_tile, k_head, start, k_token, keys, BN, D, BD, BT)
-    v_tile = load_tile(v_head, start, v_token, keys, BN, V, BV)
-    scores = product(q_tile, q_tail, k_tile, k_tail, BT, PRECISION)
-    if SOFTCAP:
-        slope = tanh(scores * tanh_scale)
-        scores = slope * scale_log2
-        slope = 1.0 - slope * slope
-    else:
-        scores = scores * scale_log2
-    if FORGET:
-        cols = start + tl.arange(0, BN)
-        c_col = tl.load(c_head + cols, mask=cols < keys, other=0.0) * LOG2_E
-        scores += c_row[:, None] - c_col[None, :]
-    p = tl.exp2(scores - lse_row[:, None])
-    if MASKED:
-        p = tl.where(sees, p, 0.0)
-    dp = tl.dot(do_tile, tl.trans(v_tile), input_precision=PRECISION)
-    ds = p * (dp - delta_row[:, None])
-    if SOFTCAP:
-        ds = ds * slope
-    ds = ds.to(k_tile.dtype)
-    if BT > 0:
-        dq_tail = tl.dot(ds, k_tail, dq_tail, input_precision=PRECISION)
-    return tl.dot(ds, k_tile, dq, input_precision=PRECISION), dq_tail
-
-
-@triton.jit
 def _dq_over_keys(
-    dq, dq_tail, q_tile, q_tail, do_tile, lse_row, delta_row, k_head, v_head, c_row, c_head, mask, low, high, first,
-    k_token, v_token, queries, keys, kv_heads, blocks, block_size, shift, window, num_global, prefix, scale_log2,
-    tanh_scale, D: tl.constexpr, V: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, GLOBAL: tl.constexpr,
-    SELECTED: tl.constexpr, ONE_BLOCK: tl.constexpr, SOFTCAP: tl.constexpr, FORGET: tl.constexpr, MASKED: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+    dq, dq_tail, q_tile, q_tail, do_tile, lse_row, delta_row, k_head, v_head, c_row, c_head, low, high, first, k_token,
+    v_token, queries, keys, shift, window, num_global, prefix, scale_log2, tanh_scale, D: tl.constexpr, V: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, GLOBAL: tl.constexpr, SOFTCAP: tl.constexpr, FORGET: tl.constexpr,
+    MASKED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     rows = first + tl.arange(0, BM)[:, None]
     for start in tl.range(low, high, BN):
-        cols = start + tl.arange(0, BN)[None, :]
-        sees = visible(rows, cols, keys, shift, window, num_global, prefix, CAUSAL, WINDOWED, GLOBAL)
-        if SELECTED:
-            chosen = selected(mask, rows, start + tl.zeros([1, 1], tl.int32) if ONE_BLOCK else cols, queries, kv_heads,
-                              blocks, block_size)  # fmt: skip
-            if tl.max(tl.max(chosen, 1), 0) > 0:
-                dq, dq_tail = _dq_of_tile(
-                    dq, dq_tail, q_tile, q_tail, do_tile, lse_row, delta_row, k_head, v_head, c_row, c_head, start,
-                    k_token, v_token, keys, sees & (chosen > 0), scale_log2, tanh_scale, D, V, SOFTCAP, FORGET, True,
-                    BN, BD, BT, BV, PRECISION,
-                )  # fmt: skip
+        cols = start + tl.arange(0, BN)
+        sees = visible(rows, cols[None, :], keys, shift, window, num_global, prefix, CAUSAL, WINDOWED, GLOBAL)
+        k_tile = load_tile(k_head, start, k_token, keys, BN, D, BD)
+        k_tail = load_tail(k_tile, k_head, start, k_token, keys, BN, D, BD, BT)
+        v_tile = load_tile(v_head, start, v_token, keys, BN, V, BV)
+        scores = product(q_tile, q_tail, k_tile, k_tail, BT, PRECISION)
+        if SOFTCAP:
+            slope = tanh(scores * tanh_scale)
+            scores = slope * scale_log2
+            slope = 1.0 - slope * slope
         else:
-            dq, dq_tail = _dq_of_tile(
-                dq, dq_tail, q_tile, q_tail, do_tile, lse_row, delta_row, k_head, v_head, c_row, c_head, start,
-                k_token, v_token, keys, sees, scale_log2, tanh_scale, D, V, SOFTCAP, FORGET, MASKED,
-                BN, BD, BT, BV, PRECISION,
-            )  # fmt: skip
+            scores = scores * scale_log2
+        if FORGET:
+            c_col = tl.load(c_head + cols, mask=cols < keys, other=0.0) * LOG2_E
+            scores += c_row[:, None] - c_col[None, :]
+        p = tl.exp2(scores - lse_row[:, None])
+        if MASKED:
+            p = tl.where(sees, p, 0.0)
+        dp = tl.dot(do_tile, tl.trans(v_tile), input_precision=PRECISION)
+        ds = p * (dp - delta_row[:, None])
+        if SOFTCAP:
+            ds = ds * slope
+        ds = ds.to(k_tile.dtype)
+        if BT > 0:
+            dq_tail = tl.dot(ds, k_tail, dq_tail, input_precision=PRECISION)
+        dq = tl.dot(ds, k_tile, dq, input_precision=PRECISION)
     return dq, dq_tail
 
 
 @triton.jit(do_not_specialize=RUNTIME_INTEGERS)
 def attention_bwd_dq_kernel(
-    q, k, v, block_mask, forgotten, o, lse, do, dlse, dq, delta,
+    q, k, v, forgotten, o, lse, do, dlse, dq, delta,
     q_batch, q_token, k_batch, k_token, v_batch, v_token,
-    queries, keys, heads, kv_heads, window, num_global, prefix, blocks, block_size, scale, scale_log2, tanh_scale,
+    queries, keys, heads, kv_heads, window, num_global, prefix, scale, scale_log2, tanh_scale,
     D: tl.constexpr, V: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, GLOBAL: tl.constexpr,
-    SELECTED: tl.constexpr, ONE_BLOCK: tl.constexpr, SOFTCAP: tl.constexpr, FORGET: tl.constexpr, DLSE: tl.constexpr,
+    SOFTCAP: tl.constexpr, FORGET: tl.constexpr, DLSE: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program: dq for BM queries of one head, and delta, [B, Hq, Tq], which the other kernel reads: sum(o do) less
@@ -130,43 +104,37 @@ def attention_bwd_dq_kernel(
     k_head = k + (b * k_batch + kv_h) * D
     v_head = v + (b * v_batch + kv_h) * V
     low, full, edge, high, shift = key_range(first, queries, keys, window, prefix, CAUSAL, WINDOWED, GLOBAL, BM, BN)
-    c_head, c_row, mask = forgotten, first, block_mask
+    c_head, c_row = forgotten, first
     if FORGET:
         c_head = forgotten + (b * heads + h) * keys
         c_row = tl.load(c_head + shift + rows, mask=rows < queries, other=0.0) * LOG2_E
-    if SELECTED:
-        mask = block_mask + (b * queries * kv_heads + kv_h) * blocks
     grad = tl.zeros([BM, BD], tl.float32)
     tail = tl.zeros([1], tl.float32)
     if BT > 0:
         tail = tl.zeros([BM, BT], tl.float32)
     if GLOBAL and WINDOWED:
         grad, tail = _dq_over_keys(
-            grad, tail, q_tile, q_tail, do_tile, lse_row, delta_row, k_head, v_head, c_row, c_head, mask, 0,
-            tl.minimum(num_global, low), first, k_token, v_token, queries, keys, kv_heads, blocks, block_size, shift,
-            window, num_global, prefix, scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED, ONE_BLOCK,
-            SOFTCAP, FORGET, True, BM, BN, BD, BT, BV, PRECISION,
+            grad, tail, q_tile, q_tail, do_tile, lse_row, delta_row, k_head, v_head, c_row, c_head, 0,
+            tl.minimum(num_global, low), first, k_token, v_token, queries, keys, shift, window, num_global, prefix,
+            scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SOFTCAP, FORGET, True, BM, BN, BD, BT, BV,
+            PRECISION,
         )  # fmt: skip
-    if SELECTED or WINDOWED:
+    if WINDOWED:
         grad, tail = _dq_over_keys(
-            grad, tail, q_tile, q_tail, do_tile, lse_row, delta_row, k_head, v_head, c_row, c_head, mask, low,
-            high if SELECTED else full, first, k_token, v_token, queries, keys, kv_heads, blocks, block_size, shift,
-            window, num_global, prefix, scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED, ONE_BLOCK,
-            SOFTCAP, FORGET, True, BM, BN, BD, BT, BV, PRECISION,
+            grad, tail, q_tile, q_tail, do_tile, lse_row, delta_row, k_head, v_head, c_row, c_head, low, full, first,
+            k_token, v_token, queries, keys, shift, window, num_global, prefix, scale_log2, tanh_scale, D, V, CAUSAL,
+            WINDOWED, GLOBAL, SOFTCAP, FORGET, True, BM, BN, BD, BT, BV, PRECISION,
         )  # fmt: skip
-    if not SELECTED:
-        grad, tail = _dq_over_keys(
-            grad, tail, q_tile, q_tail, do_tile, lse_row, delta_row, k_head, v_head, c_row, c_head, mask, full, edge,
-            first, k_token, v_token, queries, keys, kv_heads, blocks, block_size, shift, window, num_global, prefix,
-            scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED, ONE_BLOCK, SOFTCAP, FORGET, False,
-            BM, BN, BD, BT, BV, PRECISION,
-        )  # fmt: skip
-        grad, tail = _dq_over_keys(
-            grad, tail, q_tile, q_tail, do_tile, lse_row, delta_row, k_head, v_head, c_row, c_head, mask, edge, high,
-            first, k_token, v_token, queries, keys, kv_heads, blocks, block_size, shift, window, num_global, prefix,
-            scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED, ONE_BLOCK, SOFTCAP, FORGET, True,
-            BM, BN, BD, BT, BV, PRECISION,
-        )  # fmt: skip
+    grad, tail = _dq_over_keys(
+        grad, tail, q_tile, q_tail, do_tile, lse_row, delta_row, k_head, v_head, c_row, c_head, full, edge, first,
+        k_token, v_token, queries, keys, shift, window, num_global, prefix, scale_log2, tanh_scale, D, V, CAUSAL,
+        WINDOWED, GLOBAL, SOFTCAP, FORGET, False, BM, BN, BD, BT, BV, PRECISION,
+    )  # fmt: skip
+    grad, tail = _dq_over_keys(
+        grad, tail, q_tile, q_tail, do_tile, lse_row, delta_row, k_head, v_head, c_row, c_head, edge, high, first,
+        k_token, v_token, queries, keys, shift, window, num_global, prefix, scale_log2, tanh_scale, D, V, CAUSAL,
+        WINDOWED, GLOBAL, SOFTCAP, FORGET, True, BM, BN, BD, BT, BV, PRECISION,
+    )  # fmt: skip
     dq_head = dq + (b * queries * heads + h) * D
     store_tile(dq_head, grad * scale, first, heads, queries, BM, D, BD)
     if BT > 0:
@@ -174,52 +142,12 @@ def attention_bwd_dq_kernel(
 
 
 @triton.jit
-def _dkv_of_tile(
-    dk, dk_tail, dv, dc, k_tile, k_tail, v_tile, q_head, do_head, lse_head, delta_head, c_col, c_head, start, q_token,
-    heads, queries, shift, sees, scale_log2, tanh_scale, D: tl.constexpr, V: tl.constexpr, SOFTCAP: tl.constexpr,
-    FORGET: tl.constexpr, MASKED: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    rows = start + tl.arange(0, BM)
-    q_tile = load_tile(q_head, start, q_token, queries, BM, D, BD)
-    q_tail = load_tail(q_tile, q_head, start, q_token, queries, BM, D, BD, BT)
-    do_tile = load_tile(do_head, start, heads, queries, BM, V, BV)
-    lse_row = tl.load(lse_head + rows, mask=rows < queries, other=float("inf"))
-    delta_row = tl.load(delta_head + rows, mask=rows < queries, other=0.0)
-    scores = product(k_tile, k_tail, q_tile, q_tail, BT, PRECISION)  # [BN, BM]
-    if SOFTCAP:
-        slope = tanh(scores * tanh_scale)
-        scores = slope * scale_log2
-        slope = 1.0 - slope * slope
-    else:
-        scores = scores * scale_log2
-    if FORGET:
-        c_row = tl.load(c_head + shift + rows, mask=rows < queries, other=0.0) * LOG2_E
-        scores += c_row[None, :] - c_col[:, None]
-    p = tl.exp2(scores - lse_row[None, :])
-    if MASKED:
-        p = tl.where(sees, p, 0.0)
-    dv = tl.dot(p.to(do_tile.dtype), do_tile, dv, input_precision=PRECISION)
-    dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=PRECISION)
-    ds = p * (dp - delta_row[None, :])
-    if FORGET:
-        dc -= tl.sum(ds, 1)
-    if SOFTCAP:
-        ds = ds * slope
-    ds = ds.to(q_tile.dtype)
-    if BT > 0:
-        dk_tail = tl.dot(ds, q_tail, dk_tail, input_precision=PRECISION)
-    return tl.dot(ds, q_tile, dk, input_precision=PRECISION), dk_tail, dv, dc
-
-
-@triton.jit
 def _dkv_over_queries(
-    dk, dk_tail, dv, dc, k_tile, k_tail, v_tile, q_group, do_group, lse_group, delta_group, c_col, c_head, mask, low,
-    high, first, q_token, heads, kv_heads, readers, queries, keys, blocks, block_size, shift, window, num_global,
-    prefix, scale_log2, tanh_scale, D: tl.constexpr, V: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
-    GLOBAL: tl.constexpr, SELECTED: tl.constexpr, ONE_BLOCK: tl.constexpr, SOFTCAP: tl.constexpr, FORGET: tl.constexpr,
-    MASKED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr,
-    PRECISION: tl.constexpr,
+    dk, dk_tail, dv, dc, k_tile, k_tail, v_tile, q_group, do_group, lse_group, delta_group, c_col, c_head, low, high,
+    first, q_token, heads, readers, queries, keys, shift, window, num_global, prefix, scale_log2, tanh_scale,
+    D: tl.constexpr, V: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, GLOBAL: tl.constexpr,
+    SOFTCAP: tl.constexpr, FORGET: tl.constexpr, MASKED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     cols = first + tl.arange(0, BN)[:, None]
     # One loop over the tiles of all heads of the group: a loop inside a loop costs registers.
@@ -229,33 +157,47 @@ def _dkv_over_queries(
         start = low + i % tiles * BM
         q_head, do_head = q_group + h * D, do_group + h * V
         lse_head, delta_head = lse_group + h * queries, delta_group + h * queries
-        rows = start + tl.arange(0, BM)[None, :]
-        sees = visible(rows, cols, keys, shift, window, num_global, prefix, CAUSAL, WINDOWED, GLOBAL)
-        if SELECTED:
-            chosen = selected(mask, rows, first + tl.zeros([1, 1], tl.int32) if ONE_BLOCK else cols, queries, kv_heads,
-                              blocks, block_size)  # fmt: skip
-            if tl.max(tl.max(chosen, 1), 0) > 0:
-                dk, dk_tail, dv, dc = _dkv_of_tile(
-                    dk, dk_tail, dv, dc, k_tile, k_tail, v_tile, q_head, do_head, lse_head, delta_head, c_col, c_head,
-                    start, q_token, heads, queries, shift, sees & (chosen > 0), scale_log2, tanh_scale,
-                    D, V, SOFTCAP, FORGET, MASKED, BM, BD, BT, BV, PRECISION,
-                )  # fmt: skip
+        rows = start + tl.arange(0, BM)
+        sees = visible(rows[None, :], cols, keys, shift, window, num_global, prefix, CAUSAL, WINDOWED, GLOBAL)
+        q_tile = load_tile(q_head, start, q_token, queries, BM, D, BD)
+        q_tail = load_tail(q_tile, q_head, start, q_token, queries, BM, D, BD, BT)
+        do_tile = load_tile(do_head, start, heads, queries, BM, V, BV)
+        lse_row = tl.load(lse_head + rows, mask=rows < queries, other=float("inf"))
+        delta_row = tl.load(delta_head + rows, mask=rows < queries, other=0.0)
+        scores = product(k_tile, k_tail, q_tile, q_tail, BT, PRECISION)  # [BN, BM]
+        if SOFTCAP:
+            slope = tanh(scores * tanh_scale)
+            scores = slope * scale_log2
+            slope = 1.0 - slope * slope
         else:
-            dk, dk_tail, dv, dc = _dkv_of_tile(
-                dk, dk_tail, dv, dc, k_tile, k_tail, v_tile, q_head, do_head, lse_head, delta_head, c_col, c_head,
-                start, q_token, heads, queries, shift, sees, scale_log2, tanh_scale,
-                D, V, SOFTCAP, FORGET, MASKED, BM, BD, BT, BV, PRECISION,
-            )  # fmt: skip
+            scores = scores * scale_log2
+        if FORGET:
+            c_row = tl.load(c_head + shift + rows, mask=rows < queries, other=0.0) * LOG2_E
+            scores += c_row[None, :] - c_col[:, None]
+        p = tl.exp2(scores - lse_row[None, :])
+        if MASKED:
+            p = tl.where(sees, p, 0.0)
+        dv = tl.dot(p.to(do_tile.dtype), do_tile, dv, input_precision=PRECISION)
+        dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=PRECISION)
+        ds = p * (dp - delta_row[None, :])
+        if FORGET:
+            dc -= tl.sum(ds, 1)
+        if SOFTCAP:
+            ds = ds * slope
+        ds = ds.to(q_tile.dtype)
+        if BT > 0:
+            dk_tail = tl.dot(ds, q_tail, dk_tail, input_precision=PRECISION)
+        dk = tl.dot(ds, q_tile, dk, input_precision=PRECISION)
     return dk, dk_tail, dv, dc
 
 
 @triton.jit(do_not_specialize=[*RUNTIME_INTEGERS, "readers"])
 def attention_bwd_dkv_kernel(
-    q, k, v, block_mask, forgotten, lse, do, delta, dk, dv, dforgotten,
+    q, k, v, forgotten, lse, do, delta, dk, dv, dforgotten,
     q_batch, q_token, k_batch, k_token, v_batch, v_token,
-    queries, keys, heads, kv_heads, window, num_global, prefix, blocks, block_size, readers, scale, scale_log2,
-    tanh_scale, D: tl.constexpr, V: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, GLOBAL: tl.constexpr,
-    SELECTED: tl.constexpr, ONE_BLOCK: tl.constexpr, SOFTCAP: tl.constexpr, FORGET: tl.constexpr,
+    queries, keys, heads, kv_heads, window, num_global, prefix, readers, scale, scale_log2, tanh_scale,
+    D: tl.constexpr, V: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, GLOBAL: tl.constexpr,
+    SOFTCAP: tl.constexpr, FORGET: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program: dk and dv, [B, Tk, Hq / readers, .], for BN keys of one key head, summed in order over `readers` of
@@ -273,12 +215,10 @@ def attention_bwd_dkv_kernel(
     k_tail = load_tail(k_tile, k_head, first, k_token, keys, BN, D, BD, BT)
     v_tile = load_tile(v + (b * v_batch + kv_h) * V, first, v_token, keys, BN, V, BV)
     cols = first + tl.arange(0, BN)
-    c_head, c_col, mask = forgotten, first, block_mask
+    c_head, c_col = forgotten, first
     if FORGET:
         c_head = forgotten + (b * heads + h) * keys
         c_col = tl.load(c_head + cols, mask=cols < keys, other=0.0) * LOG2_E
-    if SELECTED:
-        mask = block_mask + (b * queries * kv_heads + kv_h) * blocks
     low, full, edge, high, shift = query_range(
         first, queries, keys, window, num_global, prefix, CAUSAL, WINDOWED, GLOBAL, BM, BN
     )
@@ -293,24 +233,20 @@ def attention_bwd_dkv_kernel(
     lse_group = lse + (b * heads + h) * queries
     delta_group = delta + (b * heads + h) * queries
     k_grad, tail, v_grad, dc = _dkv_over_queries(
-        k_grad, tail, v_grad, dc, k_tile, k_tail, v_tile, q_group, do_group, lse_group, delta_group, c_col, c_head,
-        mask, low, high if SELECTED else full, first, q_token, heads, kv_heads, readers, queries, keys, blocks,
-        block_size, shift, window, num_global, prefix, scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED,
-        ONE_BLOCK, SOFTCAP, FORGET, True, BM, BN, BD, BT, BV, PRECISION,
+        k_grad, tail, v_grad, dc, k_tile, k_tail, v_tile, q_group, do_group, lse_group, delta_group, c_col, c_head, low,
+        full, first, q_token, heads, readers, queries, keys, shift, window, num_global, prefix, scale_log2, tanh_scale,
+        D, V, CAUSAL, WINDOWED, GLOBAL, SOFTCAP, FORGET, True, BM, BN, BD, BT, BV, PRECISION,
     )  # fmt: skip
-    if not SELECTED:
+    k_grad, tail, v_grad, dc = _dkv_over_queries(
+        k_grad, tail, v_grad, dc, k_tile, k_tail, v_tile, q_group, do_group, lse_group, delta_group, c_col, c_head,
+        full, edge, first, q_token, heads, readers, queries, keys, shift, window, num_global, prefix, scale_log2,
+        tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SOFTCAP, FORGET, False, BM, BN, BD, BT, BV, PRECISION,
+    )  # fmt: skip
+    if WINDOWED:
         k_grad, tail, v_grad, dc = _dkv_over_queries(
             k_grad, tail, v_grad, dc, k_tile, k_tail, v_tile, q_group, do_group, lse_group, delta_group, c_col, c_head,
-            mask, full, edge, first, q_token, heads, kv_heads, readers, queries, keys, blocks, block_size, shift,
-            window, num_global, prefix, scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED, ONE_BLOCK,
-            SOFTCAP, FORGET, False, BM, BN, BD, BT, BV, PRECISION,
-        )  # fmt: skip
-    if WINDOWED and not SELECTED:
-        k_grad, tail, v_grad, dc = _dkv_over_queries(
-            k_grad, tail, v_grad, dc, k_tile, k_tail, v_tile, q_group, do_group, lse_group, delta_group, c_col, c_head,
-            mask, edge, high, first, q_token, heads, kv_heads, readers, queries, keys, blocks, block_size, shift,
-            window, num_global, prefix, scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED, ONE_BLOCK,
-            SOFTCAP, FORGET, True, BM, BN, BD, BT, BV, PRECISION,
+            edge, high, first, q_token, heads, readers, queries, keys, shift, window, num_global, prefix, scale_log2,
+            tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SOFTCAP, FORGET, True, BM, BN, BD, BT, BV, PRECISION,
         )  # fmt: skip
     dk_head = dk + (b * keys * parts + part) * D
     store_tile(dk_head, k_grad * scale, first, parts, keys, BN, D, BD)

@@ -15,7 +15,6 @@ from kernels._attention.gpu_tiles import (
     load_tail,
     load_tile,
     product,
-    selected,
     store_tile,
     tanh,
     visible,
@@ -60,70 +59,46 @@ def finish(total, weight, peak):
 
 
 @triton.jit
-def _fold_one(
-    total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, start, k_token, v_token, keys, sees,
-    scale_log2, tanh_scale, D: tl.constexpr, V: tl.constexpr, SOFTCAP: tl.constexpr, FORGET: tl.constexpr,
-    MASKED: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    k_tile = load_tile(k_head, start, k_token, keys, BN, D, BD)
-    k_tail = load_tail(k_tile, k_head, start, k_token, keys, BN, D, BD, BT)
-    v_tile = load_tile(v_head, start, v_token, keys, BN, V, BV)
-    scores = product(q_tile, q_tail, k_tile, k_tail, BT, PRECISION)
-    if SOFTCAP:
-        scores = tanh(scores * tanh_scale) * scale_log2
-    else:
-        scores = scores * scale_log2
-    if FORGET:
-        cols = start + tl.arange(0, BN)
-        c_col = tl.load(c_head + cols, mask=cols < keys, other=0.0) * LOG2_E
-        scores += c_row[:, None] - c_col[None, :]
-    return fold_tile(total, weight, peak, scores, v_tile, sees, MASKED, PRECISION)
-
-
-@triton.jit
 def _fold_keys(
-    total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, mask, low, high, first, k_token, v_token,
-    queries, keys, kv_heads, blocks, block_size, shift, window, num_global, prefix, scale_log2, tanh_scale,
-    D: tl.constexpr, V: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, GLOBAL: tl.constexpr,
-    SELECTED: tl.constexpr, ONE_BLOCK: tl.constexpr, SOFTCAP: tl.constexpr, FORGET: tl.constexpr, MASKED: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+    total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, low, high, first, k_token, v_token, queries,
+    keys, shift, window, num_global, prefix, scale_log2, tanh_scale, D: tl.constexpr, V: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, GLOBAL: tl.constexpr, SOFTCAP: tl.constexpr, FORGET: tl.constexpr,
+    MASKED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     rows = first + tl.arange(0, BM)[:, None]
     for start in tl.range(low, high, BN):
-        cols = start + tl.arange(0, BN)[None, :]
-        sees = visible(rows, cols, keys, shift, window, num_global, prefix, CAUSAL, WINDOWED, GLOBAL)
-        if SELECTED:
-            # Where a tile lies in one block, one entry a row decides for it.
-            chosen = selected(mask, rows, start + tl.zeros([1, 1], tl.int32) if ONE_BLOCK else cols, queries, kv_heads,
-                              blocks, block_size)  # fmt: skip
-            if tl.max(tl.max(chosen, 1), 0) > 0:
-                total, weight, peak = _fold_one(
-                    total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, start, k_token, v_token, keys,
-                    sees & (chosen > 0), scale_log2, tanh_scale, D, V, SOFTCAP, FORGET, True, BN, BD, BT, BV, PRECISION,
-                )  # fmt: skip
+        cols = start + tl.arange(0, BN)
+        sees = visible(rows, cols[None, :], keys, shift, window, num_global, prefix, CAUSAL, WINDOWED, GLOBAL)
+        k_tile = load_tile(k_head, start, k_token, keys, BN, D, BD)
+        k_tail = load_tail(k_tile, k_head, start, k_token, keys, BN, D, BD, BT)
+        v_tile = load_tile(v_head, start, v_token, keys, BN, V, BV)
+        scores = product(q_tile, q_tail, k_tile, k_tail, BT, PRECISION)
+        if SOFTCAP:
+            scores = tanh(scores * tanh_scale) * scale_log2
         else:
-            total, weight, peak = _fold_one(
-                total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, start, k_token, v_token, keys, sees,
-                scale_log2, tanh_scale, D, V, SOFTCAP, FORGET, MASKED, BN, BD, BT, BV, PRECISION,
-            )  # fmt: skip
+            scores = scores * scale_log2
+        if FORGET:
+            c_col = tl.load(c_head + cols, mask=cols < keys, other=0.0) * LOG2_E
+            scores += c_row[:, None] - c_col[None, :]
+        total, weight, peak = fold_tile(total, weight, peak, scores, v_tile, sees, MASKED, PRECISION)
     return total, weight, peak
 
 
 RUNTIME_INTEGERS = [
     "q_batch", "q_token", "k_batch", "k_token", "v_batch", "v_token",
-    "queries", "keys", "heads", "kv_heads", "window", "num_global", "prefix", "blocks", "block_size",
+    "queries", "keys", "heads", "kv_heads", "window", "num_global", "prefix",
 ]  # fmt: skip
 
 
 # Nothing is specialised on a length or a count: a new batch or sequence never compiles again.
 @triton.jit(do_not_specialize=RUNTIME_INTEGERS)
 def attention_fwd_kernel(
-    q, k, v, block_mask, sink, forgotten, o, lse,
+    q, k, v, sink, forgotten, o, lse,
     q_batch, q_token, k_batch, k_token, v_batch, v_token,
-    queries, keys, heads, kv_heads, window, num_global, prefix, blocks, block_size, scale_log2, tanh_scale,
+    queries, keys, heads, kv_heads, window, num_global, prefix, scale_log2, tanh_scale,
     D: tl.constexpr, V: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, GLOBAL: tl.constexpr,
-    SELECTED: tl.constexpr, ONE_BLOCK: tl.constexpr, SOFTCAP: tl.constexpr, SINK: tl.constexpr, FORGET: tl.constexpr,
+    SOFTCAP: tl.constexpr, SINK: tl.constexpr, FORGET: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program: BM queries of one head. q [B, Tq, Hq, D]; k [B, Tk, Hkv, D]; v [B, Tk, Hkv, V]; sink [Hq];
@@ -143,42 +118,35 @@ def attention_fwd_kernel(
     q_tail = load_tail(q_tile, q_head, first, q_token, queries, BM, D, BD, BT)
     rows = first + tl.arange(0, BM)
     low, full, edge, high, shift = key_range(first, queries, keys, window, prefix, CAUSAL, WINDOWED, GLOBAL, BM, BN)
-    c_head, c_row, mask, logit = forgotten, first, block_mask, 0.0
+    c_head, c_row, logit = forgotten, first, 0.0
     if SINK:
         logit = tl.load(sink + h).to(tl.float32)
     if FORGET:
         c_head = forgotten + (b * heads + h) * keys
         c_row = tl.load(c_head + shift + rows, mask=rows < queries, other=0.0) * LOG2_E
-    if SELECTED:
-        mask = block_mask + (b * queries * kv_heads + kv_h) * blocks
     total, weight, peak = start_softmax(logit, SINK, BM, BV)
     if GLOBAL and WINDOWED:
         total, weight, peak = _fold_keys(
-            total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, mask, 0, tl.minimum(num_global, low),
-            first, k_token, v_token, queries, keys, kv_heads, blocks, block_size, shift, window, num_global, prefix,
-            scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED, ONE_BLOCK, SOFTCAP, FORGET, True,
-            BM, BN, BD, BT, BV, PRECISION,
+            total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, 0, tl.minimum(num_global, low), first,
+            k_token, v_token, queries, keys, shift, window, num_global, prefix, scale_log2, tanh_scale, D, V, CAUSAL,
+            WINDOWED, GLOBAL, SOFTCAP, FORGET, True, BM, BN, BD, BT, BV, PRECISION,
         )  # fmt: skip
-    if SELECTED or WINDOWED:
+    if WINDOWED:
         total, weight, peak = _fold_keys(
-            total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, mask, low, high if SELECTED else full,
-            first, k_token, v_token, queries, keys, kv_heads, blocks, block_size, shift, window, num_global, prefix,
-            scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED, ONE_BLOCK, SOFTCAP, FORGET, True,
-            BM, BN, BD, BT, BV, PRECISION,
+            total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, low, full, first, k_token, v_token,
+            queries, keys, shift, window, num_global, prefix, scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL,
+            SOFTCAP, FORGET, True, BM, BN, BD, BT, BV, PRECISION,
         )  # fmt: skip
-    if not SELECTED:
-        total, weight, peak = _fold_keys(
-            total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, mask, full, edge,
-            first, k_token, v_token, queries, keys, kv_heads, blocks, block_size, shift, window, num_global, prefix,
-            scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED, ONE_BLOCK, SOFTCAP, FORGET, False,
-            BM, BN, BD, BT, BV, PRECISION,
-        )  # fmt: skip
-        total, weight, peak = _fold_keys(
-            total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, mask, edge, high,
-            first, k_token, v_token, queries, keys, kv_heads, blocks, block_size, shift, window, num_global, prefix,
-            scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL, SELECTED, ONE_BLOCK, SOFTCAP, FORGET, True,
-            BM, BN, BD, BT, BV, PRECISION,
-        )  # fmt: skip
+    total, weight, peak = _fold_keys(
+        total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, full, edge, first, k_token, v_token,
+        queries, keys, shift, window, num_global, prefix, scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL,
+        SOFTCAP, FORGET, False, BM, BN, BD, BT, BV, PRECISION,
+    )  # fmt: skip
+    total, weight, peak = _fold_keys(
+        total, weight, peak, q_tile, q_tail, k_head, v_head, c_row, c_head, edge, high, first, k_token, v_token,
+        queries, keys, shift, window, num_global, prefix, scale_log2, tanh_scale, D, V, CAUSAL, WINDOWED, GLOBAL,
+        SOFTCAP, FORGET, True, BM, BN, BD, BT, BV, PRECISION,
+    )  # fmt: skip
     out, log_sum = finish(total, weight, peak)
     store_tile(o + (b * queries * heads + h) * V, out, first, heads, queries, BM, V, BV)
     tl.store(lse + (b * heads + h) * queries + rows, log_sum, mask=rows < queries)

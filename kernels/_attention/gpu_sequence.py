@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels._attention.gpu_backward import attention_bwd_dkv_kernel, attention_bwd_dq_kernel
 from kernels._attention.gpu_forward import attention_fwd_kernel
-from kernels._attention.gpu_memory import as_bytes, on_device, or_any, read_by_heads, strides
+from kernels._attention.gpu_memory import on_device, or_any, read_by_heads, strides
 from kernels._attention.launches import Form, constants, default_launch, launch_key
 from kernels.tuning import choose, run
 
@@ -20,7 +20,6 @@ def attention_forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    block_mask: Tensor | None,
     sink: Tensor | None,
     forgotten: Tensor | None,
     scale: float,
@@ -29,31 +28,30 @@ def attention_forward(
     num_global: int,
     prefix: int,
     softcap: float,
-    block_size: int,
 ) -> tuple[Tensor, Tensor]:
     """(o [B, Tq, Hq, Dv], log-sum-exp of the scores in base 2 [B, Hq, Tq] in float32).
 
-    forgotten [B, Hq, Tk] are running sums of the logarithms of forget gates. A window, cap or block size of 0 is none.
+    forgotten [B, Hq, Tk] are running sums of the logarithms of forget gates. A window or cap of 0 is none.
     """
     batch, queries, heads, _ = q.shape
     q, k, v = (read_by_heads(x) for x in (q, k, v))
     o = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
-    form = _form(q, v, causal, window, num_global, prefix, softcap, block_size, forgotten, sink=sink is not None)
+    form = _form(q, v, causal, window, num_global, prefix, softcap, forgotten, sink=sink is not None)
     key = launch_key("attention.forward", form)
     config = choose(key, attention_fwd_kernel, default_launch, q.device)
     grid = (triton.cdiv(queries, config["BM"]) * batch * heads,)
     with on_device(q):
         run(
-            key, attention_fwd_kernel, grid, q, k, v, as_bytes(block_mask, q), or_any(sink, q), or_any(forgotten, lse),
-            o, lse, *_integers(q, k, v, window, num_global, prefix, block_mask, block_size),
-            *_scales(scale, softcap)[1:], **constants("attention.forward", config, form),
+            key, attention_fwd_kernel, grid, q, k, v, or_any(sink, q), or_any(forgotten, lse), o, lse,
+            *_integers(q, k, v, window, num_global, prefix), *_scales(scale, softcap)[1:],
+            **constants("attention.forward", config, form),
         )  # fmt: skip
     return o, lse
 
 
 @attention_forward.register_fake
-def _(q, k, v, block_mask, sink, forgotten, *options):
+def _(q, k, v, sink, forgotten, *options):
     batch, queries, heads, _ = q.shape
     return q.new_empty(*q.shape[:3], v.shape[3]), q.new_empty(batch, heads, queries, dtype=torch.float32)
 
@@ -67,7 +65,6 @@ def attention_backward(
     v: Tensor,
     o: Tensor,
     lse: Tensor,
-    block_mask: Tensor | None,
     forgotten: Tensor | None,
     scale: float,
     causal: bool,
@@ -75,7 +72,6 @@ def attention_backward(
     num_global: int,
     prefix: int,
     softcap: float,
-    block_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, contiguous and in their type; of the keys' part in `forgotten` [B, Hq, Tk], or nothing;
     and sum(o do) - dlse [B, Hq, Tq]. dlse is the gradient of the natural log-sum-exp."""
@@ -95,23 +91,23 @@ def attention_backward(
     )
     delta = torch.empty_like(lse)
     gates = lse.new_empty(0 if forgotten is None else forgotten.shape)
-    mask, sums = as_bytes(block_mask, q), or_any(forgotten, lse)
-    integers = _integers(q, k, v, window, num_global, prefix, block_mask, block_size)
-    form = _form(q, v, causal, window, num_global, prefix, softcap, block_size, forgotten, dlse=dlse is not None)
+    sums = or_any(forgotten, lse)
+    integers = _integers(q, k, v, window, num_global, prefix)
+    form = _form(q, v, causal, window, num_global, prefix, softcap, forgotten, dlse=dlse is not None)
     scales = _scales(scale, softcap)
     with on_device(q):
         key = launch_key("attention.backward_dq", form)
         config = choose(key, attention_bwd_dq_kernel, default_launch, q.device)
         run(
             key, attention_bwd_dq_kernel, (triton.cdiv(queries, config["BM"]) * batch * heads,),
-            q, k, v, mask, sums, o, lse, do, or_any(dlse, lse), dq, delta, *integers, *scales,
+            q, k, v, sums, o, lse, do, or_any(dlse, lse), dq, delta, *integers, *scales,
             **constants("attention.backward_dq", config, form),
         )  # fmt: skip
         key = launch_key("attention.backward_dkv", form)
         config = choose(key, attention_bwd_dkv_kernel, default_launch, q.device)
         run(
             key, attention_bwd_dkv_kernel, (triton.cdiv(keys, config["BN"]) * batch * (heads // readers),),
-            q, k, v, mask, sums, lse, do, delta, dk, dv, or_any(gates, lse), *integers, readers, *scales,
+            q, k, v, sums, lse, do, delta, dk, dv, or_any(gates, lse), *integers, readers, *scales,
             **constants("attention.backward_dkv", config, form),
         )  # fmt: skip
     if shared:
@@ -120,34 +116,34 @@ def attention_backward(
 
 
 @attention_backward.register_fake
-def _(do, dlse, q, k, v, o, lse, block_mask, forgotten, *options):
+def _(do, dlse, q, k, v, o, lse, forgotten, *options):
     gates = lse.new_empty(0 if forgotten is None else forgotten.shape)
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), gates, lse.new_empty(lse.shape)
 
 
 def _save_for_backward(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:6], *output)
-    ctx.options = inputs[6:]
+    ctx.save_for_backward(*inputs[:5], *output)
+    ctx.options = inputs[5:]
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx, do, dlse):
-    q, k, v, block_mask, sink, forgotten, o, lse = ctx.saved_tensors
+    q, k, v, sink, forgotten, o, lse = ctx.saved_tensors
     do = torch.zeros_like(o) if do is None else do
     dlse = None if dlse is None else dlse * LOG2_E  # of the natural one
-    dq, dk, dv, dforgotten, delta = attention_backward(do, dlse, q, k, v, o, lse, block_mask, forgotten, *ctx.options)
+    dq, dk, dv, dforgotten, delta = attention_backward(do, dlse, q, k, v, o, lse, forgotten, *ctx.options)
     dsink, absorbed = None, None
     if sink is not None:
         absorbed = torch.exp2(sink.float()[:, None] * LOG2_E - lse) * delta  # of the sinks' weight
         dsink = -absorbed.sum((0, 2)).to(sink.dtype)
     if forgotten is None:
-        return dq, dk, dv, None, dsink, None, *(None,) * len(ctx.options)
+        return dq, dk, dv, dsink, None, *(None,) * len(ctx.options)
     # Sums of ds over the keys of a query: the weights of the keys sum up to 1, but for the sink's.
     for part in (absorbed, dlse):
         if part is not None:
             earlier = forgotten.shape[2] - part.shape[2]
             dforgotten = dforgotten + torch.nn.functional.pad(part, (earlier, 0))
-    return dq, dk, dv, None, dsink, dforgotten, *(None,) * len(ctx.options)
+    return dq, dk, dv, dsink, dforgotten, *(None,) * len(ctx.options)
 
 
 attention_forward.register_autograd(_gradients, setup_context=_save_for_backward)
@@ -161,7 +157,6 @@ def _form(
     num_global: int,
     prefix: int,
     softcap: float,
-    block_size: int,
     forgotten: Tensor | None,
     *,
     sink: bool = False,
@@ -173,7 +168,6 @@ def _form(
         q.dtype.itemsize,
         causal=causal,
         windowed=window > 0,
-        block_size=block_size,
         has_global=num_global > 0 or prefix > 0,
         softcap=softcap > 0,
         forget=forgotten is not None,
@@ -188,17 +182,7 @@ def _scales(scale: float, softcap: float) -> tuple[float, float, float]:
     return (scale, softcap * LOG2_E, scale / softcap) if softcap > 0 else (scale, scale * LOG2_E, 0.0)
 
 
-def _integers(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    window: int,
-    num_global: int,
-    prefix: int,
-    block_mask: Tensor | None,
-    block_size: int,
-) -> tuple[int, ...]:
+def _integers(q: Tensor, k: Tensor, v: Tensor, window: int, num_global: int, prefix: int) -> tuple[int, ...]:
     """The arguments of `RUNTIME_INTEGERS`, in order."""
-    blocks = 1 if block_mask is None else block_mask.shape[3]
     lengths = (q.shape[1], k.shape[1], q.shape[2], k.shape[2])
-    return *strides(q), *strides(k), *strides(v), *lengths, window, num_global, prefix, blocks, max(block_size, 1)
+    return *strides(q), *strides(k), *strides(v), *lengths, window, num_global, prefix

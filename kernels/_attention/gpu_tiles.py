@@ -96,13 +96,6 @@ def visible(
 
 
 @triton.jit
-def selected(block_mask, rows, cols, queries, kv_heads, blocks, block_size):
-    """The entries of block_mask for `rows` and the blocks of `cols`; block_mask is at its sequence and key head."""
-    entries = tl.cast(rows, tl.int64) * kv_heads * blocks + cols // block_size
-    return tl.load(block_mask + entries, mask=(rows < queries) & (cols // block_size < blocks), other=0).to(tl.int32)
-
-
-@triton.jit
 def key_range(
     first, queries, keys, window, prefix, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, GLOBAL: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,

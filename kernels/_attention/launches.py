@@ -1,6 +1,5 @@
 """Which launches a call of attention makes: keys, compile-time arguments, and the configurations worth trying."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -28,7 +27,6 @@ class Form:
     element_bytes: int
     causal: bool = False
     windowed: bool = False
-    block_size: int = 0
     has_global: bool = False
     softcap: bool = False
     forget: bool = False
@@ -64,19 +62,13 @@ def key_blocks(size: int) -> tuple[int, int]:
 @cache
 def launch_key(kernel: str, form: Form) -> Key:
     """The key of a launch. `padded` is 0 where the head size is a power of two, 1 where the kernels mask, 2 with a
-    tail; `values` 1 where the values have another size, 2 where that is masked.
-
-    `block` is the part of the block size that tiles are fitted to, 0 for none. Blocks that no power of two from 16 on
-    divides are all alike to the tiles, and so are those that 128 divides.
-    """
+    tail; `values` 1 where the values have another size, 2 where that is masked."""
     size, value_size = form.size, form.value_size
     flags: dict[str, int] = {}
     if kernel == "attention.step":
         flags |= {"rows": form.rows, "keep": form.keep}
     elif kernel != "attention.combine":
-        divisor = form.block_size & -form.block_size  # the largest power of two that divides it
-        block = 0 if form.block_size == 0 else 1 if divisor < SMALLEST_TILE else min(divisor, 128)
-        flags |= {"causal": form.causal, "windowed": form.windowed, "block": block}
+        flags |= {"causal": form.causal, "windowed": form.windowed}
     else:
         size = value_size
     sizes = {"D": size}
@@ -111,7 +103,6 @@ def form_of(key: Key) -> Form:
         size,
         value_size,
         key.element_bytes,
-        block_size=flags.get("block", 0),
         rows=flags.get("rows", 0),
         **options,
         **known,
@@ -133,10 +124,7 @@ def constants(kernel: str, config: Config, form: Form) -> Constants:
     made |= {NAMES.get(name) or name.upper(): getattr(form, name) for name in OPTIONS[kernel]}
     if kernel == "attention.step":
         return made | {"KEEP": form.keep}
-    selected = form.block_size > 0
-    one_block = selected and form.block_size % config["BN"] == 0
-    flags: Mapping[str, bool] = {"CAUSAL": form.causal, "WINDOWED": form.windowed}
-    return made | flags | {"SELECTED": selected, "ONE_BLOCK": one_block}
+    return made | {"CAUSAL": form.causal, "WINDOWED": form.windowed}
 
 
 def combine_constants(config: Config, value_size: int, splits: int) -> Constants:
@@ -163,8 +151,6 @@ def launch_candidates(key: Key) -> list[Config]:
             config["BM"] = min(config["BM"], flags["rows"])
             if "bias" in flags:
                 config |= {"BM": min(config["BM"], 32), "BN": min(config["BN"], 32)}
-        elif flags["block"] > 0:
-            config |= _fit_to_blocks(launch, flags["block"])
         elif "softcap" in flags and "forget" in flags:
             # Both at once take the registers of a quarter of a tile.
             config |= {"BM": max(config["BM"] // 2, SMALLEST_TILE), "BN": max(config["BN"] // 2, SMALLEST_TILE)}
@@ -186,11 +172,3 @@ def _table_row(key: Key) -> tuple[Launch, ...]:
     size = sizes["D"]
     value_size = sizes.get("V", size)
     return table.get((size, value_size, key.element_bytes)) or table[max(size, value_size), key.element_bytes]
-
-
-def _fit_to_blocks(launch: Launch, block: int) -> Config:
-    """Tiles for a block mask: few queries, so that more tiles are skipped, and keys that do not straddle blocks.
-
-    Blocks that no power of two from 16 on divides are straddled: a smaller tile fills no matrix instruction.
-    """
-    return {"BM": min(launch.BM, 64), "BN": min(launch.BN, block) if block >= SMALLEST_TILE else launch.BN}

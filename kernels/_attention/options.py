@@ -13,7 +13,6 @@ class Options:
     num_global: int
     prefix: int
     softcap: float | None
-    block_size: int | None
     return_lse: bool
 
 

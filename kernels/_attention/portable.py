@@ -11,8 +11,6 @@ What it does not compute (sinks, caps, forget gates, global keys, the log-sum-ex
 `portable_chunks.py`.
 """
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,7 +30,6 @@ def attention(
     v: Tensor,
     sink: Tensor | None,
     log_forget: Tensor | None,
-    block_mask: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, Tensor | None]:
     """See `kernels.attention`; without the log-sum-exp where it is not asked for."""
@@ -44,29 +41,27 @@ def attention(
     if extras or reach_back:
         forgotten = None if log_forget is None else log_forget.float().cumsum(1).transpose(1, 2)
         o, lse = attention_in_chunks(
-            q, k, v, sink, forgotten, block_mask, options.scale, options.causal, window, options.num_global,
-            options.prefix, options.softcap, options.block_size,
+            q, k, v, sink, forgotten, options.scale, options.causal, window, options.num_global, options.prefix,
+            options.softcap,
         )  # fmt: skip
         return o, lse.transpose(1, 2)
     size = v.shape[3]
     if q.shape[3] != size:
         # One head size for both, filled up with zeros: PyTorch has its fast path for that alone.
         q, k, v = (F.pad(x, (0, max(q.shape[3], size) - x.shape[3])) for x in (q, k, v))
-    return _plain(q, k, v, block_mask, replace(options, window=window))[..., :size], None
+    return _plain(q, k, v, options.scale, options.causal, window)[..., :size], None
 
 
-def _plain(q: Tensor, k: Tensor, v: Tensor, block_mask: Tensor | None, options: Options) -> Tensor:
+def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, window: int | None) -> Tensor:
     """What `scaled_dot_product_attention` computes, with one head size."""
     queries, keys = q.shape[1], k.shape[1]
-    scale, causal, window = options.scale, options.causal, options.window
-    if block_mask is None:
-        if not causal or (queries == 1 and window is None):
-            return sdpa(q, k, v, scale)
-        if queries == keys and window is None:
-            return sdpa(q, k, v, scale, is_causal=True)
-        if window is not None and queries > WINDOWS_FOR_STRIPS * max(window, SMALLEST_STRIP):
-            return _banded(q, k, v, scale, window)
-    return _masked(q, k, v, scale, causal, window, block_mask, options.block_size)
+    if not causal or (queries == 1 and window is None):
+        return sdpa(q, k, v, scale)
+    if queries == keys and window is None:
+        return sdpa(q, k, v, scale, is_causal=True)
+    if window is not None and queries > WINDOWS_FOR_STRIPS * max(window, SMALLEST_STRIP):
+        return _banded(q, k, v, scale, window)
+    return _masked(q, k, v, scale, window)
 
 
 def attention_step(
@@ -198,32 +193,20 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> Tenso
     return o.transpose(1, 2).reshape(batch, blocks * block, heads, size)[:, :queries]
 
 
-def _masked(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    causal: bool,
-    window: int | None,
-    block_mask: Tensor | None,
-    block_size: int | None,
-) -> Tensor:
-    """Any visibility, a chunk of queries at a time: the mask never has more than chunk x Tk entries per head."""
-    queries, keys, group = q.shape[1], k.shape[1], q.shape[2] // k.shape[2]
+def _masked(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+    """Causal, a chunk of queries at a time: the mask never has more than chunk x Tk entries."""
+    queries, keys = q.shape[1], k.shape[1]
     outputs = []
     for start in range(0, queries, QUERIES_PER_CHUNK):
         stop = min(start + QUERIES_PER_CHUNK, queries)
-        before = keys - queries if causal else 0
-        last = before + stop if causal else keys
+        before = keys - queries
+        last = before + stop
         first = 0 if window is None else max(before + start - window + 1, 0)
         position = torch.arange(before + start, before + stop, device=q.device).unsqueeze(1)
         key = torch.arange(first, last, device=q.device)
-        mask = key <= position if causal else torch.ones_like(key, dtype=torch.bool).expand(stop - start, -1)
+        mask = key <= position
         if window is not None:
             mask = mask & (key > position - window)
-        if block_mask is not None and block_size is not None:
-            selected = block_mask[:, start:stop, :, key // block_size].transpose(1, 2)  # [B, Hkv, chunk, keys]
-            mask = (mask & selected).repeat_interleave(group, dim=1)
         chunk = (q[:, start:stop], k[:, first:last], v[:, first:last])
         outputs.append(_masked_sdpa(*(x.transpose(1, 2) for x in chunk), scale, mask).transpose(1, 2))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)

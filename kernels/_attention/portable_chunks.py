@@ -20,7 +20,7 @@ QUERIES_PER_CHUNK = 128
 @dataclass(frozen=True)
 class Chunk:
     """Queries start .. stop, the runs of keys that they may see, and where they see them: all see the first `open` of
-    these keys, and of the rest what the mask says, bool, [n, m - open] or [B, Hkv, 1, n, m]; None: all."""
+    these keys, and of the rest what the mask says, bool, [n, m - open]; None: all."""
 
     start: int
     stop: int
@@ -41,9 +41,7 @@ class Chunk:
             done += last - first
 
 
-def chunks(
-    queries: int, keys: int, block_mask: Tensor | None, options: Options, device: torch.device
-) -> Iterator[Chunk]:
+def chunks(queries: int, keys: int, options: Options, device: torch.device) -> Iterator[Chunk]:
     """All queries in order. Chunks of a short window are no longer than they must be to look at few keys in vain."""
     for start in range(0, queries, QUERIES_PER_CHUNK):
         stop = min(start + QUERIES_PER_CHUNK, queries)
@@ -54,20 +52,17 @@ def chunks(
         runs = ((0, last),) if first <= seen_by_all else ((0, seen_by_all), (first, last))
         if seen_by_all == 0 and first > 0:
             runs = ((first, last),)
-        mask, seen = None, shift + start if options.window is None and block_mask is None else 0
-        if options.causal or block_mask is not None:
+        mask, seen = None, shift + start if options.window is None else 0
+        if options.causal:
             position = torch.arange(shift + start, shift + stop, device=device).unsqueeze(1)
             key = torch.cat([torch.arange(*run, device=device) for run in runs])[seen:]
             mask = visible(position, key, options)
-            if block_mask is not None and options.block_size is not None:
-                chosen = block_mask[:, start:stop, :, key // options.block_size].transpose(1, 2)
-                mask = (mask & chosen).unsqueeze(2)
         yield Chunk(start, stop, runs, seen, mask)
 
 
 def visible(position: Tensor, key: Tensor, options: Options) -> Tensor:
-    """Which query (by its position) sees which key; shapes broadcast."""
-    sees = key <= position if options.causal else torch.ones_like(key <= position)
+    """Which query (by its position) sees which key, where attention is causal; shapes broadcast."""
+    sees = key <= position
     if options.window is not None:
         sees = sees & ((key > position - options.window) | (key < options.num_global))
     return sees | (key < options.prefix)
@@ -80,39 +75,36 @@ def attention_in_chunks(
     v: Tensor,
     sink: Tensor | None,
     forgotten: Tensor | None,
-    block_mask: Tensor | None,
     scale: float,
     causal: bool,
     window: int | None,
     num_global: int,
     prefix: int,
     softcap: float | None,
-    block_size: int | None,
 ) -> tuple[Tensor, Tensor]:
     """(o [B, Tq, Hq, Dv], lse [B, Hq, Tq]); forgotten [B, Hq, Tk]: running sums of the logarithms of forget gates."""
-    options = Options(scale, causal, window, num_global, prefix, softcap, block_size, True)
+    options = Options(scale, causal, window, num_global, prefix, softcap, True)
     with torch.autocast(q.device.type, enabled=False):
-        return _forward(q, k, v, sink, forgotten, block_mask, options)
+        return _forward(q, k, v, sink, forgotten, options)
 
 
 @attention_in_chunks.register_fake
-def _(q, k, v, sink, forgotten, block_mask, scale, causal, window, num_global, prefix, softcap, block_size):
+def _(q, k, v, sink, forgotten, *options):
     o = q.new_empty(*q.shape[:3], v.shape[3])
     return o, q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32)
 
 
 def _save_for_backward(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:6], *output)
-    scale, causal, window, num_global, prefix, softcap, block_size = inputs[6:]
-    ctx.options = Options(scale, causal, window, num_global, prefix, softcap, block_size, True)
+    ctx.save_for_backward(*inputs[:5], *output)
+    ctx.options = Options(*inputs[5:], return_lse=True)
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx, do, dlse):
-    q, k, v, sink, forgotten, block_mask, o, lse = ctx.saved_tensors
+    q, k, v, sink, forgotten, o, lse = ctx.saved_tensors
     with torch.autocast(q.device.type, enabled=False):
-        gradients = _backward(do, dlse, q, k, v, sink, forgotten, block_mask, o, lse, ctx.options)
-    return *gradients, *(None,) * 8
+        gradients = _backward(do, dlse, q, k, v, sink, forgotten, o, lse, ctx.options)
+    return *gradients, *(None,) * 6
 
 
 attention_in_chunks.register_autograd(_gradients, setup_context=_save_for_backward)
@@ -148,32 +140,31 @@ def _scores(rows: Tensor, k: Tensor, chunk: Chunk, forgotten: Tensor | None, opt
     return scores, capped
 
 
-def _forward(q, k, v, sink, forgotten, block_mask, options):
+def _forward(q, k, v, sink, forgotten, options):
     queries, keys, kv_heads = q.shape[1], k.shape[1], k.shape[2]
     shift = keys - queries
     k32, v32 = _by_heads(k), _by_heads(v)
     o = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[0], q.shape[2], queries, dtype=torch.float32, device=q.device)
     logit = None if sink is None else sink.float().unflatten(0, (kv_heads, -1))[..., None, None]  # [Hkv, G, 1, 1]
-    for chunk in chunks(queries, keys, block_mask, options, q.device):
+    for chunk in chunks(queries, keys, options, q.device):
         rows = _rows(q, chunk, kv_heads).mul_(options.scale)
         scores, _ = _scores(rows, chunk.take(k32), chunk, forgotten, options, shift)
         peak = scores.amax(-1, keepdim=True)
         if logit is not None:
             peak = torch.maximum(peak, logit)
-        peak.masked_fill_(peak == float("-inf"), 0.0)
         weights = scores.sub_(peak).exp_()
         total = weights.sum(-1, keepdim=True)
         if logit is not None:
             total = total + torch.exp(logit - peak)
         out = torch.matmul(weights.flatten(2, 3), chunk.take(v32)).unflatten(2, weights.shape[2:4])
-        out = out / total.clamp_min(torch.finfo(torch.float32).tiny)  # a row that sees nothing is 0 / 0
+        out = out / total
         o[:, chunk.start : chunk.stop] = out.flatten(1, 2).transpose(1, 2).to(q.dtype)
         lse[:, :, chunk.start : chunk.stop] = (peak + total.log()).flatten(1, 2).squeeze(-1)
     return o, lse
 
 
-def _backward(do, dlse, q, k, v, sink, forgotten, block_mask, o, lse, options):
+def _backward(do, dlse, q, k, v, sink, forgotten, o, lse, options):
     queries, keys, kv_heads = q.shape[1], k.shape[1], k.shape[2]
     shift = keys - queries
     k32, v32 = _by_heads(k), _by_heads(v)
@@ -184,17 +175,15 @@ def _backward(do, dlse, q, k, v, sink, forgotten, block_mask, o, lse, options):
     delta = (o.float() * do.float()).sum(-1).transpose(1, 2)  # [B, Hq, Tq]
     if dlse is not None:
         delta = delta - dlse
-    # A row that sees nothing: exp(-inf - 0) is 0.
-    finite = lse.masked_fill(lse == float("-inf"), 0.0)
     dsink = None
     if sink is not None:
-        dsink = -(torch.exp(sink.float()[:, None] - finite) * delta).sum((0, 2)).to(sink.dtype)
-    for chunk in chunks(queries, keys, block_mask, options, q.device):
+        dsink = -(torch.exp(sink.float()[:, None] - lse) * delta).sum((0, 2)).to(sink.dtype)
+    for chunk in chunks(queries, keys, options, q.device):
         rows, do_rows = _rows(q, chunk, kv_heads).mul_(options.scale), _rows(do, chunk, kv_heads)
         k_part, v_part = chunk.take(k32), chunk.take(v32)
         scores, capped = _scores(rows, k_part, chunk, forgotten, options, shift)
         level, slope = (
-            x[:, :, chunk.start : chunk.stop].unflatten(1, (kv_heads, -1)).unsqueeze(-1) for x in (finite, delta)
+            x[:, :, chunk.start : chunk.stop].unflatten(1, (kv_heads, -1)).unsqueeze(-1) for x in (lse, delta)
         )
         weights = scores.sub_(level).exp_()
         chunk.add_to(dv, torch.matmul(weights.flatten(2, 3).transpose(-1, -2), do_rows))

@@ -12,7 +12,6 @@ def attention(
     v: Tensor,
     sink: Tensor | None,
     log_forget: Tensor | None,
-    block_mask: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, Tensor]:
     """See `kernels.attention`."""
@@ -20,11 +19,8 @@ def attention(
     outputs, lses = [], []
     for i in range(queries):
         position = keys - queries + i
-        sees = torch.ones(k.shape[0], k.shape[2], keys, dtype=torch.bool, device=k.device)  # [B, Hkv, Tk]
-        for j in range(keys):
-            sees[:, :, j] = _sees(position, j, options)
-            if block_mask is not None and options.block_size is not None:
-                sees[:, :, j] &= block_mask[:, i, :, j // options.block_size]
+        seen = torch.tensor([_sees(position, j, options) for j in range(keys)], device=k.device)
+        sees = seen.expand(k.shape[0], k.shape[2], -1)  # [B, Hkv, Tk]
         bias = None
         if log_forget is not None:
             # What lies after j up to the query is forgotten; later keys are not seen, so their bias is left at 0.

@@ -33,17 +33,15 @@ def sdpa(
     softcap: float | None,
     sink: Tensor | None,
     log_forget: Tensor | None,
-    block_mask: Tensor | None,
-    block_size: int | None,
     return_lse: bool,
     backend: SDPBackend | None = None,
 ) -> Tensor:
     """`kernels.attention` by `scaled_dot_product_attention`, which knows neither caps, sinks nor a log-sum-exp.
 
-    A block mask and forget gates it declines: T x T for each head.
+    Forget gates it declines: T x T for each head.
     """
     queries, keys = q.shape[1], k.shape[1]
-    if block_mask is not None or softcap is not None or sink is not None or log_forget is not None or return_lse:
+    if softcap is not None or sink is not None or log_forget is not None or return_lse:
         return NotImplemented
     plain = causal and queries == keys and prefix == 0 and (window is None or window >= keys)
     mask = None if plain or not causal else band(queries, keys, window, q.device, num_global, prefix)

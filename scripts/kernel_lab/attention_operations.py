@@ -5,14 +5,13 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from scripts.kernel_lab.operations import BACKWARD_FACTOR, Arguments, Cost, Operation, Random
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(Operation):
-    """`kernels.attention`; chosen_blocks: how many blocks of `block_size` keys each query keeps, its own among them."""
+    """`kernels.attention`."""
 
     B: int
     T: int
@@ -28,8 +27,6 @@ class Attention(Operation):
     softcap: float | None = None
     sink: bool = False
     forget: bool = False
-    block_size: int | None = None
-    chosen_blocks: int = 0
     function: ClassVar[str] = "attention"
 
     @property
@@ -53,8 +50,7 @@ class Attention(Operation):
         if self.forget:  # memories of ten to a few hundred tokens
             made["log_forget"] = F.logsigmoid(random.normal(self.B, self.T, self.Hq, dtype=torch.float32)) / 16
         options = {name: getattr(self, name) for name in ("causal", "window", "num_global", "prefix", "softcap")}
-        mask = None if self.block_size is None else self._block_mask(random, self.block_size)
-        return {**made, **options, "block_mask": mask, "block_size": self.block_size}
+        return {**made, **options}
 
     def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
         return (*arguments["q"].shape[:3], self.value_size)
@@ -79,23 +75,8 @@ class Attention(Operation):
             if self.window is not None:
                 seen = min(reached, self.window)
                 seen += min(max(self.num_global, self.prefix), reached - seen)
-            if self.block_size is not None:
-                # The causal edge cuts the query's own block.
-                own = (seen - 1) % self.block_size + 1
-                seen = min(seen, (self.chosen_blocks - 1) * self.block_size + own)
             total += seen + max(min(self.prefix, self.T) - reached, 0)
         return total
-
-    def _block_mask(self, random: Random, block_size: int) -> Tensor:
-        """[B, Tq, Hkv, blocks]: the query's own block and the best-scored earlier ones, as a selection would give."""
-        blocks = -(-self.T // block_size)
-        scores = random.uniform(self.B, self.queries, self.Hkv, blocks, dtype=torch.float32)
-        position = torch.arange(self.T - self.queries, self.T, device=scores.device) // block_size
-        block = torch.arange(blocks, device=scores.device)
-        relation = (block - position.unsqueeze(1)).unsqueeze(1)  # [Tq, 1, blocks]
-        scores = scores.masked_fill(relation == 0, 2.0).masked_fill(relation > 0, -1.0)
-        chosen = scores.topk(min(self.chosen_blocks, blocks), dim=-1).indices
-        return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, chosen, True)
 
 
 @dataclass(frozen=True, kw_only=True)

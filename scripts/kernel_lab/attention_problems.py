@@ -44,7 +44,6 @@ def benchmark_sizes() -> Named:
         ("capped B4 T4096 H32/8 D128", replace(grouped, softcap=50.0)),
         ("forgetting B4 T4096 H32 D64", Attention(B=4, T=4096, Hq=32, Hkv=32, D=64, forget=True)),
         ("latent B1 T8192 H16 D192/128", LATENT),
-        ("16 of 64-blocks B1 T8192 H32/2 D128", replace(grouped, B=1, T=8192, Hkv=2, block_size=64, chosen_blocks=16)),
     ]
     step = AttentionStep(B=64, S=8192, Hq=32, Hkv=8, D=128)
     contexts = {1: (4096, 8192, 32768, 65536, 131072), 64: (2048, 4096, 8192, 32768)}
@@ -88,8 +87,6 @@ def launch_sizes(D: int) -> Named:
         (f"capped D{D}", replace(few, softcap=2.0)),
         (f"forgetting D{D}", replace(few, forget=True)),
         (f"everything D{D}", replace(few, window=50, num_global=20, sink=True, softcap=2.0, forget=True)),
-        (f"blocks of 64 D{D}", replace(few, block_size=64, chosen_blocks=2)),
-        (f"blocks of 24 D{D}", replace(few, block_size=24, chosen_blocks=3)),
         (f"step D{D}", step),
         (f"step of many heads, kept D{D}", AttentionStep(B=1, S=300, Hq=32, Hkv=1, D=D, kept=70)),
         (f"step of a length on the device D{D}", replace(step, on_device=True)),
@@ -111,7 +108,6 @@ def tiny_sizes() -> Named:
     return [
         ("causal", one),
         ("window", replace(one, window=5)),
-        ("blocks", replace(one, T=40, block_size=16, chosen_blocks=2)),
         ("step", AttentionStep(B=1, S=40, Hq=2, Hkv=1, D=16)),
     ]
 
@@ -127,7 +123,6 @@ def tuning_sizes() -> dict[str, Named]:
             ("step D128", step),
             ("causal D64", replace(full, D=64)),
             ("window D128", replace(full, window=1024)),
-            ("blocks of 64 D128", replace(full, block_size=64, chosen_blocks=16)),
             ("step D64", replace(step, D=64)),
             ("full D128", replace(full, causal=False)),
             ("window and sinks D64", replace(full, D=64, window=128, sink=True)),
@@ -143,7 +138,6 @@ def tuning_sizes() -> dict[str, Named]:
             ("window and global keys D128", replace(full, window=1024, num_global=4)),
             ("capped D128", replace(full, softcap=50.0)),
             ("forgetting D64", replace(full, D=64, forget=True)),
-            ("blocks of 64 D64", replace(full, D=64, block_size=64, chosen_blocks=16)),
             ("full D64", replace(full, D=64, causal=False)),
             ("causal D96", replace(full, D=96)),
             ("step D96", replace(step, D=96)),
@@ -158,7 +152,7 @@ def small_size(one: Operation) -> Operation | None:
     """The same launches on little data, None for another operation; heads stay, as kernels are compiled for them."""
     if isinstance(one, Attention):
         window = None if one.window is None else 50
-        return replace(one, B=1, T=333, chosen_blocks=min(one.chosen_blocks, 3), window=window)
+        return replace(one, B=1, T=333, window=window)
     if isinstance(one, AttentionStep):
         return replace(one, B=2, S=1300, kept=None if one.kept is None else 200)
     return None

@@ -10,38 +10,30 @@ from tests.kernels.closeness import assert_close_relative
 
 LIMITS = {torch.float32: 1e-5, torch.float16: 3e-3}
 
-# Tq, Tk, Hq, Hkv, D, window, block_size, causal
+# Tq, Tk, Hq, Hkv, D, window, causal
 CASES = {
-    "one token": (1, 1, 2, 2, 16, None, None, True),
-    "grouped queries": (15, 15, 4, 1, 20, None, None, True),
-    "several tiles": (63, 63, 2, 2, 64, None, None, True),
-    "padded head size": (33, 33, 2, 1, 80, None, None, True),
-    "queries are the last positions": (15, 100, 2, 1, 16, None, None, True),
-    "one query at the end": (1, 63, 4, 1, 16, None, None, True),
-    "window": (63, 63, 2, 1, 16, 17, None, True),
-    "window of one": (15, 15, 2, 1, 16, 1, None, True),
-    "window and earlier keys": (50, 100, 2, 1, 16, 40, None, True),
-    "blocks": (63, 63, 4, 2, 16, None, 16, True),
-    "blocks that tiles straddle, in a window": (63, 70, 2, 1, 16, 33, 20, True),
-    "blocks in both directions": (15, 63, 2, 1, 16, None, 32, False),
-    "more queries than keys": (33, 20, 2, 1, 16, None, None, False),
+    "one token": (1, 1, 2, 2, 16, None, True),
+    "grouped queries": (15, 15, 4, 1, 20, None, True),
+    "several tiles": (63, 63, 2, 2, 64, None, True),
+    "padded head size": (33, 33, 2, 1, 80, None, True),
+    "queries are the last positions": (15, 100, 2, 1, 16, None, True),
+    "one query at the end": (1, 63, 4, 1, 16, None, True),
+    "window": (63, 63, 2, 1, 16, 17, True),
+    "window of one": (15, 15, 2, 1, 16, 1, True),
+    "window and earlier keys": (50, 100, 2, 1, 16, 40, True),
+    "more queries than keys": (33, 20, 2, 1, 16, None, False),
 }
 
 
 def inputs(case, dtype=torch.float32, batch=None):
-    queries, keys, heads, kv_heads, size, window, block_size, causal = CASES[case]
+    queries, keys, heads, kv_heads, size, window, causal = CASES[case]
     batch = batch or (2 if queries * keys < 2000 else 1)
     generator = torch.Generator().manual_seed(0)
     q, k, v, do = (
         torch.randn(batch, tokens, count, size, generator=generator).to(dtype)
         for tokens, count in ((queries, heads), (keys, kv_heads), (keys, kv_heads), (queries, heads))
     )
-    options = {"causal": causal, "window": window}
-    if block_size is not None:
-        blocks = -(-keys // block_size)
-        chosen = torch.rand(batch, queries, kv_heads, blocks, generator=generator) < 0.4
-        options |= {"block_mask": chosen, "block_size": block_size}
-    return (q, k, v), do, options
+    return (q, k, v), do, {"causal": causal, "window": window}
 
 
 def output_and_gradients(tensors, do, options, backend):
@@ -78,7 +70,7 @@ def test_output_and_gradients_are_those_of_the_reference(case, backend, small_at
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
-@pytest.mark.parametrize("case", ["grouped queries", "padded head size", "blocks"])
+@pytest.mark.parametrize("case", ["grouped queries", "padded head size"])
 def test_half_precision_stays_close_to_the_reference_in_single(case, backend, small_attention_tiles, nan_filled_memory):
     tensors, do, options = inputs(case, torch.float16)
     single = [x.float() for x in tensors]
@@ -124,15 +116,6 @@ def test_a_window_counts_the_query_itself():
     assert attention(q, k, v, window=1)[0, :, 0, 0].tolist() == [8.0, 4.0, 2.0, 6.0]
 
 
-@pytest.mark.parametrize("backend", ["reference", "portable", "gpu"])
-def test_a_query_without_a_key_gets_zeros_and_no_gradient(backend, nan_filled_memory):
-    (q, k, v), do, options = inputs("blocks")
-    options["block_mask"][:, 5] = False
-    o, dq, dk, dv = output_and_gradients((q, k, v), do, options, backend)
-    assert o[:, 5].eq(0).all() and dq[:, 5].eq(0).all()
-    assert all(torch.isfinite(x).all() for x in (o, dq, dk, dv))
-
-
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
 def test_reading_a_prompt_in_chunks_changes_nothing(backend):
     (q, k, v), _, _ = inputs("several tiles")
@@ -156,9 +139,13 @@ def test_slices_of_a_fused_projection_are_read_where_they_lie(nan_filled_memory)
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
-@pytest.mark.parametrize("kept", [None, 0.1, 0.8, 0.0])
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "size", "slots", "length"), [(4, 1, 16, 40, 33), (4, 4, 20, 10, 1), (40, 2, 80, 600, 590)]
+    ("heads", "kv_heads", "size", "slots", "length", "kept"),
+    [
+        *((4, 1, 16, 40, 33, kept) for kept in (None, 0.1, 0.8, 0.0)),
+        *((4, 4, 20, 10, 1, kept) for kept in (None, 0.8)),
+        *((20, 1, 80, 600, 590, kept) for kept in (None, 0.1)),  # several splits
+    ],
 )
 def test_a_step_is_that_of_the_reference(heads, kv_heads, size, slots, length, kept, backend, nan_filled_memory):
     generator = torch.Generator().manual_seed(4)
@@ -191,8 +178,8 @@ def test_gradients_of_the_kernels_repeat_bit_for_bit():
 
 def test_the_operators_keep_the_rules_of_torch_library():
     (q, k, v), _, _ = inputs("grouped queries", batch=1)
-    arguments = [x.requires_grad_() for x in (q, k, v)] + [None, torch.zeros(4, requires_grad=True)]
-    arguments += [torch.zeros(1, 4, 15, requires_grad=True), 0.25, True, 7, 2, 0, 3.0, 0]
+    arguments = [x.requires_grad_() for x in (q, k, v)] + [torch.zeros(4, requires_grad=True)]
+    arguments += [torch.zeros(1, 4, 15, requires_grad=True), 0.25, True, 7, 2, 0, 3.0]
     tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
     torch.library.opcheck(gpu_sequence.attention_forward, arguments, test_utils=tests)
     decode = (q.detach()[:, 0], k.detach(), v.detach(), None, None, None, torch.tensor(9), 15, 0.25, 0.0, 20)

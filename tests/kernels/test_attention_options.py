@@ -36,11 +36,6 @@ CASES = {
         {"window": 30, "num_global": 3, "softcap": 3.0, "return_lse": True},
         ("sink", "log_forget"),
     ),
-    "sink, cap and blocks": (
-        (40, 63, 4, 2, 16, 20),
-        {"softcap": 3.0, "block_size": 16, "return_lse": True},
-        ("sink", "block_mask"),
-    ),
     "log-sum-exp": ((33, 40, 2, 1, 16, 16), {"return_lse": True}, ()),
     "log-sum-exp in both directions": ((15, 40, 2, 1, 16, 16), {"return_lse": True, "causal": False}, ()),
 }
@@ -61,9 +56,6 @@ def inputs(case, dtype=torch.float32):
         tensors["sink"] = torch.randn(heads, generator=generator)
     if "log_forget" in further:
         tensors["log_forget"] = torch.nn.functional.logsigmoid(torch.randn(1, keys, heads, generator=generator) + 1)
-    if "block_mask" in further:
-        blocks = -(-keys // options["block_size"])
-        options = options | {"block_mask": torch.rand(1, queries, kv_heads, blocks, generator=generator) < 0.4}
     return tensors, options
 
 
@@ -99,7 +91,7 @@ def test_output_and_gradients_are_those_of_the_reference(case, backend, small_at
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", ["latent attention", "everything", "sink, cap and blocks"])
+@pytest.mark.parametrize("case", ["latent attention", "everything"])
 def test_half_precision_stays_close_to_the_reference_in_single(case, backend, nan_filled_memory):
     tensors, options = inputs(case, torch.float16)
     single = {name: x.float() for name, x in tensors.items()}
@@ -122,21 +114,6 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_square_of_the
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
         attention(q, q, q, sink=torch.zeros(2))
     assert sum(kept) < 6 * q.numel()
-
-
-@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
-def test_a_query_without_a_key_has_output_zero_and_the_sink_for_its_denominator(backend, nan_filled_memory):
-    q, k = torch.randn(1, 3, 2, 16), torch.randn(1, 3, 1, 16)
-    mask = torch.tensor([True, False, True]).view(1, 3, 1, 1)
-    sink = torch.tensor([0.5, -2.0], requires_grad=True)
-    with use_backend(backend):
-        o, lse = attention(q, k, k, block_mask=mask, block_size=4, return_lse=True)
-        assert o[:, 1].eq(0).all() and lse[:, 1].eq(-math.inf).all() and torch.isfinite(lse[:, 0]).all()
-        o, lse = attention(q, k, k, block_mask=mask, block_size=4, return_lse=True, sink=sink)
-    assert o[:, 1].eq(0).all()
-    torch.testing.assert_close(lse[0, 1], sink)
-    (gradient,) = torch.autograd.grad(lse[:, 1].sum(), sink)
-    torch.testing.assert_close(gradient, torch.ones(2))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

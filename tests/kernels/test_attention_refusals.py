@@ -44,17 +44,6 @@ GROUPED = ((2, 5, 2, 16), (2, 5, 1, 16), (2, 5, 1, 16))
         (GROUPED, {"log_forget": torch.zeros(2, 5, 1)}, r"log_forget must be \[B, Tk, Hq\] = \[2, 5, 2\]"),
         (GROUPED, {"log_forget": torch.zeros(2, 5, 2), "causal": False}, "log_forget needs causal=True and no prefix"),
         (GROUPED, {"log_forget": torch.zeros(2, 5, 2), "prefix": 1}, "log_forget needs .* causal=True and prefix=1"),
-        (
-            GROUPED,
-            {"block_size": 2, "block_mask": torch.ones(2, 5, 1, 3, dtype=torch.bool), "window": 2, "num_global": 1},
-            "block_mask goes without num_global, prefix and log_forget, but got num_global=1",
-        ),
-        (GROUPED, {"block_size": 2}, "block_size without block_mask"),
-        (
-            GROUPED,
-            {"block_size": 2, "block_mask": torch.ones(2, 5, 1, 2, dtype=torch.bool)},
-            r"block_mask must be bool \[B, Tq, Hkv, blocks\] = \[2, 5, 1, 3\]",
-        ),
     ],
 )
 def test_shapes_and_options_that_do_not_belong_together_are_refused(shapes, options, message):

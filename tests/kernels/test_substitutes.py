@@ -76,7 +76,7 @@ def test_a_substitute_gets_every_option_with_the_scale_filled_in():
     with use_substitutes({"attention": substitute}):
         kernels.attention(HEADS, HEADS, HEADS, window=2)
     given = {"scale": 0.25, "causal": True, "window": 2, "num_global": 0, "prefix": 0, "return_lse": False}
-    absent = ("softcap", "sink", "log_forget", "block_mask", "block_size")
+    absent = ("softcap", "sink", "log_forget")
     assert seen == given | dict.fromkeys(absent)
 
 
