@@ -32,7 +32,7 @@ class Case:
     def arguments(self, device: torch.device, dtype: torch.dtype) -> Arguments:
         """The same numbers on every device. Gates and states stay in float32, as our layers hand them over."""
         made = self.make(torch.Generator().manual_seed(0))
-        kept = ("log_decay", "beta", "A", "initial_state", "state", "cos", "sin")
+        kept = ("log_decay", "log_forget", "sink", "beta", "A", "initial_state", "state", "cos", "sin")
         for name, value in made.items():
             if isinstance(value, Tensor):
                 floating = value.is_floating_point() and name not in kept
@@ -92,11 +92,18 @@ def relative_error(actual: list[Tensor], expected: list[Tensor]) -> float:
     return worst
 
 
-def attention(queries: int, *, value_size: int = SIZE, **options: Any) -> Make:
+def attention(
+    queries: int, *, value_size: int = SIZE, sinks: bool = False, forgetting: bool = False, **options: Any
+) -> Make:
     def make(generator: torch.Generator) -> Arguments:
         q = torch.randn(2, queries, 4, SIZE, generator=generator)
         k, v = (torch.randn(2, TOKENS, 2, size, generator=generator) for size in (SIZE, value_size))
-        return {"q": q, "k": k, "v": v, **options}
+        made = {"q": q, "k": k, "v": v, **options}
+        if sinks:
+            made["sink"] = torch.randn(4, generator=generator)
+        if forgetting:
+            made["log_forget"] = F.logsigmoid(torch.randn(2, TOKENS, 4, generator=generator)) / 8
+        return made
 
     return make
 
@@ -191,6 +198,9 @@ def cases() -> dict[str, tuple[Case, ...]]:
         Case("window", "attention", attention(TOKENS, window=20)),
         Case("window and global keys", "attention", attention(TOKENS, window=20, num_global=3)),
         Case("prefix", "attention", attention(TOKENS, prefix=30)),
+        Case("sinks", "attention", attention(TOKENS, sinks=True)),
+        Case("forget gates", "attention", attention(TOKENS, forgetting=True)),
+        Case("caps and the log-sum-exp", "attention", attention(30, softcap=2.0, sinks=True, return_lse=True)),
         Case("values of another size", "attention", attention(TOKENS, value_size=32)),
         Case("step", "attention_step", attention_step(length=50, kept=False), has_gradients=False),
         Case("step of two lengths", "attention_step", attention_step(length=[50, 9], kept=True), has_gradients=False),

@@ -49,13 +49,20 @@ def expert_layer(*, missing: bool) -> Make:
     return make
 
 
-def listed_blocks(*, query_block: int, shared: bool) -> Make:
+def listed_blocks(
+    *, query_block: int, shared: bool, block_size: int = 16, tokens: int = 70, batch: int = 2, group: int = 2
+) -> Make:
+    """As many key heads as sequences. A list has the block of its first query, and two others or the same again."""
+
     def make(generator: torch.Generator) -> dict[str, Any]:
-        q = torch.randn(2, 70, 4, 64, generator=generator)
-        k, v = (torch.randn(2, 70, 2, 64, generator=generator) for _ in range(2))
-        shape = (1 if shared else 2, -(-70 // query_block), 1 if shared else 2, 2)
-        blocks = torch.randint(-1, 5, shape, generator=generator)
-        return {"q": q, "k": k, "v": v, "blocks": blocks, "block_size": 16, "query_block": query_block}
+        q = torch.randn(batch, tokens, batch * group, 64, generator=generator)
+        k, v = (torch.randn(batch, tokens, batch, 64, generator=generator) for _ in range(2))
+        lists = -(-tokens // query_block)
+        shape = (1 if shared else batch, lists, 1 if shared else batch, 2)
+        others = torch.randint(-1, -(-tokens // block_size), shape, generator=generator)
+        own = (torch.arange(lists) * query_block // block_size).view(1, -1, 1, 1).expand(*shape[:3], 1)
+        sizes = {"block_size": block_size, "query_block": query_block}
+        return {"q": q, "k": k, "v": v, "blocks": torch.cat((own, others), dim=-1), **sizes}
 
     return make
 
@@ -63,6 +70,18 @@ def listed_blocks(*, query_block: int, shared: bool) -> Make:
 CASES: tuple[tuple[str, str, Make, bool], ...] = (
     ("lists for each query", "block_sparse_attention", listed_blocks(query_block=1, shared=False), True),
     ("one list for all heads", "block_sparse_attention", listed_blocks(query_block=16, shared=True), True),
+    (
+        "groups of 16 heads",
+        "block_sparse_attention",
+        listed_blocks(query_block=1, shared=False, batch=1, group=16),
+        True,
+    ),
+    (
+        "blocks of 64",
+        "block_sparse_attention",
+        listed_blocks(query_block=64, shared=False, block_size=64, tokens=150),
+        True,
+    ),
     ("experts of a layer", "moe_ffn", expert_layer(missing=False), True),
     ("experts, some choices of none", "moe_ffn", expert_layer(missing=True), True),
 )

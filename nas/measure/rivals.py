@@ -16,7 +16,7 @@ import torch
 from torch.nn.attention import SDPBackend
 
 import kernels
-from nas.measure import rival_fused, rival_scans, rival_sparse
+from nas.measure import rival_attention, rival_fused, rival_scans, rival_sparse
 from nas.measure.child import ChildFailed, in_child
 from nas.measure.memory import DoesNotFit
 from nas.measure.rival_adapters import Substitute, fla_recurrence, fla_step, grouped_mm, sdpa, sdpa_step
@@ -187,6 +187,8 @@ def _rivals() -> tuple[Rival, ...]:
         whole, step = partial(fla_recurrence, kind=kind), partial(fla_step, kind=kind)
         found.append(Rival(f"fla chunk_{kind}", "matrix_recurrence", whole, library="fla"))
         found.append(Rival(f"fla fused_recurrent_{kind}", "matrix_recurrence_step", step, library="fla"))
+    for name, function, adapter, library, in_networks in rival_attention.ADAPTERS:
+        found.append(Rival(name, function, adapter, library=library, in_networks=in_networks))
     for name, function, adapter in rival_sparse.ADAPTERS:
         found.append(Rival(name, function, adapter, everywhere))
     for name, function, adapter, library in rival_fused.ADAPTERS:
