@@ -11,18 +11,24 @@ from nas.architecture import (
     Attention,
     Block,
     BlockSparseAttention,
+    DifferentialAttention,
     FfnOptions,
+    ForgettingAttention,
     GatedDeltaNet,
     GatedLinearAttention,
     Glu,
     HeadMix,
+    IndexedLatentAttention,
+    LatentAttention,
     Mamba1,
     Mamba2,
     MixerOptions,
     Mlp,
     Moe,
+    NativeSparseAttention,
     NoFfn,
     NoMixer,
+    PatternAttention,
     ShortConvolution,
     preset,
     read_architecture,
@@ -65,6 +71,12 @@ ALL_MIXERS: tuple[MixerOptions, ...] = (
     Mamba1(num_heads=2, head_dim=16, state_dim=4),
     DELTA,
     ShortConvolution(),
+    PatternAttention(num_heads=2, head_dim=16, block_size=4),
+    NativeSparseAttention(num_heads=2, head_dim=16, compressed_stride=2, top_k=3, window=4),
+    LatentAttention(num_heads=2, head_dim=16, latent_dim=24, rope_dim=8),
+    IndexedLatentAttention(num_heads=2, head_dim=16, latent_dim=24, rope_dim=8, top_k=4),
+    ForgettingAttention(num_heads=2, head_dim=16),
+    DifferentialAttention(num_heads=1, head_dim=32),
     preset("kda", num_heads=2, head_dim=16),
     preset("mlstm", num_heads=2, head_dim=16),
     preset("rg_lru", num_heads=2, head_dim=16),
@@ -195,10 +207,19 @@ def test_parameters_per_width_are_the_slope_of_a_straight_line() -> None:
 
 
 def test_flops_of_a_prompt_are_those_of_its_tokens_one_by_one() -> None:
-    architecture = build(*(Block(mixer=mixer, ffn=ALL_FFNS[1]) for mixer in ALL_MIXERS))
+    # Latent attention reads a single token in another form, on its cache.
+    additive = (mixer for mixer in ALL_MIXERS if not isinstance(mixer, LatentAttention))
+    architecture = build(*(Block(mixer=mixer, ffn=ALL_FFNS[1]) for mixer in additive))
     one_by_one = sum(count_flops(architecture, 1, position) for position in range(20))
     assert count_flops(architecture, 20) == one_by_one
     assert count_flops(architecture, 15, 5) == one_by_one - count_flops(architecture, 5)
+
+
+def test_latent_attention_reads_a_prompt_written_out_and_a_token_on_its_cache() -> None:
+    latent = build(Block(mixer=LatentAttention(num_heads=2, head_dim=16, latent_dim=24, rope_dim=8)))
+    linear = 2 * (D * 2 * 24 + D * 32 + 24 * 2 * 32 + 2 * 16 * D + 10 * D)
+    assert count_flops(latent, 3) == 3 * linear + 6 * 2 * 2 * (16 + 8 + 16)  # six pairs, scores and values
+    assert count_flops(latent, 1, 4) == linear + 5 * 2 * 2 * (24 + 8 + 24)
 
 
 @pytest.mark.parametrize("mixer", [GQA, MIX, ALL_MIXERS[3]], ids=lambda m: m.kind)

@@ -6,6 +6,7 @@ layers of one type.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nas.architecture.errors import ArchitectureError
 from nas.architecture.mixer_options import MixerOptions
@@ -17,6 +18,13 @@ Reach = tuple[int | None, int]
 def reach(options: Attention) -> Reach:
     """What a source and those that share with it have in common: (window, global tokens)."""
     return options.window, options.num_global
+
+
+def with_own(mixer: MixerOptions) -> MixerOptions:
+    """The same mixer with keys and values of its own: a source for itself."""
+    if isinstance(mixer, HeadMix):
+        return replace(mixer, parts=tuple(with_own(part) for part in mixer.parts))
+    return replace(mixer, kv_from="own") if isinstance(mixer, Attention) else mixer
 
 
 def check_sources(mixers: Sequence[MixerOptions]) -> None:

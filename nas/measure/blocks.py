@@ -149,7 +149,7 @@ def repeats_for(few: Model, phase: Phase, bench: Bench) -> int:
     size = storage_bytes(list(few.parameters()))
     if not isinstance(phase, Decode):
         return copies_for(size, bench.cache_bytes)
-    mixer = few.blocks[0].mixer
+    mixer = few.blocks[-1].mixer
     state = 0 if mixer is None else phase.batch * mixer.state_bytes(phase.context, bench.dtype_of(phase))
     return copies_for(size + state, bench.network_bytes)
 

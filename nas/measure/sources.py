@@ -29,7 +29,7 @@ def operations_of_part(part: Part, d_model: int, device: str) -> dict[str, str]:
     if isinstance(part, Ends):
         own = operations_of(bare_ends(part, d_model), device) | operations_of_files(frozenset({LOSS}), device)
         return own | {"ends": hash_of_class("Model")}
-    return operations_of(bare_stack(part, d_model).blocks[0], device) | {"residual": hash_of_class("ResidualBlock")}
+    return operations_of(bare_stack(part, d_model).blocks[-1], device) | {"residual": hash_of_class("ResidualBlock")}
 
 
 def operations_of(module: nn.Module, device: str) -> dict[str, str]:

@@ -29,6 +29,7 @@ from nas.architecture import (
     read_part,
 )
 from nas.architecture.architecture import Norm, NormPlacement
+from nas.architecture.kv_sharing import with_own
 from nas.parts import ffn_width, with_width
 
 Placement = NormPlacement | Literal["shared"]
@@ -133,7 +134,10 @@ def joint_of(layer: Layer) -> Joint:
 
 
 def stack(layer: Layer, d_model: int, vocab_size: int, repeats: int) -> Architecture:
-    """A network of one kind of block, each joined as the layer says; `shared` still has norms of its own."""
+    """A network of one kind of block, each joined as the layer says; `shared` still has norms of its own.
+
+    Before blocks that share the keys and values of an earlier layer stands one that has them.
+    """
     part, joint = bare(layer), joint_of(layer)
     which = "mixer" if isinstance(part, MixerOptions) else "ffn"
     wiring: dict[str, Any] = {
@@ -142,13 +146,15 @@ def stack(layer: Layer, d_model: int, vocab_size: int, repeats: int) -> Architec
         f"{which}_skip": SCALED if joint.skip_scaled else 1.0,
         f"{which}_scale": SCALED if joint.part_scaled else 1.0,
     }
+    own = with_own(part) if isinstance(part, MixerOptions) else part
+    sources = () if own == part else (Block(**{**wiring, which: own}),)
     return Architecture(
         name="stack",
         d_model=d_model,
         vocab_size=vocab_size,
         norm=joint.norm,
         norm_bias=joint.norm_bias,
-        blocks=(Block(**wiring),) * repeats,
+        blocks=(*sources, *(Block(**wiring),) * repeats),
     )
 
 

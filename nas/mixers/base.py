@@ -49,7 +49,7 @@ class Mixer(nn.Module, ABC):
         """Floating-point operations of reading `tokens` tokens of one sequence after `context_len` earlier ones.
 
         Two per multiply-accumulate, projections included; norms, gates and activations are not counted. Recurrences
-        count in their token-by-token form.
+        count in their token-by-token form, and add up over chunks, unless a single token is read in another form.
         """
 
     def state_bytes(self, context_len: int, dtype: torch.dtype) -> int:

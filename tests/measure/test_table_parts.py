@@ -22,6 +22,7 @@ from nas.measure.table_parts import (
     joined,
     measured_for,
     parts_of,
+    stack,
     width_of,
 )
 from tests.measure.examples import ATTENTION, DECODE, ENDS, GLU, MAMBA2, SPARSE, VOCAB, D, entry, network
@@ -62,7 +63,8 @@ def test_absent_parts_are_no_blocks() -> None:
     assert next(iter(parts_of(untied))) == Ends(vocab_size=VOCAB, tied=False)
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(Block)])
+# Weights of another block are read as its own would be.
+@pytest.mark.parametrize("name", [f.name for f in fields(Block) if f.name != "weights_of"])
 def test_every_choice_about_a_block_is_another_part(name: str) -> None:
     assert parts_of(network(UNUSUAL_BLOCKS[name])) != parts_of(network(BLOCK))
 
@@ -84,6 +86,16 @@ def test_the_parts_of_a_network_have_its_norms_and_its_parameters(block: Block, 
     whole = compile_architecture(architecture)
     assert sum(p.numel() for m in alone for p in m.parameters()) == sum(p.numel() for p in whole.parameters())
     assert sorted(type(n).__name__ for m in alone for n in norms(m)) == sorted(type(n).__name__ for n in norms(whole))
+
+
+def test_a_layer_that_shares_keys_and_values_is_measured_behind_one_that_has_them() -> None:
+    sharing = replace(ATTENTION, kv_from="earlier")
+    model = bare_stack(sharing, D)
+    assert len(model.blocks) == 2
+    assert not any(name.startswith("k") for name in model.init_state(1, 4).layers[1])
+    few, many = (stack(sharing, D, VOCAB, repeats) for repeats in (1, 5))
+    assert many.blocks == (*few.blocks, *few.blocks[1:] * 4)
+    assert stack(ATTENTION, D, VOCAB, 2).blocks == (Block(mixer=ATTENTION),) * 2
 
 
 def test_ends_are_built_with_all_that_costs_time() -> None:
