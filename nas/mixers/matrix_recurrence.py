@@ -7,10 +7,9 @@
   the decay, b = β k, and with `correction` q less a share of k (Hu et al., Comba, arXiv 2506.02475, section 3);
   `separate` a = κ and b = β κ before the decay, with a key κ of its own (Peng et al., RWKV-7, arXiv 2503.14456).
 * write: keys times a strength β, values times a gate σ(W x) per channel (GDN-2), keys 1 - α (HGRN2, arXiv 2404.07904),
-  or keys times exp(i), where the decays and i are shifted by their running maximum m (Beck et al., xLSTM, arXiv
-  2405.04517, section 2.3): nothing overflows, and the quotient stays what it is.
+  or keys times exp(i), kept in range (Beck et al., xLSTM, arXiv 2405.04517, section 2.3; `kernels.mlstm`).
 * normaliser: the recurrence of a further value that is always 1: qᵀ(sum of weighted keys), or the larger of its size
-  and 1, which is exp(-m) of shifted weights.
+  and 1.
 * inner_steps: so many keys, values and strengths a token, written one after the other (DeltaProduct, arXiv 2502.10297).
 * bonus: the own token is read as (q·(u ⊙ k)) v, whatever was written before it decays by (RWKV-6, arXiv 2404.05892).
 """
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels import matrix_recurrence, matrix_recurrence_step
+from kernels import matrix_recurrence, matrix_recurrence_step, mlstm, mlstm_step
 from nas.architecture.matrix_recurrence import MatrixRecurrence
 from nas.architecture.mixers import GatedDeltaNet
 from nas.context import Context
@@ -36,7 +35,7 @@ from nas.layers.short_conv import ShortConv
 from nas.mixers.base import Mixer, State, linear_flops
 from nas.mixers.recurrent import matrix_state, recurrence_flops
 
-NORMALISER_EPS = {"sum": 1e-10, "max": 1e-6}
+SMALLEST_SUM = 1e-10
 INPUT_GATE_BIAS = -10.0
 """Of exponential gates at the start, as published: little is written until that is learned."""
 
@@ -44,7 +43,7 @@ INPUT_GATE_BIAS = -10.0
 class Inputs(NamedTuple):
     """What the recurrence takes; k, v, beta and erase have an axis of inner steps before the heads if several.
 
-    floor: the least normaliser, exp(-m) of shifted weights, [..., H] or 1.
+    log_gate: of the exponential gate [..., H].
     """
 
     q: Tensor
@@ -53,7 +52,7 @@ class Inputs(NamedTuple):
     log_decay: Tensor | None
     beta: Tensor | None
     erase: tuple[Tensor, Tensor] | None
-    floor: Tensor | float
+    log_gate: Tensor | None
 
 
 class MatrixRecurrenceMixer(Mixer):
@@ -109,43 +108,29 @@ class MatrixRecurrenceMixer(Mixer):
         if self.conv is not None:
             parts["qkv"], last = self.conv(parts["qkv"], None if state is None else state["conv"])
             new = {} if last is None else {"conv": last}
-        inputs, peak = self._inputs(parts, context or Context(), None if state is None else state.get("peak"))
-        q, k, v, log_decay, beta, erase, floor = self._in_sequence(inputs)
-        options = {"log_decay": log_decay, "beta": beta, "erase": erase, "bonus": self._bonus(), "scale": self.scale}
-        if state is None:
-            o = matrix_recurrence(q, k, v, **options)
-        else:
-            o, new["memory"] = matrix_recurrence(q, k, v, **options, initial_state=state["memory"], return_state=True)
-            if peak is not None:
-                new["peak"] = peak
-        assert isinstance(o, Tensor), "without return_state there is no state"
+        given = self._in_sequence(self._inputs(parts, context or Context()))
+        o, states = self._recur(given, state)
         steps = self.options.inner_steps
         o = o if steps == 1 else o[:, steps - 1 :: steps]
-        return self._finish(o, floor, parts["gate"]), None if state is None else new
+        return self._finish(o, parts["gate"]), None if state is None else {**new, **states}
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
         parts, new = self._parts(x), {}
         if self.conv is not None:
             parts["qkv"], new["conv"] = self.conv.step(parts["qkv"], state["conv"])
-        inputs, peak = self._inputs(parts, context, state.get("peak"))
-        if peak is not None:
-            new["peak"] = peak
-        memory, log_decay = state["memory"], inputs.log_decay
+        given = self._inputs(parts, context)
+        memory, log_decay = state["memory"], given.log_decay
+        if given.log_gate is not None:
+            assert log_decay is not None, "exponential gates stand beside decays"
+            read = (given.q, given.k, given.v, given.log_gate, log_decay)
+            o, (memory, peak) = mlstm_step(*read, (memory, state["peak"]), scale=self.scale)
+            return self._finish(o, parts["gate"]), {**new, "memory": memory, "peak": peak}
         for i in range(self.options.inner_steps):
-            k, v, beta, erase = self._of_inner_step(inputs, i)
-            o, memory = matrix_recurrence_step(
-                inputs.q,
-                k,
-                v,
-                memory,
-                log_decay=log_decay,
-                beta=beta,
-                erase=erase,
-                bonus=self._bonus(),
-                scale=self.scale,
-            )
+            k, v, beta, erase = self._of_inner_step(given, i)
+            options = {"log_decay": log_decay, "beta": beta, "erase": erase, "bonus": self._bonus()}
+            o, memory = matrix_recurrence_step(given.q, k, v, memory, **options, scale=self.scale)
             log_decay = None
-        return self._finish(o, inputs.floor, parts["gate"]), {**new, "memory": memory}
+        return self._finish(o, parts["gate"]), {**new, "memory": memory}
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
         o = self.options
@@ -171,12 +156,34 @@ class MatrixRecurrenceMixer(Mixer):
     def _parts(self, x: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.sizes, self.in_proj(x).split(list(self.sizes.values()), dim=-1), strict=True))
 
-    def _inputs(self, parts: dict[str, Tensor], context: Context, peak: Tensor | None) -> tuple[Inputs, Tensor | None]:
-        """(what the recurrence takes, the running maximum after the last token); leading axes as given."""
+    def _recur(self, given: Inputs, state: State | None) -> tuple[Tensor, State]:
+        """What all tokens read, and the state of the recurrence after the last one; empty where none is given."""
+        q, k, v, log_decay, beta, erase, log_gate = given
+        if log_gate is not None:
+            assert log_decay is not None, "exponential gates stand beside decays"
+            if state is None:
+                o = mlstm(q, k, v, log_gate, log_decay, scale=self.scale)
+                assert isinstance(o, Tensor), "without return_state there is no state"
+                return o, {}
+            before = (state["memory"], state["peak"])
+            o, (memory, peak) = mlstm(
+                q, k, v, log_gate, log_decay, initial_state=before, return_state=True, scale=self.scale
+            )
+            return o, {"memory": memory, "peak": peak}
+        options = {"log_decay": log_decay, "beta": beta, "erase": erase, "bonus": self._bonus(), "scale": self.scale}
+        if state is None:
+            o = matrix_recurrence(q, k, v, **options)
+            assert isinstance(o, Tensor), "without return_state there is no state"
+            return o, {}
+        o, memory = matrix_recurrence(q, k, v, **options, initial_state=state["memory"], return_state=True)
+        return o, {"memory": memory}
+
+    def _inputs(self, parts: dict[str, Tensor], context: Context) -> Inputs:
+        """What the recurrence takes; leading axes as given."""
         o = self.options
         log_decay = self._log_decay(parts["decay"])
         q, k, v = self._heads(parts["qkv"], log_decay, context)
-        beta, erase, floor, last = None, None, 1.0, None
+        beta, erase, log_gate = None, None, None
         if o.erase != "none" or o.write == "scalar":
             beta = self._by_head(parts["beta"].float().sigmoid() * o.beta_max, 1).squeeze(-1)
         if o.write == "vector":
@@ -194,13 +201,10 @@ class MatrixRecurrenceMixer(Mixer):
         elif o.erase == "none" and beta is not None:
             k, beta = k * beta.unsqueeze(-1).to(k.dtype), None
         if self.write_bias is not None:
-            assert log_decay is not None, "exponential gates stand beside decays per head"
-            gate = soft_capped(parts["write"].float() + self.write_bias.float(), o.gate_cap)
-            log_decay, gate, peaks, last = shifted(log_decay, gate, peak)
-            k, floor = k * gate.exp().unsqueeze(-1).to(k.dtype), (-peaks).exp()
-        if o.normaliser != "none":
+            log_gate = soft_capped(parts["write"].float() + self.write_bias.float(), o.gate_cap)
+        elif o.normaliser != "none":
             v = torch.cat((v, torch.ones_like(v[..., :1])), -1)
-        return Inputs(q, k, v, log_decay, beta, erase, floor), last
+        return Inputs(q, k, v, log_decay, beta, erase, log_gate)
 
     def _heads(self, qkv: Tensor, log_decay: Tensor | None, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """q [..., H, F], k [..., H, F] and v [..., H, V], of several inner steps [..., n, H, ...]."""
@@ -250,7 +254,7 @@ class MatrixRecurrenceMixer(Mixer):
         steps = self.options.inner_steps
         if steps == 1:
             return given
-        q, k, v, log_decay, beta, erase, floor = given
+        q, k, v, log_decay, beta, erase, log_gate = given
         q = F.pad(q.unsqueeze(2), (0, 0, 0, 0, steps - 1, 0)).flatten(1, 2)
         if log_decay is not None:
             whole = log_decay.expand(*v.shape[:2], -1) if log_decay.ndim == 1 else log_decay
@@ -258,7 +262,7 @@ class MatrixRecurrenceMixer(Mixer):
         k, v = k.flatten(1, 2), v.flatten(1, 2)
         beta = None if beta is None else beta.flatten(1, 2)
         erase = None if erase is None else (erase[0].flatten(1, 2), erase[1].flatten(1, 2))
-        return Inputs(q, k, v, log_decay, beta, erase, floor)
+        return Inputs(q, k, v, log_decay, beta, erase, log_gate)
 
     def _of_inner_step(
         self, given: Inputs, i: int
@@ -272,36 +276,15 @@ class MatrixRecurrenceMixer(Mixer):
     def _bonus(self) -> Tensor | None:
         return None if self.bonus is None else self.bonus.float()
 
-    def _finish(self, o: Tensor, floor: Tensor | float, z: Tensor) -> Tensor:
+    def _finish(self, o: Tensor, z: Tensor) -> Tensor:
         kind = self.options.normaliser
-        if kind != "none":
+        if kind != "none" and self.write_bias is None:
             total = o[..., -1:].float()
-            if kind == "max":
-                least = floor.unsqueeze(-1) if isinstance(floor, Tensor) else torch.full_like(total, floor)
-                total = torch.maximum(total.abs(), least)
-            o = (o[..., :-1].float() / (total + NORMALISER_EPS[kind])).to(o.dtype)
+            total = total.abs().clamp_min(1) if kind == "max" else total + SMALLEST_SUM
+            o = (o[..., :-1].float() / total).to(o.dtype)
         if self.options.gate == "none":
             return self.out_proj(self.readout(o, None))
         return self.out_proj(self.readout(o, z if self.gate_proj is None else self.gate_proj(z)))
-
-
-def shifted(log_decay: Tensor, log_gate: Tensor, peak: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Decays and gates less their running maximum m_t = max(m_{t-1} + log_decay_t, log_gate_t), so that none exceeds 0.
-
-    log_decay, log_gate [B, T, H], or [B, H] of one token; peak [B, H] is m before the first one, zeros if not given.
-    Returns (log_decay + m_{t-1} - m_t, log_gate - m_t, m of every token, m of the last one), m a constant to autograd.
-    """
-    with torch.no_grad():
-        before = torch.zeros_like(log_gate[:, 0] if log_gate.ndim == 3 else log_gate) if peak is None else peak
-        if log_gate.ndim == 2:
-            peaks = last = torch.maximum(before + log_decay, log_gate)
-            previous = before
-        else:
-            passed = log_decay.cumsum(1)
-            peaks = passed + torch.maximum((log_gate - passed).cummax(1).values, before.unsqueeze(1))
-            previous = torch.cat((before.unsqueeze(1), peaks[:, :-1]), 1)
-            last = peaks[:, -1]
-    return log_decay + previous - peaks, log_gate - peaks, peaks, last
 
 
 def _decay_gate(options: MatrixRecurrence) -> DecayGate:

@@ -12,7 +12,7 @@ from nas.architecture import ArchitectureError, GatedDeltaNet, GatedLinearAttent
 from nas.compile import build_mixer
 from nas.context import Context
 from nas.mixers.base import Mixer
-from nas.mixers.matrix_recurrence import MatrixRecurrenceMixer, shifted
+from nas.mixers.matrix_recurrence import MatrixRecurrenceMixer
 from tests.fla_naive import naive
 from tests.interop.oracles import without_fla
 
@@ -138,21 +138,6 @@ def test_mlstm_is_that_of_xlstm(x: Tensor):
     }
     copy(ours, weights)
     assert_same(ours(x)[0], theirs(x)[0], 1e-4)
-
-
-def test_exponents_of_shifted_gates_are_never_positive_and_quotients_stay():
-    torch.manual_seed(0)
-    decay, gate = -torch.rand(BATCH, TOKENS, H), 20 * torch.randn(BATCH, TOKENS, H)
-    log_decay, log_gate, peaks, last = shifted(decay, gate, torch.full((BATCH, H), 3.0))
-    assert log_decay.max() < 1e-5 and log_gate.max() < 1e-5
-    torch.testing.assert_close(last, peaks[:, -1])
-    before = torch.full((BATCH, H), 3.0)
-    for t in range(TOKENS):
-        expected = torch.maximum(before + decay[:, t], gate[:, t])
-        torch.testing.assert_close(peaks[:, t], expected)
-        _, _, one, _ = shifted(decay[:, t], gate[:, t], before)
-        torch.testing.assert_close(one, expected)
-        before = expected
 
 
 SAME_LAYERS = {
