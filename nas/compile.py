@@ -29,6 +29,7 @@ from nas.architecture.mixers import (
 )
 from nas.architecture.native_sparse_attention import NativeSparseAttention
 from nas.architecture.pattern_attention import PatternAttention
+from nas.architecture.rwkv import Rwkv4, Rwkv6, Rwkv7
 from nas.architecture.vector_recurrence import VectorRecurrence
 from nas.ffns.base import Ffn
 from nas.ffns.glu import GluFfn
@@ -50,6 +51,9 @@ from nas.mixers.mamba2 import Mamba2Mixer
 from nas.mixers.matrix_recurrence import MatrixRecurrenceMixer
 from nas.mixers.native_sparse_attention import NativeSparseAttentionMixer
 from nas.mixers.pattern_attention import PatternAttentionMixer
+from nas.mixers.rwkv4 import Rwkv4Mixer
+from nas.mixers.rwkv6 import Rwkv6Mixer
+from nas.mixers.rwkv7 import Rwkv7Mixer
 from nas.mixers.short_convolution import ShortConvolutionMixer
 from nas.mixers.vector_recurrence import VectorRecurrenceMixer
 from nas.model import Model, ResidualBlock
@@ -71,6 +75,9 @@ MIXERS: dict[type[MixerOptions], Callable[[Any, int], Mixer] | None] = {
     ShortConvolution: ShortConvolutionMixer,
     MatrixRecurrence: MatrixRecurrenceMixer,
     VectorRecurrence: VectorRecurrenceMixer,
+    Rwkv4: Rwkv4Mixer,
+    Rwkv6: Rwkv6Mixer,
+    Rwkv7: Rwkv7Mixer,
     HeadMix: lambda options, d_model: HeadMixer(options, d_model, build_mixer),
 }
 

@@ -41,6 +41,9 @@ from nas.architecture.presets import preset as preset
 from nas.architecture.presets import preset_name as preset_name
 from nas.architecture.resize import Scale as Scale
 from nas.architecture.resize import resized as resized
+from nas.architecture.rwkv import Rwkv4 as Rwkv4
+from nas.architecture.rwkv import Rwkv6 as Rwkv6
+from nas.architecture.rwkv import Rwkv7 as Rwkv7
 from nas.architecture.vector_recurrence import VectorRecurrence as VectorRecurrence
 from nas.architecture.yaml_form import from_dict as from_dict
 from nas.architecture.yaml_form import options_to_dict as options_to_dict

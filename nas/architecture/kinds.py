@@ -19,6 +19,7 @@ from nas.architecture.mixers import (
 )
 from nas.architecture.native_sparse_attention import NativeSparseAttention
 from nas.architecture.pattern_attention import PatternAttention
+from nas.architecture.rwkv import Rwkv4, Rwkv6, Rwkv7
 from nas.architecture.vector_recurrence import VectorRecurrence
 
 MIXERS: dict[str, type[MixerOptions]] = {
@@ -40,6 +41,9 @@ MIXERS: dict[str, type[MixerOptions]] = {
         ShortConvolution,
         MatrixRecurrence,
         VectorRecurrence,
+        Rwkv4,
+        Rwkv6,
+        Rwkv7,
         HeadMix,
     )
 }

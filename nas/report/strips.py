@@ -32,6 +32,9 @@ MIXER_COLOURS = {
     "C": "#999933",
     "R": "#44aa99",
     "V": "#882255",
+    "4": "#ddaa77",
+    "6": "#aa7744",
+    "7": "#774411",
     "0": "#ffffff",
 }
 FFN_COLOURS = {"glu": "#c8c8c8", "mlp": "#8c8c8c", "moe": "#555555", "none": "#ffffff"}

@@ -17,6 +17,9 @@ from nas.architecture import (
     MatrixRecurrence,
     MixerOptions,
     NoMixer,
+    Rwkv4,
+    Rwkv6,
+    Rwkv7,
     ShortConvolution,
     VectorRecurrence,
     YarnScaling,
@@ -130,6 +133,9 @@ CASES: dict[str, MixerOptions] = {
     "recurrence of softmax features": MatrixRecurrence(
         num_heads=2, head_dim=16, feature_map="softmax", write="scalar", normaliser="max", gate="silu", gate_rank=4
     ),
+    "rwkv-4": Rwkv4(num_heads=2, head_dim=16),
+    "rwkv-6": Rwkv6(num_heads=2, head_dim=16, mix_rank=4, decay_rank=8),
+    "rwkv-7": Rwkv7(num_heads=2, head_dim=16, decay_rank=8, rate_rank=4, gate_rank=8),
     "rg-lru": preset("rg_lru", num_heads=2, head_dim=16),
     "hgrn": preset("hgrn", num_heads=2, head_dim=16, decay_floor=0.2),
     "min gru": preset("min_gru", num_heads=2, head_dim=16, conv_bias=False),
