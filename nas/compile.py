@@ -10,7 +10,7 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.architecture.differential_attention import DifferentialAttention
-from nas.architecture.ffns import FfnOptions, Glu, Mlp, Moe, NoFfn
+from nas.architecture.ffns import FfnOptions, Glu, Mlp, Moe, NoFfn, RwkvChannelMix
 from nas.architecture.forgetting_attention import ForgettingAttention
 from nas.architecture.indexed_latent_attention import IndexedLatentAttention
 from nas.architecture.latent_attention import LatentAttention
@@ -32,6 +32,7 @@ from nas.architecture.pattern_attention import PatternAttention
 from nas.architecture.rwkv import Rwkv4, Rwkv6, Rwkv7
 from nas.architecture.vector_recurrence import VectorRecurrence
 from nas.ffns.base import Ffn
+from nas.ffns.channel_mix import ChannelMixFfn
 from nas.ffns.glu import GluFfn
 from nas.ffns.mlp import MlpFfn
 from nas.ffns.moe import MoeFfn
@@ -86,6 +87,7 @@ FFNS: dict[type[FfnOptions], Callable[[Any, int], Ffn] | None] = {
     Glu: GluFfn,
     Mlp: MlpFfn,
     Moe: MoeFfn,
+    RwkvChannelMix: ChannelMixFfn,
 }
 
 

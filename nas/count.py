@@ -17,6 +17,7 @@ from nas.parts import (
     active_parameters,
     ffn_flops,
     ffn_parameters,
+    ffn_state_bytes,
     ffn_width,
     mixer_flops,
     mixer_parameters,
@@ -92,7 +93,8 @@ def count_state_bytes(architecture: Architecture, context: int, *, dtype: torch.
     """Bytes of cache and recurrent state of one sequence of `context` tokens."""
     d_model = architecture.d_model
     return sum(
-        times * mixer_state_bytes(block.mixer, d_model, context, dtype) for block, times in architecture.distinct_blocks
+        times * (mixer_state_bytes(block.mixer, d_model, context, dtype) + ffn_state_bytes(block.ffn, d_model, dtype))
+        for block, times in architecture.distinct_blocks
     )
 
 

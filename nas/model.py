@@ -23,14 +23,16 @@ from nas.layers.norm import RMSNorm
 from nas.mixers.base import Mixer, State
 
 SHARED_FAMILY = "shared"
-NO_WEIGHT_DECAY_NAMES = frozenset({"A_log", "filter"})
+FFN_PREFIX = "ffn."
+NO_WEIGHT_DECAY_NAMES = frozenset({"A_log", "filter", "shares", "own", "bonus", "input_bias", "recurrent_bias"})
 
 
 def no_weight_decay(name: str, parameter: nn.Parameter) -> bool:
     """Whether a parameter of a model is kept free of weight decay.
 
     Free are vectors (norms, biases, decay and gate biases, skip weights D) and, though they have two axes, the decay
-    rates A_log of Mamba-1 and the filters of the short convolutions. `name` is that of `named_parameters()`.
+    rates A_log of Mamba-1, the filters of the short convolutions, the shares and bonuses of RWKV, and biases by head.
+    `name` is that of `named_parameters()`.
     """
     return parameter.ndim < 2 or name.rsplit(".", 1)[-1] in NO_WEIGHT_DECAY_NAMES
 
@@ -77,34 +79,52 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, state: State | None, context: Context) -> tuple[Tensor, State | None]:
         """x [B, T, d]; with a state, reads on from it."""
         if self.mixer is None:
-            return self._after_ffn(x, context), state
+            return self._after_ffn(x, context, state), state
         normed = self.mixer_norm(x)
-        y, state = self.mixer(normed, state, context)
-        return self._after_mixer(x, normed, y, context), state
+        y, new = self.mixer(normed, state, context)
+        return self._after_mixer(x, normed, y, context, state), None if new is None else self._with_ffn(new, state)
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
         """x [B, d], one token."""
         if self.mixer is None:
-            return self._after_ffn(x, context), state
+            return self._after_ffn(x, context, state), state
         normed = self.mixer_norm(x)
-        y, state = self.mixer.step(normed, state, context)
-        return self._after_mixer(x, normed, y, context), state
+        y, new = self.mixer.step(normed, state, context)
+        return self._after_mixer(x, normed, y, context, state), self._with_ffn(new, state)
 
-    def _after_mixer(self, x: Tensor, normed: Tensor, y: Tensor, context: Context) -> Tensor:
+    def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
+        """The state of the mixer, and that of an FFN that remembers, each name of it behind a prefix."""
+        state = {} if self.mixer is None else self.mixer.init_state(batch, max_len, dtype, device)
+        kept = {} if self.ffn is None else self.ffn.init_state(batch, dtype, device)
+        return state | {FFN_PREFIX + name: tensor for name, tensor in kept.items()}
+
+    def _after_mixer(self, x: Tensor, normed: Tensor, y: Tensor, context: Context, state: State | None) -> Tensor:
         w = self.wiring
         past = normed if w.mixer_norm == "residual" else x
         x = _times(past, w.mixer_skip) + _times(self.mixer_post_norm(y), w.mixer_scale)
         if not w.parallel:
-            return self._after_ffn(x, context)
-        assert self.ffn is not None, "a parallel block has both parts"
-        return x + _times(self.ffn(normed, context), w.ffn_scale)
+            return self._after_ffn(x, context, state)
+        return x + _times(self._ffn_of(normed, context, state), w.ffn_scale)
 
-    def _after_ffn(self, x: Tensor, context: Context) -> Tensor:
+    def _after_ffn(self, x: Tensor, context: Context, state: State | None) -> Tensor:
         if self.ffn is None:
             return x
         w, normed = self.wiring, self.ffn_norm(x)
         past = normed if w.ffn_norm == "residual" else x
-        return _times(past, w.ffn_skip) + _times(self.ffn_post_norm(self.ffn(normed, context)), w.ffn_scale)
+        return _times(past, w.ffn_skip) + _times(self.ffn_post_norm(self._ffn_of(normed, context, state)), w.ffn_scale)
+
+    def _ffn_of(self, normed: Tensor, context: Context, state: State | None) -> Tensor:
+        assert self.ffn is not None, "who asks has an FFN"
+        if not self.ffn.remembers or state is None:
+            return self.ffn(normed, context)
+        named = {name.removeprefix(FFN_PREFIX): x for name, x in state.items() if name.startswith(FFN_PREFIX)}
+        return self.ffn(normed, context, named)
+
+    def _with_ffn(self, new: State, old: State | None) -> State:
+        """What a mixer returned, with the state of the FFN, which was brought up to date in place."""
+        if self.ffn is None or not self.ffn.remembers or old is None:
+            return new
+        return new | {name: tensor for name, tensor in old.items() if name.startswith(FFN_PREFIX)}
 
 
 class Model(nn.Module):
@@ -158,10 +178,7 @@ class Model(nn.Module):
         """The state before any token, with room for max_len tokens; caches in `dtype`, or that of the weights."""
         weight = self.embedding.weight
         dtype = weight.dtype if dtype is None else dtype
-        layers = [
-            {} if block.mixer is None else block.mixer.init_state(batch, max_len, dtype, weight.device)
-            for block in self.layers
-        ]
+        layers = [block.init_state(batch, max_len, dtype, weight.device) for block in self.layers]
         clock = torch.zeros((), dtype=torch.int64, device=weight.device)
         return DecodeState(position=0, max_len=max_len, layers=layers, clock=clock)
 

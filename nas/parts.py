@@ -80,6 +80,13 @@ def mixer_state_bytes(options: MixerOptions, d_model: int, context_len: int, dty
 
 
 @lru_cache(maxsize=16384)
+def ffn_state_bytes(options: FfnOptions, d_model: int, dtype: torch.dtype) -> int:
+    """Bytes of the state of one sequence; its width does not matter."""
+    ffn = built_ffn(with_width(options, WIDTHS[0]), d_model)
+    return 0 if ffn is None else ffn.state_bytes(dtype)
+
+
+@lru_cache(maxsize=16384)
 def mixer_traffic(options: MixerOptions, d_model: int, tokens: int, context_len: int, dtype: torch.dtype) -> int:
     """Bytes of state that must be read and written for `tokens` tokens of one sequence after context_len others."""
     mixer = built_mixer(options, d_model)

@@ -32,6 +32,7 @@ from nas.architecture import (
     Rwkv4,
     Rwkv6,
     Rwkv7,
+    RwkvChannelMix,
     ShortConvolution,
     preset,
     read_architecture,
@@ -91,6 +92,7 @@ ALL_MIXERS: tuple[MixerOptions, ...] = (
 )
 ALL_FFNS: tuple[FfnOptions, ...] = (
     Glu(d_ff=24),
+    RwkvChannelMix(d_ff=24, receptance=True),
     Mlp(d_ff=20, bias=True),
     Moe(num_experts=4, top_k=2, d_ff=12, num_shared=1),
     Moe(num_experts=3, top_k=3, d_ff=7, activation="gelu"),

@@ -14,6 +14,7 @@ from nas.architecture.ffns import Glu as Glu
 from nas.architecture.ffns import Mlp as Mlp
 from nas.architecture.ffns import Moe as Moe
 from nas.architecture.ffns import NoFfn as NoFfn
+from nas.architecture.ffns import RwkvChannelMix as RwkvChannelMix
 from nas.architecture.forgetting_attention import ForgettingAttention as ForgettingAttention
 from nas.architecture.indexed_latent_attention import IndexedLatentAttention as IndexedLatentAttention
 from nas.architecture.kinds import MIXERS as MIXERS

@@ -4,7 +4,7 @@ One letter a mixer: A attention, S sliding-window attention, B block-sparse atte
 pattern, N native sparse attention, D latent attention, I latent attention to indexed tokens, F forgetting attention,
 X differential attention, L gated linear attention, M Mamba-2, m Mamba-1, G gated DeltaNet, C short convolution,
 R matrix recurrence, V vector recurrence, 4, 6 and 7 RWKV, (AM) heads of A and M side by side, 0 none. Behind it the
-FFN: nothing for a GLU, u for a plain MLP, e for experts, - for none.
+FFN: nothing for a GLU, u for a plain MLP, e for experts, w for RWKV's, - for none.
 """
 
 from nas.architecture.architecture import Architecture, Block
@@ -34,7 +34,7 @@ MIXER_LETTERS = {
 }
 
 
-FFN_MARKS = {"glu": "", "mlp": "u", "moe": "e", "none": "-"}
+FFN_MARKS = {"glu": "", "mlp": "u", "moe": "e", "rwkv_channel_mix": "w", "none": "-"}
 
 
 def mixer_letter(mixer: MixerOptions) -> str:

@@ -49,6 +49,16 @@ class Mlp(FfnOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RwkvChannelMix(FfnOptions):
+    """The channel mixing of RWKV, which also sees the token before: RWKV-4 and 6 with a receptance, RWKV-7 without."""
+
+    kind: ClassVar[str] = "rwkv_channel_mix"
+
+    d_ff: int = option(role="width", minimum=1)
+    receptance: bool = option(False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Moe(FfnOptions):
     """Mixture of GLU experts, `top_k` of `num_experts` per token, beside `num_shared` experts that always run.
 
@@ -107,4 +117,4 @@ class Moe(FfnOptions):
         return self
 
 
-FFNS: dict[str, type[FfnOptions]] = {cls.kind: cls for cls in (NoFfn, Glu, Mlp, Moe)}
+FFNS: dict[str, type[FfnOptions]] = {cls.kind: cls for cls in (NoFfn, Glu, Mlp, Moe, RwkvChannelMix)}

@@ -44,15 +44,16 @@ class RgLru(GatedCell):
 
     def __init__(self, heads: int, size: int) -> None:
         super().__init__()
-        for name in ("input", "recurrent"):
-            self.register_parameter(f"{name}_gate", nn.Parameter(torch.empty(heads, size, size)))
-            self.register_parameter(f"{name}_bias", nn.Parameter(torch.zeros(heads, size)))
-            nn.init.normal_(getattr(self, f"{name}_gate"), std=(0.01 / size) ** 0.5)
+        self.input_gate, self.recurrent_gate = (nn.Parameter(torch.empty(heads, size, size)) for _ in range(2))
+        self.input_bias, self.recurrent_bias = (nn.Parameter(torch.zeros(heads, size)) for _ in range(2))
+        for weight in (self.input_gate, self.recurrent_gate):
+            nn.init.normal_(weight, std=(0.01 / size) ** 0.5)
         kept = torch.empty(heads * size).uniform_(0.9**2, 0.999**2)
         self.rate = nn.Parameter((kept**-0.5 - 1).log())
 
     def forward(self, given: Tensor, *, starts: bool) -> tuple[Tensor, Tensor]:
-        r, i = self._gate("recurrent", given), self._gate("input", given)
+        r = _by_block(given, self.recurrent_gate, self.recurrent_bias)
+        i = _by_block(given, self.input_gate, self.input_bias)
         log_decay = -RATE * r * F.softplus(self.rate.float())
         share = (-torch.expm1(2 * log_decay)).clamp_min(SMALLEST_SQUARE).sqrt()
         if starts and given.ndim == 2:
@@ -63,16 +64,6 @@ class RgLru(GatedCell):
 
     def flops(self, tokens: int) -> int:
         return 2 * tokens * (self.input_gate.numel() + self.recurrent_gate.numel())
-
-    def _gate(self, name: str, given: Tensor) -> Tensor:
-        weight, bias = getattr(self, f"{name}_gate"), getattr(self, f"{name}_bias")
-        heads = given.unflatten(-1, bias.shape)
-        return (
-            (torch.einsum("...hi,hio->...ho", heads, weight.to(given.dtype)) + bias.to(given.dtype))
-            .flatten(-2)
-            .float()
-            .sigmoid()
-        )
 
 
 class BiasedCell(GatedCell):
@@ -130,3 +121,9 @@ def build_cell(name: Cell, heads: int, size: int, floor: float) -> GatedCell:
     if name == "hgrn":
         return Hgrn(heads, size, floor)
     return MinGru(heads, size) if name == "min_gru" else MinLstm(heads, size)
+
+
+def _by_block(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The sigmoid of a map that mixes the channels within each head, in float32: weight [H, i, o], bias [H, o]."""
+    heads = torch.einsum("...hi,hio->...ho", x.unflatten(-1, bias.shape), weight.to(x.dtype))
+    return (heads + bias.to(x.dtype)).flatten(-2).float().sigmoid()

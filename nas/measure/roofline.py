@@ -21,7 +21,15 @@ from nas.architecture.mixers import MixerOptions, NoMixer
 from nas.devices import DeviceSpec
 from nas.measure.device import DTYPES
 from nas.measurement import Measurement
-from nas.parts import active_parameters, ffn_flops, ffn_parameters, mixer_flops, mixer_parameters, mixer_traffic
+from nas.parts import (
+    active_parameters,
+    ffn_flops,
+    ffn_parameters,
+    ffn_state_bytes,
+    mixer_flops,
+    mixer_parameters,
+    mixer_traffic,
+)
 from nas.workload import Decode, Phase, Prefill, TrainStep
 
 BACKWARD = 3
@@ -58,7 +66,8 @@ def part_work(part: MixerOptions | FfnOptions, d_model: int, phase: Phase, dtype
         state = batch * mixer_traffic(part, d_model, tokens, context, dtype)
     else:
         weights = reached_parameters(part, d_model, batch * tokens)
-        flops, state = ffn_flops(part, d_model, batch * tokens), 0
+        flops = ffn_flops(part, d_model, batch * tokens)
+        state = 2 * batch * ffn_state_bytes(part, d_model, dtype)
     stream = 2 * batch * tokens * d_model * dtype.itemsize
     if training:
         all_weights = weights if isinstance(part, MixerOptions) else ffn_parameters(part, d_model)

@@ -37,7 +37,7 @@ MIXER_COLOURS = {
     "7": "#774411",
     "0": "#ffffff",
 }
-FFN_COLOURS = {"glu": "#c8c8c8", "mlp": "#8c8c8c", "moe": "#555555", "none": "#ffffff"}
+FFN_COLOURS = {"glu": "#c8c8c8", "mlp": "#8c8c8c", "moe": "#555555", "rwkv_channel_mix": "#b0a090", "none": "#ffffff"}
 OTHER_COLOUR = "#999999"
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 import kernels
 from nas.architecture import FFNS as KINDS
-from nas.architecture import FfnOptions, Glu, Mlp, Moe, NoFfn
+from nas.architecture import FfnOptions, Glu, Mlp, Moe, NoFfn, RwkvChannelMix
 from nas.compile import FFNS, build_ffn
 from nas.context import Context
 from nas.ffns.base import Ffn
@@ -24,6 +24,8 @@ CASES: dict[str, FfnOptions] = {
     "mlp": Mlp(d_ff=24),
     "mlp with biases": Mlp(d_ff=24, activation="gelu", bias=True),
     "glu relu2": Glu(d_ff=16, activation="relu2"),
+    "rwkv channel mix": RwkvChannelMix(d_ff=24),
+    "rwkv channel mix with receptance": RwkvChannelMix(d_ff=24, receptance=True),
     "moe": Moe(num_experts=4, top_k=2, d_ff=16),
     "moe shared": Moe(num_experts=5, top_k=1, d_ff=8, num_shared=2),
     "moe all experts": Moe(num_experts=3, top_k=3, d_ff=8),
@@ -86,8 +88,23 @@ def test_every_kind_has_a_class_and_a_case():
 def test_each_token_is_mapped_by_itself(ffn: Ffn, x: Tensor):
     y = ffn(x, Context())
     assert y.shape == x.shape
+    if ffn.remembers:
+        return
     torch.testing.assert_close(ffn(x[:, 4], Context()), y[:, 4], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ffn(x[1:, 3:5]), y[1:, 3:5], rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_what_is_remembered_is_what_reading_at_once_sees(ffn: Ffn, x: Tensor):
+    expected = ffn(x, Context())
+    state = ffn.init_state(2, torch.float32, torch.device("cpu"))
+    assert ffn.remembers == bool(state)
+    assert ffn.state_bytes(torch.float32) == sum(tensor.nbytes for tensor in state.values()) // 2
+    if not ffn.remembers:
+        return
+    outputs = [ffn(x[:, :4], Context(), state), *(ffn(x[:, i], Context(), state).unsqueeze(1) for i in (4, 5))]
+    outputs.append(ffn(x[:, 6:], Context(), state))
+    torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_every_parameter_gets_a_gradient_that_is_finite_and_not_zero(ffn: Ffn, x: Tensor):
@@ -128,7 +145,7 @@ def test_flops_follow_the_active_weights(ffn: Ffn):
     biases = sum(
         p.numel() * (share if name.startswith("experts") else 1)
         for name, p in ffn.named_parameters()
-        if name.endswith("bias")
+        if name.endswith("bias") or name == "shares"
     )
     assert ffn.flops(7) == 7 * ffn.flops(1) == 2 * 7 * (ffn.active_parameters() - biases)
 

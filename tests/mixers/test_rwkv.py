@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.architecture import Architecture, Block, Rwkv4, Rwkv6, Rwkv7
-from nas.compile import build_mixer, compile_architecture
+from nas.architecture import Architecture, Attention, Block, Rwkv4, Rwkv6, Rwkv7, RwkvChannelMix
+from nas.compile import build_ffn, build_mixer, compile_architecture
 from nas.context import Context
+from nas.count import count_state_bytes
 from nas.mixers.base import Mixer
 from tests.fla_naive import naive
 
@@ -87,6 +88,27 @@ def test_rwkv_4_is_that_of_transformers(x: Tensor):
     assert_same(*(torch.autograd.grad((y * readout).sum(), x)[0] for y in outputs))
 
 
+def test_channel_mixing_is_that_of_transformers(x: Tensor):
+    from transformers import RwkvConfig
+    from transformers.models.rwkv.modeling_rwkv import RwkvFeedForward
+
+    config = RwkvConfig(hidden_size=D_MODEL, intermediate_size=40, num_hidden_layers=1)
+    theirs = RwkvFeedForward(config).eval()
+    for parameter in theirs.parameters():
+        nn.init.uniform_(parameter)
+    randomise(theirs)
+    ours = build_ffn(RwkvChannelMix(d_ff=40, receptance=True), D_MODEL)
+    assert ours is not None
+    weights = {
+        "shares": torch.stack([1 - mix.flatten() for mix in (theirs.time_mix_key, theirs.time_mix_receptance)]),
+        "in_proj.weight": theirs.key.weight,
+        "receptance.weight": theirs.receptance.weight,
+        "out_proj.weight": theirs.value.weight,
+    }
+    ours.load_state_dict({name: weight.detach().clone() for name, weight in weights.items()}, strict=True)
+    assert_same(ours(x), theirs(x)[0])
+
+
 @torch.no_grad()
 def test_rwkv_6_is_the_naive_recurrence_between_its_projections(x: Tensor):
     m = random_mixer(Rwkv6(num_heads=H, head_dim=SIZE, mix_rank=4, decay_rank=8))
@@ -140,12 +162,22 @@ def test_rwkv_7_is_the_naive_recurrence_between_its_projections_and_mixes_in_the
 
 
 @torch.no_grad()
-def test_decoding_mixes_in_the_first_values_as_reading_does():
+def test_decoding_mixes_in_the_first_values_and_remembers_the_token_before_as_reading_does():
     first, later = (
-        Block(mixer=Rwkv7(num_heads=2, head_dim=16, decay_rank=4, rate_rank=4, gate_rank=4, value_rank=rank))
+        Block(
+            mixer=Rwkv7(num_heads=2, head_dim=16, decay_rank=4, rate_rank=4, gate_rank=4, value_rank=rank),
+            ffn=RwkvChannelMix(d_ff=24),
+        )
         for rank in (None, 4)
     )
-    model = compile_architecture(Architecture(d_model=32, vocab_size=16, blocks=(first, later, later)), seed=0)
+    attends = Block(mixer=Attention(num_heads=2, head_dim=16), ffn=RwkvChannelMix(d_ff=24), parallel=True)
+    alone = Block(ffn=RwkvChannelMix(d_ff=24, receptance=True))
+    blocks = (first, later, later, attends, alone)
+    architecture = Architecture(d_model=32, vocab_size=16, blocks=blocks)
+    model = compile_architecture(architecture, seed=0)
+    state = model.init_state(1, 12)
+    held = sum(tensor.nbytes for layer in state.layers for tensor in layer.values())
+    assert count_state_bytes(architecture, 12, dtype=torch.float32) == held
     randomise(model)
     tokens = torch.randint(16, (2, 12))
     expected = model(tokens)
