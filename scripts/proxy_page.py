@@ -86,6 +86,8 @@ def page(record: Record) -> str:
         f"{seeds_of(entries, 'proxy')} of the proxy, {seeds_of(entries, 'large')} others of the large training. "
         f"{here['name']}, torch {here['torch']}, commit {here['commit']}.",
         "",
+        f"Search space {record['settings']['search_space']['kind']}; tokens of the proxy: {tokens(record)}.",
+        "",
         *broken(record),
         "| score | guess | decisions that agree | of those beyond noise | regret | noise |",
         "|---|---|---|---|---|---|",
@@ -102,6 +104,11 @@ def page(record: Record) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def tokens(record: Record) -> str:
+    """Of each task."""
+    return ", ".join(f"{name} {recipe['tokens']:,}" for name, recipe in record["settings"]["train"].items())
 
 
 def broken(record: Record) -> list[str]:

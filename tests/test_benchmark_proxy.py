@@ -56,7 +56,9 @@ def record_of(losses, seeds=2):
     }
     environment = {"name": "a CPU", "torch": "2", "commit": "abc"}
     plan = {"larger": 4.0, "longer": 4.0}
-    return {"architectures": entries, "rungs": [0.25, 1.0], "environment": environment, "plan": plan}
+    settings = {"search_space": {"kind": "oracle"}, "train": {"text": {"tokens": 32768}}}
+    rest = {"environment": environment, "plan": plan, "settings": settings}
+    return {"architectures": entries, "rungs": [0.25, 1.0], **rest}
 
 
 def test_a_rung_that_orders_as_the_large_training_does_has_full_agreement_and_no_regret():
@@ -72,6 +74,7 @@ def test_a_rung_that_orders_as_the_large_training_does_has_full_agreement_and_no
 def test_the_page_says_whether_the_aims_are_reached_and_how_surely():
     right = page(record_of([3.0, 2.0, 1.0, 2.5]))
     assert "* text_loss: decisions surely reached, regret surely reached." in right
+    assert "Search space oracle; tokens of the proxy: text 32,768." in right
     wrong = record_of([3.0, 2.0, 1.0, 2.5])
     for entry in wrong["architectures"].values():
         entry["proxy"]["0"].reverse()
