@@ -179,8 +179,8 @@ def read_table(path: Path, device_name: str) -> tuple[list[Entry], list[Whole]]:
             )
         environments = data["environments"]
         entries = [entry_from_dict(item, environments[item["environment"]]) for item in data["blocks"]]
-        # Of an earlier version, without its changes, a network teaches nothing and is measured anew.
-        networks = [item for item in data.get("wholes", []) if "changes" in item]
+        # Of an earlier version, without its mixing, a network teaches nothing and is measured anew.
+        networks = [item for item in data.get("wholes", []) if "mixing" in item]
         return entries, [Whole.from_dict(item, environments[item["environment"]]) for item in networks]
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArchitectureError) as error:
         if isinstance(error, TableError):

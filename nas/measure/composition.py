@@ -3,8 +3,9 @@
 A block in a stack of its like finds more of its code and its buffers in caches than one behind another kind does, on a
 CPU most of all. So time is lost wherever the mixer changes from one block to the next, and sums are some percent too
 small, by the more the more mixed a network is. A table therefore holds a few whole networks beside the blocks; the
-median of what they lost at a change is added for every change of the network that is predicted. Learned as one factor
-instead, the loss would be too small for random networks after some uniform ones, such as reference designs are.
+median of what a change lost, as a share of an average block, is added for every change of the network that is
+predicted. As milliseconds it would not hold for networks of another size; learned as one factor, whatever the changes,
+it would be too small for random networks after some uniform ones, such as reference designs are.
 """
 
 import statistics
@@ -22,13 +23,13 @@ ENOUGH = 9  # networks for each phase: more than the reference designs, which ar
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """One network in one phase. network: its canonical id; changes: see `changes_of`; sum_ms: of its blocks and ends;
+    """One network in one phase. network: its canonical id; mixing: see `mixing_of`; sum_ms: of its blocks and ends;
     own: measured as a whole."""
 
     network: str
     phase: Phase
     dtype: str
-    changes: int
+    mixing: float
     sum_ms: float
     own: Measurement
     environment: Mapping[str, str | int]
@@ -47,7 +48,7 @@ class Whole:
             "network": self.network,
             "phase": phase_to_dict(self.phase),
             "dtype": self.dtype,
-            "changes": self.changes,
+            "mixing": self.mixing,
             "sum_ms": self.sum_ms,
             "own": self.own.to_dict(),
             "environment": environment,
@@ -62,48 +63,45 @@ class Whole:
 
 @dataclass(frozen=True)
 class Composition:
-    """What to make of a sum of blocks: a factor on it, and milliseconds that are lost at each change of the mixer.
+    """What to make of a sum of blocks: a factor on it, and what a change of the mixer loses, as a share of a block.
 
     networks: how many it was learned from; where there were none, sums stay as they are.
     """
 
     factor: float = 1.0
-    change_ms: float = 0.0
+    loss: float = 0.0
     networks: int = 0
 
-    def beyond(self, changes: int) -> float:
-        """Milliseconds to be added to factor times sum for a network with so many changes."""
-        return self.change_ms * changes
+    def times(self, mixing: float) -> float:
+        """What the sum of a network of so much mixing is multiplied by."""
+        return max(0.0, self.factor * (1 + self.loss * mixing))
 
-    def describe(self, changes: int) -> str:
+    def describe(self, mixing: float) -> str:
         """For the notes of a prediction."""
-        if self.change_ms:
-            lost = f"{self.beyond(changes):+.3g} ms at changes of the mixer ({changes})"
-        else:
-            lost = f"times {self.factor:.3f}"
-        return f"{lost}, learned from whole networks ({self.networks})"
+        return f"times {self.times(mixing):.3f}, learned from whole networks ({self.networks})"
 
 
 NOTHING_LEARNED = Composition()
 
 
-def changes_of(architecture: Architecture) -> int:
-    """How often the mixer of a block is another than that of the block before."""
-    return sum(before.mixer != block.mixer for before, block in pairwise(architecture.blocks))
+def mixing_of(architecture: Architecture) -> float:
+    """The share of the blocks whose mixer is another than that of the block before."""
+    changes = sum(before.mixer != block.mixer for before, block in pairwise(architecture.blocks))
+    return changes / len(architecture.blocks)
 
 
 def composition_of(wholes: Iterable[Whole], phase: Phase, dtype: str) -> Composition:
     """From networks of this very phase, of what changes cost; else one factor.
 
     The factor is the median ratio of networks without changes, or of those of the same kind of phase at other sizes,
-    where milliseconds would not carry over.
+    where a block's share of attention over the context is another.
     """
     alike = [
         whole for whole in wholes if whole.dtype == dtype and type(whole.phase) is type(phase) and whole.sum_ms > 0
     ]
     exact = [whole for whole in alike if whole.phase == phase]
-    lost = [(whole.own.value - whole.sum_ms) / whole.changes for whole in exact if whole.changes]
+    lost = [(whole.ratio - 1) / whole.mixing for whole in exact if whole.mixing]
     if lost:
-        return Composition(change_ms=statistics.median(lost), networks=len(lost))
+        return Composition(loss=statistics.median(lost), networks=len(lost))
     ratios = [whole.ratio for whole in exact or alike]
     return Composition(factor=statistics.median(ratios), networks=len(ratios)) if ratios else NOTHING_LEARNED

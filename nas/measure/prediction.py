@@ -14,7 +14,7 @@ from nas.architecture import Architecture, canonical_id
 from nas.devices import DeviceSpec
 from nas.measure.block_table import VERSIONS, BlockTable, Entry
 from nas.measure.blocks import Bench, measure_block
-from nas.measure.composition import ENOUGH, NOTHING_LEARNED, Composition, Whole, changes_of, composition_of
+from nas.measure.composition import ENOUGH, NOTHING_LEARNED, Composition, Whole, composition_of, mixing_of
 from nas.measure.conditions import FLAG_KINDS, check_idle, watch
 from nas.measure.device import describe_device, pinned_threads, while_it_answers
 from nas.measure.lock import DeviceLock
@@ -128,7 +128,7 @@ class TableReader:
             network=network,
             phase=phase,
             dtype=self.dtype,
-            changes=changes_of(architecture),
+            mixing=mixing_of(architecture),
             sum_ms=sum_ms,
             own=own,
             environment=self._here,
@@ -157,27 +157,26 @@ def predict(
         entry = reader.look_up(part, architecture.d_model, phase)
         assert entry is not None, "complete() comes before predict()"
         entries.append((entry, count))
-    changes = changes_of(architecture)
+    mixing = mixing_of(architecture)
     return Predicted(
-        own=added([(entry.own, count) for entry, count in entries], composition, changes),
-        best=added([(entry.best, count) for entry, count in entries], composition, changes),
+        own=added([(entry.own, count) for entry, count in entries], composition, mixing),
+        best=added([(entry.best, count) for entry, count in entries], composition, mixing),
         work_bytes=sum(entry.bytes_each * count for entry, count in entries)
         + max(entry.bytes_once for entry, _ in entries),
     )
 
 
 def added(
-    times: list[tuple[Measurement, int]], composition: Composition = NOTHING_LEARNED, changes: int = 0
+    times: list[tuple[Measurement, int]], composition: Composition = NOTHING_LEARNED, mixing: float = 0.0
 ) -> Measurement:
     """The sum of the times of blocks, each as often as it stands there; spreads of different ones add up in squares.
 
-    changes: of the mixer in the network (`changes_of`), at each of which the composition says what is lost.
+    mixing: of the network (`mixing_of`); the composition says what is lost by it.
     """
-    factor = composition.factor
-    total = math.fsum(time.value * count for time, count in times)
+    factor = composition.times(mixing)
+    value = factor * math.fsum(time.value * count for time, count in times)
     below = factor * math.sqrt(math.fsum(((time.value - time.low) * count) ** 2 for time, count in times))
     above = factor * math.sqrt(math.fsum(((time.high - time.value) * count) ** 2 for time, count in times))
-    value = max(0.0, factor * total + composition.beyond(changes))
     kinds = Counter(kind for time, _ in times for kind in kinds_of_flags(time.notes))
     return Measurement(
         value=value,
@@ -188,7 +187,7 @@ def added(
         source="table",
         notes=(
             f"predicted from {len(times)} measured blocks",
-            *([composition.describe(changes)] if composition.networks else []),
+            *([composition.describe(mixing)] if composition.networks else []),
             *(f"{kind}: {kinds[kind]} of these blocks were measured so" for kind in FLAG_KINDS if kinds[kind]),
         ),
     )

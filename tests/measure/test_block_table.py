@@ -171,10 +171,10 @@ def test_a_network_that_an_earlier_version_wrote_teaches_nothing(tmp_path: Path)
     data = json.loads(path.read_text())
     own = entry(ATTENTION, 1.0).own.to_dict()
     old = {"network": "a", "phase": {"kind": "decode", "batch": 1, "context": 64}, "dtype": "float32", "sum_ms": 1.0}
-    data["wholes"] = [{**old, "own": own, "environment": 0}, {**old, "own": own, "environment": 0, "changes": 2}]
+    data["wholes"] = [{**old, "own": own, "environment": 0}, {**old, "own": own, "environment": 0, "mixing": 0.5}]
     path.write_text(json.dumps(data))
     _, wholes = read_table(path, NAME)
-    assert [whole.changes for whole in wholes] == [2]
+    assert [whole.mixing for whole in wholes] == [0.5]
 
 
 def test_a_folder_where_a_table_should_be_is_one_sentence(tmp_path: Path) -> None:
