@@ -30,6 +30,9 @@ from nas.architecture.mixers import (
 from nas.architecture.native_sparse_attention import NativeSparseAttention
 from nas.architecture.pattern_attention import PatternAttention
 from nas.architecture.rwkv import Rwkv4, Rwkv6, Rwkv7
+from nas.architecture.s4d import S4d
+from nas.architecture.slot_attention import GatedSlotAttention
+from nas.architecture.ttt_linear import TttLinear
 from nas.architecture.vector_recurrence import VectorRecurrence
 from nas.ffns.base import Ffn
 from nas.ffns.channel_mix import ChannelMixFfn
@@ -55,7 +58,10 @@ from nas.mixers.pattern_attention import PatternAttentionMixer
 from nas.mixers.rwkv4 import Rwkv4Mixer
 from nas.mixers.rwkv6 import Rwkv6Mixer
 from nas.mixers.rwkv7 import Rwkv7Mixer
+from nas.mixers.s4d import S4dMixer
 from nas.mixers.short_convolution import ShortConvolutionMixer
+from nas.mixers.slot_attention import GatedSlotAttentionMixer
+from nas.mixers.ttt_linear import TttLinearMixer
 from nas.mixers.vector_recurrence import VectorRecurrenceMixer
 from nas.model import Model, ResidualBlock
 
@@ -79,6 +85,9 @@ MIXERS: dict[type[MixerOptions], Callable[[Any, int], Mixer] | None] = {
     Rwkv4: Rwkv4Mixer,
     Rwkv6: Rwkv6Mixer,
     Rwkv7: Rwkv7Mixer,
+    S4d: S4dMixer,
+    GatedSlotAttention: GatedSlotAttentionMixer,
+    TttLinear: TttLinearMixer,
     HeadMix: lambda options, d_model: HeadMixer(options, d_model, build_mixer),
 }
 

@@ -45,6 +45,9 @@ from nas.architecture.resize import resized as resized
 from nas.architecture.rwkv import Rwkv4 as Rwkv4
 from nas.architecture.rwkv import Rwkv6 as Rwkv6
 from nas.architecture.rwkv import Rwkv7 as Rwkv7
+from nas.architecture.s4d import S4d as S4d
+from nas.architecture.slot_attention import GatedSlotAttention as GatedSlotAttention
+from nas.architecture.ttt_linear import TttLinear as TttLinear
 from nas.architecture.vector_recurrence import VectorRecurrence as VectorRecurrence
 from nas.architecture.yaml_form import from_dict as from_dict
 from nas.architecture.yaml_form import options_to_dict as options_to_dict

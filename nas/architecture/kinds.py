@@ -20,6 +20,9 @@ from nas.architecture.mixers import (
 from nas.architecture.native_sparse_attention import NativeSparseAttention
 from nas.architecture.pattern_attention import PatternAttention
 from nas.architecture.rwkv import Rwkv4, Rwkv6, Rwkv7
+from nas.architecture.s4d import S4d
+from nas.architecture.slot_attention import GatedSlotAttention
+from nas.architecture.ttt_linear import TttLinear
 from nas.architecture.vector_recurrence import VectorRecurrence
 
 MIXERS: dict[str, type[MixerOptions]] = {
@@ -44,6 +47,9 @@ MIXERS: dict[str, type[MixerOptions]] = {
         Rwkv4,
         Rwkv6,
         Rwkv7,
+        S4d,
+        GatedSlotAttention,
+        TttLinear,
         HeadMix,
     )
 }

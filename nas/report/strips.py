@@ -35,6 +35,9 @@ MIXER_COLOURS = {
     "4": "#ddaa77",
     "6": "#aa7744",
     "7": "#774411",
+    "s": "#661100",
+    "Y": "#6699cc",
+    "T": "#888888",
     "0": "#ffffff",
 }
 FFN_COLOURS = {"glu": "#c8c8c8", "mlp": "#8c8c8c", "moe": "#555555", "rwkv_channel_mix": "#b0a090", "none": "#ffffff"}

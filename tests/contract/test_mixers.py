@@ -11,6 +11,7 @@ from nas.architecture import (
     BlockSparseAttention,
     GatedDeltaNet,
     GatedLinearAttention,
+    GatedSlotAttention,
     HeadMix,
     Mamba1,
     Mamba2,
@@ -20,7 +21,9 @@ from nas.architecture import (
     Rwkv4,
     Rwkv6,
     Rwkv7,
+    S4d,
     ShortConvolution,
+    TttLinear,
     VectorRecurrence,
     YarnScaling,
     preset,
@@ -133,6 +136,9 @@ CASES: dict[str, MixerOptions] = {
     "recurrence of softmax features": MatrixRecurrence(
         num_heads=2, head_dim=16, feature_map="softmax", write="scalar", normaliser="max", gate="silu", gate_rank=4
     ),
+    "s4d": S4d(num_heads=2, head_dim=16, state_dim=4, num_groups=2, conv_size=3),
+    "gated slot attention": GatedSlotAttention(num_heads=2, head_dim=16, num_slots=6),
+    "ttt linear": TttLinear(num_heads=2, head_dim=16, mini_batch=6),
     "rwkv-4": Rwkv4(num_heads=2, head_dim=16),
     "rwkv-6": Rwkv6(num_heads=2, head_dim=16, mix_rank=4, decay_rank=8),
     "rwkv-7": Rwkv7(num_heads=2, head_dim=16, decay_rank=8, rate_rank=4, gate_rank=8),
