@@ -27,11 +27,24 @@ from nas.architecture import (
     ShortConvolution,
     YarnScaling,
 )
+from nas.architecture.differential_attention import DifferentialAttention
+from nas.architecture.forgetting_attention import ForgettingAttention
+from nas.architecture.indexed_latent_attention import IndexedLatentAttention
+from nas.architecture.latent_attention import LatentAttention
+from nas.architecture.matrix_recurrence import MatrixRecurrence
+from nas.architecture.native_sparse_attention import NativeSparseAttention
 from nas.architecture.options import Options
+from nas.architecture.pattern_attention import PatternAttention
+from nas.architecture.rwkv import Rwkv4, Rwkv6, Rwkv7
+from nas.architecture.vector_recurrence import VectorRecurrence
 
 SET = object()
 """Any value but the default."""
 
+ATTENTIONS, MATRICES = "tests/test_attention_parity.py", "tests/mixers/test_matrix_recurrence.py"
+VECTORS, RWKV = "tests/mixers/test_vector_recurrence.py", "tests/mixers/test_rwkv.py"
+CONTRACT, SHARING, TYING = "tests/contract/test_mixers.py", "tests/test_kv_sharing.py", "tests/test_tied_blocks.py"
+RNN = "Linear sequence modelling: linear RNNs"
 LINEAR, STATE_SPACE = "Linear sequence modelling: linear attention", "Linear sequence modelling: state-space models"
 STATIC, DYNAMIC = "Sparse sequence modelling: static", "Sparse sequence modelling: dynamic"
 FULL, EXPERTS = "Efficient full attention", "Sparse mixture of experts"
@@ -78,10 +91,34 @@ def _method(direction: str, name: str, kind: type[Options], *tests: str, **optio
 
 
 METHODS: tuple[Method, ...] = (
+    _method(LINEAR, "Linear transformer (arXiv 2006.16236)", MatrixRecurrence, MATRICES, feature_map="elu"),
+    _method(LINEAR, "Based (arXiv 2402.18668)", MatrixRecurrence, MATRICES, feature_map="taylor"),
+    _method(LINEAR, "Hedgehog (arXiv 2402.04347)", MatrixRecurrence, MATRICES, feature_map="hedgehog"),
+    _method(LINEAR, "RetNet (arXiv 2307.08621)", MatrixRecurrence, MATRICES, decay_form="retention"),
+    _method(LINEAR, "Lightning (arXiv 2401.04658)", MatrixRecurrence, MATRICES, decay_form="slopes"),
     _method(LINEAR, "GLA (arXiv 2312.06635)", GatedLinearAttention, "tests/kernels/test_matrix_recurrence_oracles.py"),
+    _method(LINEAR, "DeltaNet (arXiv 2406.06484)", MatrixRecurrence, MATRICES, erase="delta", decay="none"),
     _method(LINEAR, "Gated DeltaNet (arXiv 2412.06464)", GatedDeltaNet),
+    _method(
+        LINEAR,
+        "Gated DeltaNet with negative eigenvalues (OLMo hybrid; arXiv 2411.12537)",
+        MatrixRecurrence,
+        **{"erase": "delta", "decay": "scalar", "beta_max": SET},
+    ),
+    _method(LINEAR, "KDA (arXiv 2510.26692)", MatrixRecurrence, MATRICES, erase="delta", decay="vector"),
+    _method(LINEAR, "DeltaProduct (arXiv 2502.10297)", MatrixRecurrence, MATRICES, inner_steps=SET),
+    _method(LINEAR, "Comba (arXiv 2506.02475)", MatrixRecurrence, MATRICES, erase="scaled"),
     _method(LINEAR, "Grouped values: keys shared by heads (Qwen3-Next)", GatedDeltaNet, num_key_heads=SET),
     _method(LINEAR, "Gated short convolution (LFM2)", ShortConvolution),
+    _method(RNN, "HGRN (arXiv 2311.04823)", VectorRecurrence, VECTORS, cell="hgrn"),
+    _method(RNN, "HGRN2 (arXiv 2404.07904)", MatrixRecurrence, MATRICES, write="complement"),
+    _method(RNN, "RG-LRU (Griffin, arXiv 2402.19427)", VectorRecurrence, VECTORS, cell="rg_lru"),
+    _method(RNN, "minGRU (arXiv 2410.01201)", VectorRecurrence, VECTORS, cell="min_gru"),
+    _method(RNN, "minLSTM (arXiv 2410.01201)", VectorRecurrence, VECTORS, cell="min_lstm"),
+    _method(RNN, "mLSTM (xLSTM, arXiv 2405.04517)", MatrixRecurrence, MATRICES, write="exponential"),
+    _method(RNN, "RWKV-4 (arXiv 2305.13048)", Rwkv4, RWKV),
+    _method(RNN, "RWKV-6 (arXiv 2404.05892)", Rwkv6, RWKV),
+    _method(RNN, "RWKV-7 (arXiv 2503.14456)", Rwkv7, RWKV),
     _method(STATE_SPACE, "Mamba (arXiv 2312.00752)", Mamba1),
     _method(STATE_SPACE, "Mamba with norms of δ, B, C (Jamba, arXiv 2403.19887)", Mamba1, inner_norm="learned"),
     _method(STATE_SPACE, "Mamba with plain norms (Falcon Mamba, arXiv 2410.05355)", Mamba1, inner_norm="plain"),
@@ -91,12 +128,32 @@ METHODS: tuple[Method, ...] = (
     _method(STATIC, "Sliding window (arXiv 2310.06825)", Attention, window=SET),
     _method(STATIC, "Attention sinks (gpt-oss, arXiv 2508.10925)", Attention, sinks=True),
     _method(
+        STATIC, "First tokens beside a window (StreamingLLM, arXiv 2309.17453)", Attention, CONTRACT, num_global=SET
+    ),
+    _method(STATIC, "Chunks (Llama 4)", PatternAttention, ATTENTIONS, pattern="chunked"),
+    _method(STATIC, "Longformer (arXiv 2004.05150)", PatternAttention, ATTENTIONS, pattern="local_global"),
+    _method(STATIC, "BigBird (arXiv 2007.14062)", PatternAttention, ATTENTIONS, random_blocks=SET),
+    _method(STATIC, "Sparse Transformer (arXiv 1904.10509)", PatternAttention, ATTENTIONS, pattern="strided"),
+    _method(STATIC, "LongNet (arXiv 2307.02486)", PatternAttention, ATTENTIONS, pattern="dilated"),
+    _method(DYNAMIC, "NSA (arXiv 2502.11089)", NativeSparseAttention, ATTENTIONS),
+    _method(DYNAMIC, "DSA: tokens chosen by an indexer (DeepSeek-V3.2)", IndexedLatentAttention, ATTENTIONS),
+    _method(
         DYNAMIC,
         "Blocks chosen by their mean key (MoBA, arXiv 2502.13189)",
         BlockSparseAttention,
         "tests/kernels/test_block_sparse_attention.py",
     ),
     _method(FULL, "Grouped queries (arXiv 2305.13245)", Attention, num_kv_heads=SET),
+    _method(FULL, "Latent attention (DeepSeek-V2, arXiv 2405.04434)", LatentAttention, ATTENTIONS),
+    _method(FULL, "Latent attention without rotation (Kimi Linear)", LatentAttention, ATTENTIONS, position="none"),
+    _method(FULL, "Differential attention (arXiv 2410.05258)", DifferentialAttention, ATTENTIONS),
+    _method(FULL, "Forgetting attention (arXiv 2503.02130)", ForgettingAttention, ATTENTIONS),
+    _method(FULL, "ALiBi (arXiv 2108.12409)", ForgettingAttention, ATTENTIONS, fading="alibi"),
+    _method(FULL, "Keys as values (Gemma 4)", Attention, ATTENTIONS, tie_kv=True),
+    _method(
+        FULL, "Keys and values of an earlier layer (YOCO, arXiv 2405.05254)", Attention, SHARING, kv_from="earlier"
+    ),
+    _method(FULL, "Temperature of positions (Llama 4)", Attention, ATTENTIONS, temperature_floor=SET),
     _method(FULL, "Rotary positions (arXiv 2104.09864)", Attention, position="rope"),
     _method(FULL, "Rotary positions, a share of a head", Attention, rope_fraction=SET),
     _method(FULL, "Rotary positions, neighbours paired", Attention, rope_interleaved=True),
@@ -128,6 +185,8 @@ METHODS: tuple[Method, ...] = (
     _method(AROUND, "Attention and FFN in parallel (Command R)", Block, parallel=True),
     _method(AROUND, "Norms after sublayers (OLMo 2, arXiv 2501.00656)", Block, mixer_norm="post"),
     _method(AROUND, "Norms before and after (Gemma 2, arXiv 2408.00118)", Block, mixer_norm="sandwich"),
+    _method(AROUND, "Normed residual stream (MiniMax-01, arXiv 2501.08313)", Block, mixer_norm="residual"),
+    _method(AROUND, "Weights of an earlier block (Zamba, arXiv 2405.16712)", Block, TYING, weights_of=SET),
     _method(AROUND, "Scaled sublayers (Granite)", Block, mixer_scale=SET),
     _method(AROUND, "Capped logits (Gemma 2, arXiv 2408.00118)", Architecture, logits_soft_cap=SET),
 )

@@ -92,7 +92,8 @@ class Family:
     mixers, ffns: parts by the words that `mixer_of` and `ffn_of` read for a layer. network: options of the
     architecture. embedding, layers, last_norm, head: names of tensors, `{}` for the number of a layer. norms: how the
     weights of the norms of the residual stream are taken. expected: fields without a counterpart and the values at
-    which they change nothing. inert: further fields that never do.
+    which they change nothing. inert: further fields that never do. spellings: (pattern, name in this table) for names
+    of tensors that have changed. derived: last words of the names of tensors that follow from the configuration.
     """
 
     mixers: Mapping[str, Part]
@@ -109,6 +110,8 @@ class Family:
     parallel: bool = False
     expected: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     inert: tuple[str, ...] = ()
+    spellings: tuple[tuple[str, str], ...] = ()
+    derived: tuple[str, ...] = ()
 
     def but(self, **changes: Any) -> "Family":
         """With other fields; those of `network` and `expected` are added to what is there."""

@@ -34,6 +34,8 @@ def load_pretrained(path: str | Path, *, dtype: torch.dtype | None = None) -> tu
     with Weights(directory) as weights:
         fields = Fields(config, weights.names, weights.shape)
         family = family_of(fields)
+        weights.respell(family.spellings)
+        fields.tensors = weights.names
         architecture = family.read(fields)
         with torch.device("meta"):
             model = compile_architecture(architecture)
@@ -41,7 +43,7 @@ def load_pretrained(path: str | Path, *, dtype: torch.dtype | None = None) -> tu
             _set(model, name, weights.take(source, _experts(architecture, name)), dtype)
         if model.head is None and family.head in weights.names:
             _check_tied(weights, family)
-        weights.refuse_unread()
+        weights.refuse_unread(family.derived)
     if config["model_type"] not in FAMILIES:
         warnings.warn(ReadByNames(config["model_type"]), stacklevel=2)
     return architecture, model.eval()

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from nas.interop.errors import InteropError
 
-# Tables that old checkpoints hold though they follow from the configuration.
-DERIVED = re.compile(r"\.rotary_emb\.inv_freq$")
+DERIVED = ("inv_freq",)
+"""Last words of the names of tensors that old checkpoints hold though they follow from the configuration."""
 
 Join = Callable[[list[Tensor]], Tensor]
 
@@ -47,9 +47,9 @@ def plus_one(*names: str) -> Source:
     return Source(names, lambda tensors: torch.cat([1 + tensor for tensor in tensors]))
 
 
-def filters(name: str) -> Source:
-    """The filters of a depthwise convolution, [C, 1, W] -> [C, W]."""
-    return Source((name,), lambda tensors: tensors[0].squeeze(1))
+def filters(*names: str) -> Source:
+    """The filters of depthwise convolutions side by side, [C, 1, W] -> [C, W]."""
+    return Source(names, lambda tensors: torch.cat(tensors).squeeze(1))
 
 
 def transposed(name: str) -> Source:
@@ -73,6 +73,7 @@ class Weights:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._file_of = _files(directory)
+        self._stored = {name: name for name in self._file_of}
         self._open = ExitStack()
         self._handles: dict[str, Any] = {}
         self._read: set[str] = set()
@@ -85,21 +86,27 @@ class Weights:
 
     @property
     def names(self) -> frozenset[str]:
-        return frozenset(self._file_of)
+        return frozenset(self._stored)
+
+    def respell(self, spellings: Iterable[tuple[str, str]]) -> None:
+        """Call tensors by the name in a table, where theirs is one of several spellings of it."""
+        for pattern, name in spellings:
+            self._stored = {re.sub(pattern, name, known): stored for known, stored in self._stored.items()}
 
     def get(self, name: str) -> Tensor:
         """Raises InteropError for a tensor that is missing or cannot be read."""
-        if name not in self._file_of:
+        if name not in self._stored:
             raise InteropError(f"{self.directory} lacks the tensor {name}, which its configuration asks for.")
         self._read.add(name)
-        return _reading(
-            self.directory / self._file_of[name], lambda: self._handle(self._file_of[name]).get_tensor(name)
-        )
+        stored = self._stored[name]
+        file = self._file_of[stored]
+        return _reading(self.directory / file, lambda: self._handle(file).get_tensor(stored))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor that is there, without reading it."""
-        file = self._file_of[name]
-        return _reading(self.directory / file, lambda: tuple(self._handle(file).get_slice(name).get_shape()))
+        stored = self._stored[name]
+        file = self._file_of[stored]
+        return _reading(self.directory / file, lambda: tuple(self._handle(file).get_slice(stored).get_shape()))
 
     def take(self, source: Source, experts: int) -> Tensor:
         """A parameter of ours."""
@@ -108,9 +115,10 @@ class Weights:
         each = ([self.get(name.format(expert)) for name in source.names] for expert in range(experts))
         return torch.stack([source.join(tensors) for tensors in each])
 
-    def refuse_unread(self) -> None:
-        """Raise InteropError for tensors that no parameter of ours came from."""
-        unread = sorted(name for name in self.names - self._read if not DERIVED.search(name))
+    def refuse_unread(self, derived: Collection[str] = ()) -> None:
+        """Raise InteropError for tensors that no parameter of ours came from; derived: last words of names to pass."""
+        passed = (*DERIVED, *derived)
+        unread = sorted(name for name in self.names - self._read if name.rpartition(".")[2] not in passed)
         if unread:
             more = f" and {len(unread) - 1} more" if unread[1:] else ""
             raise InteropError(

@@ -150,4 +150,27 @@ ATTENTION: dict[str, Oracle] = {
             **{"sliding_window": 5, "layer_types": LAYERS},
         },
     ),
+    "deepseek_v3": Oracle(
+        "DeepseekV3",
+        {
+            **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3},
+            **{"num_key_value_heads": 3, "q_lora_rank": 12, "kv_lora_rank": 20, "qk_nope_head_dim": 12},
+            **{"qk_rope_head_dim": 8, "v_head_dim": 16, "moe_intermediate_size": 16, "n_routed_experts": 6},
+            **{"num_experts_per_tok": 2, "n_group": 3, "topk_group": 2, "n_shared_experts": 2},
+            **{"first_k_dense_replace": 1, "attention_bias": True, "rope_parameters": rope()},
+        },
+    ),
+    "deepseek_v3 stretched": Oracle(
+        "DeepseekV3",
+        {
+            **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2},
+            **{"num_key_value_heads": 2, "q_lora_rank": None, "kv_lora_rank": 16, "qk_nope_head_dim": 8},
+            **{"qk_rope_head_dim": 8, "v_head_dim": 16, "moe_intermediate_size": 16, "n_routed_experts": 4},
+            **{"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "norm_topk_prob": False},
+            **{"first_k_dense_replace": 1, "rope_interleave": False},
+            "rope_parameters": rope(
+                "yarn", factor=4.0, original_max_position_embeddings=16, mscale=1.0, mscale_all_dim=0.8
+            ),
+        },
+    ),
 }

@@ -93,4 +93,59 @@ RECURRENT: dict[str, Oracle] = {
             **{"layer_types": ["conv", "full_attention", "conv", "conv"], "conv_bias": True, "conv_L_cache": 4},
         },
     ),
+    "minimax": Oracle(
+        "MiniMax",
+        {
+            **{**SMALL, "num_key_value_heads": 2, "num_local_experts": 5, "num_experts_per_tok": 2, "block_size": 8},
+            **{"layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"]},
+            **{"linear_attn_alpha_factor": 1.5, "linear_attn_beta_factor": 0.7, "full_attn_alpha_factor": 1.2},
+            **{"full_attn_beta_factor": 0.8, "mlp_alpha_factor": 1.3, "mlp_beta_factor": 0.6},
+            **{"rope_parameters": rope()},
+        },
+    ),
+    "olmo_hybrid": Oracle(
+        "OlmoHybrid",
+        {
+            **{**WIDE, "num_key_value_heads": 2, "linear_num_key_heads": 3, "linear_num_value_heads": 3},
+            **{"linear_key_head_dim": 12, "linear_value_head_dim": 20, "rope_parameters": rope()},
+            **{"layer_types": ["linear_attention", "full_attention", "full_attention", "linear_attention"]},
+        },
+    ),
+    "olmo_hybrid without positions": Oracle(
+        "OlmoHybrid",
+        {
+            **{**WIDE, "num_hidden_layers": 2, "linear_allow_neg_eigval": False, "linear_conv_kernel_dim": 3},
+            **{"layer_types": ["linear_attention", "full_attention"], "tie_word_embeddings": True},
+        },
+    ),
+    "kimi_linear": Oracle(
+        "KimiLinear",
+        {
+            **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3},
+            **{"num_key_value_heads": 3, "linear_num_heads": 3, "linear_head_dim": 12, "kv_lora_rank": 20},
+            **{"qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 16, "moe_intermediate_size": 16},
+            **{"num_local_experts": 6, "num_experts_per_tok": 2, "n_group": 3, "topk_group": 2, "n_shared_experts": 2},
+            **{"layer_types": ["full_attention", "linear_attention", "linear_attention", "full_attention"]},
+            **{"mlp_layer_types": ["dense", "sparse", "dense", "sparse"]},
+        },
+    ),
+    "recurrent_gemma": Oracle(
+        "RecurrentGemma",
+        {
+            **{"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 3},
+            **{"num_key_value_heads": 1, "attention_window_size": 5, "lru_width": 48, "logits_soft_cap": 3.0},
+            **{
+                "block_types": ["recurrent", "attention", "recurrent"],
+                "rope_parameters": rope(partial_rotary_factor=0.5),
+            },
+        },
+    ),
+    "xlstm": Oracle(
+        "xLSTM",
+        {
+            **{"hidden_size": 128, "num_hidden_layers": 2, "num_heads": 4, "autocast_kernel_dtype": "float32"},
+            **{"ffn_round_up_to_multiple_of": 16, "output_logit_soft_cap": 3.0, "chunk_size": 16},
+        },
+        trains=False,
+    ),
 }

@@ -2,9 +2,20 @@
 
 from dataclasses import replace
 
-from nas.architecture import Architecture, Scale, resized
+from nas.architecture import Architecture, Block, MatrixRecurrence, Scale, resized
 
 VOCAB = 19
+
+
+def _distinct(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    """One of each, whatever the rates of decay that layers differ in; each with weights of its own."""
+    found: dict[Block, Block] = {}
+    for block in blocks:
+        block = replace(block, weights_of=None)
+        mixer = block.mixer
+        alike = replace(mixer, decay_scale=1.0) if isinstance(mixer, MatrixRecurrence) else mixer
+        found.setdefault(replace(block, mixer=alike), block)
+    return tuple(found.values())
 
 
 def small(architecture: Architecture, *, width: int = 64, head_dim: int = 32, window: int = 8) -> Architecture:
@@ -14,4 +25,4 @@ def small(architecture: Architecture, *, width: int = 64, head_dim: int = 32, wi
     scale = Scale(
         width=width / architecture.d_model, head_dim=head_dim / largest, tokens=window / widest, vocab_size=VOCAB
     )
-    return resized(replace(architecture, blocks=tuple(dict.fromkeys(architecture.blocks))), scale)
+    return resized(replace(architecture, blocks=_distinct(architecture.blocks)), scale)

@@ -4,16 +4,22 @@ from difflib import get_close_matches
 
 from nas.interop.errors import InteropError
 from nas.interop.families.bamba import BAMBA
+from nas.interop.families.deepseek_v3 import DEEPSEEK_V3
 from nas.interop.families.falcon_h1 import FALCON_H1
 from nas.interop.families.generic import family_by_names
 from nas.interop.families.granite_hybrid import GRANITE_HYBRID
 from nas.interop.families.jamba import JAMBA
+from nas.interop.families.kimi_linear import KIMI_LINEAR
 from nas.interop.families.lfm2 import LFM2
 from nas.interop.families.mamba import MAMBAS
+from nas.interop.families.minimax import MINIMAX
 from nas.interop.families.nemotron_h import NEMOTRON_H
+from nas.interop.families.olmo_hybrid import OLMO_HYBRID
 from nas.interop.families.qwen3_next import QWEN3_NEXT
+from nas.interop.families.recurrent_gemma import RECURRENT_GEMMA
 from nas.interop.families.relatives import RELATIVES
 from nas.interop.families.transformer import TRANSFORMERS
+from nas.interop.families.xlstm import XLSTM
 from nas.interop.family import Family
 from nas.interop.fields import Fields
 
@@ -22,6 +28,12 @@ FAMILIES: dict[str, Family] = {
     **RELATIVES,
     **MAMBAS,
     "bamba": BAMBA,
+    "deepseek_v3": DEEPSEEK_V3,
+    "kimi_linear": KIMI_LINEAR,
+    "minimax": MINIMAX,
+    "olmo_hybrid": OLMO_HYBRID,
+    "recurrent_gemma": RECURRENT_GEMMA,
+    "xlstm": XLSTM,
     "falcon_h1": FALCON_H1,
     "granitemoehybrid": GRANITE_HYBRID,
     "jamba": JAMBA,
