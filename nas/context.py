@@ -19,6 +19,7 @@ class Context:
         clock: the same number where the device reads it, [] int64, so that a CUDA graph of one step serves every
             position; None: written out from `position` where it is asked for.
         losses: auxiliary losses that layers add in training, as scalars already weighted (balance of experts).
+        tokens: ids of the tokens of this pass, [B, T] or [B] of a step, for layers that depend on them (hash routing).
         shared: tensors that several layers need and one computes, by a key of the layer's choice (rotary tables).
     """
 
@@ -26,6 +27,7 @@ class Context:
     clock: Tensor | None = None
     losses: list[Tensor] = field(default_factory=list)
     shared: dict[Hashable, tuple[Tensor, ...]] = field(default_factory=dict)
+    tokens: Tensor | None = None
 
     def clock_on(self, device: torch.device) -> Tensor:
         """`position` as [] int64 on a device, without waiting for it."""

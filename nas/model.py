@@ -191,7 +191,7 @@ class Model(nn.Module):
         """
         state = self.init_state(tokens.shape[0], tokens.shape[1]) if state is None else state
         state.check_room(tokens.shape[1])
-        context, layers = Context(state.position, state.clock), []
+        context, layers = Context(state.position, state.clock, tokens=tokens), []
         x = self._embed(tokens)
         for block, layer in zip(self.layers, state.layers, strict=True):
             x, layer = block(x, layer, context)
@@ -202,7 +202,7 @@ class Model(nn.Module):
     def step(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
         """Read one token per sequence, tokens [B]; returns (logits [B, V], the state). As `prefill` otherwise."""
         state.check_room(1)
-        context, layers = Context(state.position, state.clock), []
+        context, layers = Context(state.position, state.clock, tokens=tokens), []
         x = self._embed(tokens)
         for block, layer in zip(self.layers, state.layers, strict=True):
             x, layer = block.step(x, layer, context)
@@ -247,6 +247,7 @@ class Model(nn.Module):
 
     def _read(self, tokens: Tensor, context: Context) -> Tensor:
         """Tokens [B, T] from the start through all blocks, [B, T, d]."""
+        context.tokens = tokens
         x = self._embed(tokens)
         for block in self.layers:
             x, _ = block(x, None, context)

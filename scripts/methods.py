@@ -43,6 +43,7 @@ SET = object()
 
 ATTENTIONS, MATRICES = "tests/test_attention_parity.py", "tests/mixers/test_matrix_recurrence.py"
 VECTORS, RWKV = "tests/mixers/test_vector_recurrence.py", "tests/mixers/test_rwkv.py"
+ROUTERS = "tests/contract/test_ffns.py"
 CONTRACT, SHARING, TYING = "tests/contract/test_mixers.py", "tests/test_kv_sharing.py", "tests/test_tied_blocks.py"
 RNN = "Linear sequence modelling: linear RNNs"
 LINEAR, STATE_SPACE = "Linear sequence modelling: linear attention", "Linear sequence modelling: state-space models"
@@ -172,6 +173,8 @@ METHODS: tuple[Method, ...] = (
     _method(EXPERTS, "Shared experts with a gate (Qwen2-MoE)", Moe, shared_gate=True),
     _method(EXPERTS, "Experts of two matrices (Nemotron)", Moe, gated=False),
     _method(EXPERTS, "Clamped experts (gpt-oss, arXiv 2508.10925)", Moe, clamp=SET),
+    _method(EXPERTS, "Experts by a hash of the token (arXiv 2106.04426)", Moe, ROUTERS, choice="hash"),
+    _method(EXPERTS, "Zero experts (LongCat-Flash, arXiv 2509.01322)", Moe, ROUTERS, num_zero=SET),
     _method(HYBRID, "Scaled sum of mixers (Falcon-H1, arXiv 2507.22448)", HeadMix, fuse="concat"),
     _method(
         HYBRID,

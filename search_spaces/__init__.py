@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 
 from nas.architecture import ArchitectureError, did_you_mean
+from search_spaces.attention import AttentionSpace
 from search_spaces.base import SearchSpace as SearchSpace
 from search_spaces.head_mix import HeadMixSpace
 from search_spaces.hybrid import HybridSpace
 from search_spaces.linear import LinearSpace
+from search_spaces.moe import MoeSpace
 from search_spaces.pattern import PatternSpace
 from search_spaces.picks import Trial as Trial
 from search_spaces.random_trial import RandomTrial as RandomTrial
@@ -16,6 +18,8 @@ SPACES: dict[str, type[SearchSpace]] = {
     "pattern": PatternSpace,
     "head_mix": HeadMixSpace,
     "linear": LinearSpace,
+    "attention": AttentionSpace,
+    "moe": MoeSpace,
     "oracle": PatternSpace,  # the one that docs/benchmarks/oracle.json enumerates
 }
 

@@ -81,6 +81,11 @@ class SearchSpace(ABC):
         return KINDS
 
     @property
+    def moe_options(self) -> Mapping[str, str]:
+        """Further fields of the space that choose options of mixtures of experts, and these options."""
+        return {}
+
+    @property
     def pairs(self) -> tuple[str, ...]:
         """Pairs of kinds, `x+y`, that a head_mix may have; empty where the space offers none."""
         return ()
@@ -177,7 +182,7 @@ class SearchSpace(ABC):
         wanted: dict[str, object] = {"num_layers": num_layers, "d_model": d_model, "period": period}
         for layer, block in enumerate(blocks):
             for key, value in (
-                describe_mixer(block.mixer, self.head_dim, self.kinds) | describe_ffn(block.ffn)
+                describe_mixer(block.mixer, self.head_dim, self.kinds) | describe_ffn(block.ffn, self.moe_options)
             ).items():
                 name = self.name_of(key, layer, num_layers, period)
                 if wanted.setdefault(name, value) != value:
@@ -284,6 +289,10 @@ class Layer:
             top_k=self.pick(self.name("top_k"), _sizes(space.top_k)),
             num_shared=self.pick(self.name("num_shared"), _sizes(space.num_shared)),
             d_ff=max(1, round(2 * d_ff / num_experts)),
+            **{
+                option: self.pick(self.name(key), {choice: choice for choice in getattr(space, key)})
+                for key, option in space.moe_options.items()
+            },
         )
 
 

@@ -24,6 +24,7 @@ from nas.architecture import (
     MatrixRecurrence,
     MixerOptions,
     Moe,
+    NativeSparseAttention,
     ShortConvolution,
     VectorRecurrence,
     preset,
@@ -112,10 +113,11 @@ def describe_mixer(mixer: MixerOptions, head_dim: int, kinds: Mapping[str, Kind]
     return wanted
 
 
-def describe_ffn(ffn: FfnOptions) -> dict[str, object]:
+def describe_ffn(ffn: FfnOptions, moe_options: Mapping[str, str]) -> dict[str, object]:
     """What a space must choose to make this FFN. Widths are no choice: they follow from the parameter target."""
     if isinstance(ffn, Moe):
-        return {"ffn": "moe", "num_experts": ffn.num_experts, "top_k": ffn.top_k, "num_shared": ffn.num_shared}
+        options = {"num_experts": "num_experts", "top_k": "top_k", "num_shared": "num_shared", **moe_options}
+        return {"ffn": "moe", **{key: getattr(ffn, option) for key, option in options.items()}}
     return {"ffn": ffn.kind}
 
 
@@ -160,7 +162,7 @@ def _describe_options(mixer: MixerOptions, head_dim: int, kinds: Mapping[str, Ki
         wanted[key] = has[option]
         if option == "num_kv_heads":
             wanted[key] = Fraction(has[option], has["num_heads"])
-        elif role_of(type(mixer), option) == "state":
+        elif role_of(type(mixer), option) in ("state", "head_dim"):
             wanted[key] = Fraction(has[option] * head_dim, has["head_dim"])
     return wanted
 
@@ -172,7 +174,12 @@ def _agree_options(a: Options, b: Options) -> bool:
         # The order of parts does not matter: the kinds within one head_mix of a space differ.
         pairs = zip(sorted(a.parts, key=kind_of), sorted(b.parts, key=kind_of), strict=True)
         return a.fuse == b.fuse and all(kind_of(x) == kind_of(y) and _agree_options(x, y) for x, y in pairs)
-    return all(getattr(a, f.name) == getattr(b, f.name) for f in fields(a) if not _is_size(type(a), f.name))
+    return all(_agree_values(type(a), f.name, getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+
+
+def _agree_values(kind: type[Options], name: str, a: object, b: object) -> bool:
+    """Sizes may differ, but not in whether there is one."""
+    return (a is None) == (b is None) if _is_size(kind, name) else a == b
 
 
 def _same_but_for(a: Options, b: Options, *left_out: str) -> bool:
@@ -180,7 +187,7 @@ def _same_but_for(a: Options, b: Options, *left_out: str) -> bool:
 
 
 def _is_size(kind: type[Options], name: str) -> bool:
-    searched = kind is BlockSparseAttention and name == "top_k"
+    searched = kind in (BlockSparseAttention, NativeSparseAttention) and name == "top_k"
     return searched or role_of(kind, name) not in ("fixed", "groups")
 
 

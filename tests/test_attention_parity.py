@@ -98,7 +98,7 @@ def test_latent_attention_is_that_of_deepseek_v3(x: Tensor, query_rank: int | No
 def test_latent_attention_without_rotation_is_that_of_kimi_linear(x: Tensor):
     from transformers import KimiLinearConfig
 
-    from tests.interop.oracles import without_fla
+    from scripts.interop_oracles.models import without_fla
 
     with without_fla():
         from transformers.models.kimi_linear import modeling_kimi_linear as kimi

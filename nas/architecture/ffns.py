@@ -1,6 +1,6 @@
 """The options of every kind of FFN (channel mixer)."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
 
 from nas.architecture.errors import ArchitectureError
@@ -8,6 +8,7 @@ from nas.architecture.options import Options, option
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu2"]
 Router = Literal["softmax", "sigmoid"]
+Choice = Literal["scores", "hash", "experts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,9 @@ class Moe(FfnOptions):
     experts of the best `top_groups` of `num_groups` groups are chosen. selection_bias: a bias of the choice, moved
     by `bias_rate` a step towards equal load (loss-free balancing, arXiv 2408.15664). router_bias: of the scores.
     Experts: without `gated`, two matrices; gate and up are clamped to `clamp`, and `up_offset` is added to up (gpt-oss,
-    arXiv 2508.10925, section 2). shared_gate: the shared experts are multiplied by sigmoid(w x).
+    arXiv 2508.10925, section 2). shared_gate: the shared experts are multiplied by sigmoid(w x). choice: experts by
+    their scores, or by a fixed hash of the token's id, which leaves only weights to the scores (arXiv 2106.04426).
+    num_zero: experts that return their input at no cost, beside the others (LongCat, arXiv 2509.01322, section 2.2).
     """
 
     kind: ClassVar[str] = "moe"
@@ -90,12 +93,28 @@ class Moe(FfnOptions):
     clamp: float | None = option(None, minimum=0, rare=True)
     up_offset: float = option(0.0, rare=True)
     shared_gate: bool = option(False, rare=True)
+    choice: Choice = option("scores", rare=True)
+    num_zero: int = option(0, minimum=0, rare=True)
 
     def check(self) -> None:
+        if self.choice == "experts":
+            raise ArchitectureError(
+                "Experts that choose their tokens (expert choice) compare a token with later ones, which a causal loss "
+                "does not allow, and there is no other loss: use choice: scores."
+            )
         if self.num_experts % self.num_groups or self.top_groups > self.num_groups:
             raise ArchitectureError(
                 "num_groups must divide num_experts and top_groups be at most num_groups, but got num_experts="
                 f"{self.num_experts}, num_groups={self.num_groups}, top_groups={self.top_groups}."
+            )
+        if self.num_zero and self.num_groups > 1:
+            raise ArchitectureError(
+                f"num_zero goes without groups of experts, but got num_zero={self.num_zero}, num_groups="
+                f"{self.num_groups}."
+            )
+        if self.choice == "hash" and (self.num_groups > 1 or self.selection_bias):
+            raise ArchitectureError(
+                "choice: hash compares no experts, so it goes without num_groups and selection_bias."
             )
         if self.top_k > self.num_experts // self.num_groups * self.top_groups:
             groups = f", {self.top_groups} of {self.num_groups} groups" if self.num_groups > 1 else ""
@@ -114,7 +133,7 @@ class Moe(FfnOptions):
         rare = all(getattr(self, f.name) == f.default for f in fields(self) if f.metadata["rare"])
         if self.num_experts == 1 and rare:
             return Glu(d_ff=self.d_ff * (1 + self.num_shared), activation=self.activation)
-        return self
+        return replace(self, balance_weight=type(self).balance_weight) if self.choice == "hash" else self
 
 
 FFNS: dict[str, type[FfnOptions]] = {cls.kind: cls for cls in (NoFfn, Glu, Mlp, Moe, RwkvChannelMix)}

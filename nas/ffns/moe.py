@@ -2,7 +2,8 @@
 
 By default experts are GLUs and the weights of the chosen ones sum to one (Mixtral, arXiv 2401.04088, section 2.1).
 Other routers: `kernels.route_top_k`; experts with biases, clamps or without a gate are multiplied group by group.
-Shared experts run for every token; they are one FFN of their joint width. No token is dropped.
+Shared experts run for every token; they are one FFN of their joint width. No token is dropped. Zero experts, numbered
+behind the others, return the token itself; a hash of the token's id may choose in place of the scores.
 In training the balance loss E * sum_e f_e P_e, f the share of assignments and P the mean probability of an expert, is
 added to the context (Switch, arXiv 2101.03961, equation 4, over all top_k choices).
 """
@@ -27,6 +28,7 @@ class MoeFfn(Ffn):
     `experts_out` [E, d_ff, d]; their biases are [E, ...] likewise."""
 
     selection_bias: Tensor | None
+    router: Linear | None
 
     def __init__(self, options: Moe, d_model: int) -> None:
         super().__init__()
@@ -34,8 +36,12 @@ class MoeFfn(Ffn):
         self.activation: Activation = options.activation
         self.options = options
         self.balance_weight = options.balance_weight
-        self.router = Linear(d_model, options.num_experts, bias=options.router_bias)
-        self.register_buffer("selection_bias", torch.zeros(options.num_experts) if options.selection_bias else None)
+        self.routed = options.num_experts + options.num_zero
+        hashed = options.choice == "hash"
+        # The only weight of a single hashed expert is one.
+        settled = hashed and options.normalise and options.top_k == 1
+        self.router = None if settled else Linear(d_model, self.routed, bias=options.router_bias)
+        self.register_buffer("selection_bias", torch.zeros(self.routed) if options.selection_bias else None)
         hidden = options.d_ff * (2 if options.gated else 1)
         self.experts_in = nn.Parameter(torch.empty(options.num_experts, d_model, hidden))
         self.experts_out = nn.Parameter(torch.empty(options.num_experts, options.d_ff, d_model))
@@ -51,25 +57,18 @@ class MoeFfn(Ffn):
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         tokens = x.reshape(-1, x.shape[-1])
-        logits = self.router(tokens)
-        chosen, weights = route_top_k(
-            logits,
-            self.top_k,
-            scoring=self.options.router,
-            bias=self.selection_bias,
-            num_groups=self.options.num_groups,
-            top_groups=self.options.top_groups,
-            normalize=self.options.normalise,
-            scale=self.options.weight_scale,
-        )
-        if self.training and context is not None and self.balance_weight:
-            context.losses.append(self.balance_weight * self._balance(logits, chosen))
-        if self.training and self.options.bias_rate:
-            self._move_bias(chosen)
+        chosen, weights = self._routed(tokens, context)
+        identity = None
+        if self.options.num_zero:
+            zero = chosen >= self.num_experts
+            identity = (weights * zero).sum(-1, keepdim=True)
+            chosen, weights = chosen.masked_fill(zero, -1), weights * ~zero
         if self.fused:
             y = moe_ffn(tokens, self.experts_in, self.experts_out, chosen, weights, activation=self.activation)
         else:
             y = self._by_groups(tokens, chosen, weights)
+        if identity is not None:
+            y = y + identity.to(y.dtype) * tokens.to(y.dtype)
         y = y.view(x.shape)
         if self.shared is None:
             return y
@@ -77,7 +76,7 @@ class MoeFfn(Ffn):
         return y + (shared if self.shared_gate is None else self.shared_gate(x).sigmoid() * shared)
 
     def flops(self, tokens: int) -> int:
-        router = 2 * tokens * self.router.weight.numel()
+        router = 0 if self.router is None else 2 * tokens * self.router.weight.numel()
         experts = 2 * tokens * self.top_k * (self.experts_in.numel() + self.experts_out.numel()) // self.num_experts
         gate = 0 if self.shared_gate is None else 2 * tokens * self.shared_gate.weight.numel()
         return router + experts + gate + (0 if self.shared is None else self.shared.flops(tokens))
@@ -93,11 +92,53 @@ class MoeFfn(Ffn):
         if self.shared is not None:
             self.shared.scale_output(factor)
 
+    def _routed(self, tokens: Tensor, context: Context | None) -> tuple[Tensor, Tensor]:
+        """Of tokens [N, d] the experts chosen, [N, k], those from `num_experts` on zero experts, and their weights."""
+        options = self.options
+        if options.choice == "hash":
+            chosen = self._hashed(tokens, context)
+            if self.router is None:
+                return chosen, torch.ones_like(chosen, dtype=torch.float32)
+            scores = self._scores(self.router(tokens)).gather(1, chosen)
+            scores = scores / scores.sum(-1, keepdim=True).clamp_min(1e-20) if options.normalise else scores
+            return chosen, scores * options.weight_scale
+        assert self.router is not None, "scores come from a router"
+        logits = self.router(tokens)
+        chosen, weights = route_top_k(
+            logits,
+            self.top_k,
+            scoring=options.router,
+            bias=self.selection_bias,
+            num_groups=options.num_groups,
+            top_groups=options.top_groups,
+            normalize=options.normalise,
+            scale=options.weight_scale,
+        )
+        if self.training and context is not None and self.balance_weight:
+            context.losses.append(self.balance_weight * self._balance(logits, chosen))
+        if self.training and options.bias_rate:
+            self._move_bias(chosen)
+        return chosen, weights
+
+    def _hashed(self, tokens: Tensor, context: Context | None) -> Tensor:
+        """The expert that a hash of each token's id names, and the next ones, [N, k]."""
+        if context is None or context.tokens is None or context.tokens.numel() != tokens.shape[0]:
+            raise ValueError(
+                "Hash routing needs the ids of the tokens that it routes in context.tokens, one for each of the "
+                f"{tokens.shape[0]} tokens: call it from a model."
+            )
+        ids = context.tokens.reshape(-1, 1).long()
+        mixed = (ids * 0x9E3779B1) & 0xFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 15)) * 0x6C8E9CF5) & 0xFFFFFFFF
+        return ((mixed >> 8) + torch.arange(self.top_k, device=ids.device)) % self.routed
+
     def _by_groups(self, tokens: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum of the chosen experts, [N, d]: rows are sorted by expert, multiplied and sorted back."""
-        expert_of = chosen.flatten()
+        # No expert (-1) comes behind the last one, where products are zero; its weight is zero too.
+        expert_of = torch.where(chosen < 0, self.num_experts, chosen).flatten()
         order = expert_of.argsort(stable=True)
-        expert_of_row, sizes = expert_of.index_select(0, order), self._times(expert_of)
+        sizes = _times(expert_of, self.num_experts + 1)[:-1]
+        expert_of_row = expert_of.index_select(0, order).clamp(max=self.num_experts - 1)
         rows = tokens.index_select(0, order // self.top_k)
         hidden = _add(grouped_matmul(rows, self.experts_in, sizes), self.experts_in_bias, expert_of_row)
         y = grouped_matmul(self._activated(hidden), self.experts_out, sizes)
@@ -114,23 +155,26 @@ class MoeFfn(Ffn):
             gate, up = gate.clamp(max=clamp), up.clamp(-clamp, clamp)
         return activation(gate) * (up + self.options.up_offset)
 
-    def _times(self, expert_of: Tensor) -> Tensor:
-        """How often each expert was chosen, [E]; no size goes to the host."""
-        times = torch.zeros(self.num_experts, dtype=torch.int64, device=expert_of.device)
-        return times.scatter_add(0, expert_of, torch.ones_like(expert_of))
+    def _scores(self, logits: Tensor) -> Tensor:
+        return logits.float().softmax(-1) if self.options.router == "softmax" else logits.float().sigmoid()
 
     def _balance(self, logits: Tensor, chosen: Tensor) -> Tensor:
-        """E * sum_e f_e P_e of logits [N, E] and the experts chosen [N, K]."""
-        share = self._times(chosen.flatten()) / chosen.numel()
-        scores = logits.float().softmax(-1) if self.options.router == "softmax" else logits.float().sigmoid()
-        return self.num_experts * (share * (scores / scores.sum(-1, keepdim=True)).mean(0)).sum()
+        """E * sum_e f_e P_e of logits [N, E] and the experts chosen [N, K], zero ones included."""
+        share, scores = _times(chosen.flatten(), self.routed) / chosen.numel(), self._scores(logits)
+        return self.routed * (share * (scores / scores.sum(-1, keepdim=True)).mean(0)).sum()
 
     @torch.no_grad()
     def _move_bias(self, chosen: Tensor) -> None:
         """Experts chosen less often than the mean become likelier to be chosen (arXiv 2408.15664, algorithm 1)."""
         assert self.selection_bias is not None, "what is moved is there"
-        times = self._times(chosen.flatten()).to(self.selection_bias.dtype)
+        times = _times(chosen.flatten(), self.routed).to(self.selection_bias.dtype)
         self.selection_bias.add_(self.options.bias_rate * (times.mean() - times).sign())
+
+
+def _times(expert_of: Tensor, experts: int) -> Tensor:
+    """How often each expert was chosen, [experts]; no size goes to the host."""
+    times = torch.zeros(experts, dtype=torch.int64, device=expert_of.device)
+    return times.scatter_add(0, expert_of, torch.ones_like(expert_of))
 
 
 def _shared(options: Moe, d_model: int) -> GluFfn | MlpFfn:

@@ -70,7 +70,7 @@ def content_of(model: nn.Module) -> Iterator[Content]:
     content = Content()
     handles = []
     for module in model.modules():
-        if isinstance(module, MoeFfn):
+        if isinstance(module, MoeFfn) and module.router is not None:
             handles.append(module.router.register_forward_hook(content.router))
         elif isinstance(module, BlockRelevance):
             handles.append(module.register_forward_hook(content.relevance))

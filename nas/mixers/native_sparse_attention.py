@@ -8,6 +8,7 @@ Source: Yuan et al., NSA (arXiv 2502.11089), section 3.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import attention, attention_step, block_sparse_attention, nsa_blocks
@@ -108,13 +109,20 @@ class NativeSparseAttentionMixer(Mixer):
 
     def _over_runs(self, q: Tensor, k_runs: Tensor, v_runs: Tensor, length: int) -> Tensor:
         """Attention of the last Tq of `length` tokens to the runs that are past; zeros where none is."""
-        runs, heads = k_runs.shape[1:3]
+        runs = k_runs.shape[1]
         if not runs:
             return torch.zeros_like(q)
-        position = torch.arange(length - q.shape[1], length, device=q.device)
-        last = torch.arange(runs, device=q.device) * self.options.compressed_stride + self.options.compressed_size - 1
-        seen = (last <= position.unsqueeze(1)).unsqueeze(1).expand(q.shape[0], -1, heads, -1)
-        return attention(q, k_runs, v_runs, causal=False, block_mask=seen.contiguous(), block_size=1)
+        # From the last token of a stride on, one more run is seen: so many queries share a list, the first of them
+        # behind fillers where the queries start within a stride.
+        stride, first = self.options.compressed_stride, length - q.shape[1]
+        fillers = (first + 1) % stride
+        starts = torch.arange(first + 1 - fillers, length + 1, stride, device=q.device)
+        past = (starts - self.options.compressed_size) // stride
+        run = torch.arange(runs, dtype=torch.int32, device=q.device)
+        lists = torch.where(run <= past.unsqueeze(1), run, -1).view(1, -1, 1, runs)
+        filled = F.pad(q, (0, 0, 0, 0, fillers, 0))
+        o = block_sparse_attention(filled, k_runs, v_runs, lists, block_size=1, query_block=stride, causal=False)
+        return o[:, fillers:]
 
     def _picks(self, q: Tensor, k_runs: Tensor, length: int) -> Tensor:
         """The blocks that each of the last Tq of `length` tokens sees, [B, Tq, Hkv, S]."""

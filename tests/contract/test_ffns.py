@@ -6,8 +6,19 @@ from torch import Tensor
 
 import kernels
 from nas.architecture import FFNS as KINDS
-from nas.architecture import FfnOptions, Glu, Mlp, Moe, NoFfn, RwkvChannelMix
-from nas.compile import FFNS, build_ffn
+from nas.architecture import (
+    Architecture,
+    ArchitectureError,
+    Attention,
+    Block,
+    FfnOptions,
+    Glu,
+    Mlp,
+    Moe,
+    NoFfn,
+    RwkvChannelMix,
+)
+from nas.compile import FFNS, build_ffn, compile_architecture
 from nas.context import Context
 from nas.ffns.base import Ffn
 from nas.ffns.moe import MoeFfn
@@ -53,6 +64,8 @@ CASES: dict[str, FfnOptions] = {
         up_offset=1.0,
     ),
     "moe not normalised": Moe(num_experts=4, top_k=2, d_ff=8, num_shared=1, normalise=False, shared_gate=True),
+    "moe with zero experts": Moe(num_experts=3, num_zero=2, top_k=2, d_ff=8, selection_bias=True, normalise=False),
+    "moe biased, with zero experts": Moe(num_experts=3, num_zero=1, top_k=3, d_ff=8, expert_bias=True, num_shared=1),
     "moe one expert": Moe(num_experts=1, top_k=1, d_ff=8, activation="gelu"),
 }
 
@@ -155,7 +168,7 @@ def test_experts_equal_a_loop_over_tokens(name: str, x: Tensor):
     options, ffn = CASES[name], ffn_of(CASES[name])
     assert isinstance(ffn, MoeFfn) and isinstance(options, Moe)
     if ffn.selection_bias is not None:
-        ffn.selection_bias.copy_(torch.randn(options.num_experts))
+        ffn.selection_bias.copy_(torch.randn(options.num_experts + options.num_zero))
     y = ffn(x)
     for token, actual in zip(x.flatten(0, 1), y.flatten(0, 1), strict=True):
         logits = ffn.router(token)
@@ -174,11 +187,13 @@ def chosen_by(options: Moe, scores: Tensor) -> list[int]:
     """Experts of the groups whose two best scores have the largest sums, best first."""
     groups = scores.view(options.num_groups, -1)
     best = groups.sort(descending=True).values[:, :2].sum(1).argsort(descending=True)[: options.top_groups].tolist()
-    allowed = [e for e in range(options.num_experts) if e // groups.shape[1] in best]
+    allowed = [e for e in range(len(scores)) if e // groups.shape[1] in best]
     return sorted(allowed, key=lambda e: -scores[e])[: options.top_k]
 
 
 def expert_of(ffn: MoeFfn, options: Moe, expert: int, token: Tensor) -> Tensor:
+    if expert >= options.num_experts:  # a zero expert
+        return token
     activation = ACTIVATIONS[options.activation]
     hidden = token @ ffn.experts_in[expert]
     if ffn.experts_in_bias is not None:
@@ -229,3 +244,61 @@ def test_active_parameters_leave_out_the_experts_not_chosen():
     ffn = ffn_of(Moe(num_experts=4, top_k=1, d_ff=8, num_shared=1))
     expert = 3 * D_MODEL * 8
     assert ffn.active_parameters() == 4 * D_MODEL + 2 * expert
+
+
+def test_a_hash_sends_every_token_of_an_id_to_the_same_experts_and_ids_to_all_of_them(x: Tensor):
+    ffn = ffn_of(Moe(num_experts=4, top_k=1, d_ff=8, choice="hash"))
+    assert ffn.router is None
+    ids = torch.randint(50, (2, 9))
+    y = ffn(x, Context(tokens=ids))
+    torch.testing.assert_close(ffn(x[:, 3], Context(tokens=ids[:, 3])), y[:, 3])
+    chosen = ffn._hashed(torch.zeros(4000, D_MODEL), Context(tokens=torch.arange(4000)))
+    counts = torch.bincount(chosen.flatten(), minlength=4)
+    assert counts.min() > 900
+    experts = ffn._hashed(x.flatten(0, 1), Context(tokens=ids)).flatten().tolist()
+    expected = [expert_of(ffn, ffn.options, e, token) for e, token in zip(experts, x.flatten(0, 1), strict=True)]
+    torch.testing.assert_close(y.flatten(0, 1), torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_the_router_weighs_several_hashed_experts_and_no_loss_balances_them(x: Tensor):
+    ffn = ffn_of(Moe(num_experts=4, num_zero=1, top_k=2, d_ff=8, choice="hash", router="sigmoid"))
+    context = Context(tokens=torch.randint(50, (2, 9)))
+    y = ffn(x, context)
+    assert context.losses == []
+    y.sum().backward()
+    assert ffn.router.weight.grad.abs().sum() > 0
+    chosen, weights = ffn._routed(x.flatten(0, 1), context)
+    assert (chosen[:, 0] != chosen[:, 1]).all()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(18))
+
+
+def test_hash_routing_without_the_ids_of_its_tokens_says_so(x: Tensor):
+    ffn = ffn_of(Moe(num_experts=4, top_k=1, d_ff=8, choice="hash"))
+    for context in (None, Context(), Context(tokens=torch.zeros(2, 3, dtype=torch.int64))):
+        with pytest.raises(ValueError, match=r"Hash routing needs the ids .* one for each of the 18 tokens"):
+            ffn(x, context)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"choice": "experts"}, r"Experts that choose their tokens \(expert choice\) compare a token with later ones"),
+        ({"choice": "hash", "selection_bias": True}, "choice: hash compares no experts"),
+        ({"num_zero": 2, "num_groups": 2, "top_groups": 1}, "num_zero goes without groups of experts"),
+    ],
+)
+def test_routers_that_cannot_be_are_refused(options: dict, message: str):
+    with pytest.raises(ArchitectureError, match=message):
+        Moe(num_experts=4, top_k=1, d_ff=8, **options)
+
+
+def test_a_model_hands_the_ids_of_its_tokens_to_hashed_experts():
+    blocks = (Block(mixer=Attention(num_heads=2, head_dim=16), ffn=Moe(num_experts=4, top_k=2, d_ff=8, choice="hash")),)
+    model = compile_architecture(Architecture(d_model=32, vocab_size=29, blocks=blocks), seed=0).eval()
+    tokens = torch.randint(29, (2, 12))
+    with torch.no_grad():
+        whole = model(tokens)
+        _, state = model.prefill(tokens[:, :5], model.init_state(2, 12))
+        for position in range(5, 12):
+            logits, state = model.step(tokens[:, position], state)
+            torch.testing.assert_close(logits, whole[:, position], rtol=1e-4, atol=1e-5)

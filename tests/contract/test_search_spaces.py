@@ -22,6 +22,8 @@ POINTS = [
     ("pattern", None),
     ("head_mix", None),
     ("linear", None),
+    ("attention", None),
+    ("moe", None),
 ]
 
 

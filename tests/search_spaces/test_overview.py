@@ -50,7 +50,7 @@ def test_questions_of_places_stand_together_with_their_condition():
     assert (found["layers.*.size"].places, found["layers.*.size"].choices) == (3, (1, 2, 3))
 
 
-@pytest.mark.parametrize("name", ["hybrid", "pattern", "head_mix", "oracle"])
+@pytest.mark.parametrize("name", ["hybrid", "pattern", "head_mix", "oracle", "attention", "moe"])
 def test_every_choice_of_a_space_is_told_once(name):
     settings = yaml.safe_load((ROOT / f"conf/search_space/{name}.yaml").read_text())
     walks = random_walks(build_space(name, settings, vocab_size=256), 200)

@@ -1,0 +1,25 @@
+"""The space `moe`: which layers have experts, how many, and who chooses them, beside a short pattern of mixers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from search_spaces.fields import integers, words
+from search_spaces.pattern import PatternSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoeSpace(PatternSpace):
+    """A mixer and a kind of FFN per place in the pattern (`pattern.1`, `ffn.1`); all else is the same in all layers."""
+
+    router: tuple[str, ...] = words("softmax", "sigmoid")
+    choice: tuple[str, ...] = words("scores", "hash")
+    num_zero: tuple[int, ...] = integers(minimum=0)
+
+    @property
+    def moe_options(self) -> Mapping[str, str]:
+        return {"router": "router", "choice": "choice", "num_zero": "num_zero"}
+
+    def name_of(self, key: str, layer: int, num_layers: int, period: int) -> str:
+        if key == "ffn":
+            return f"ffn.{layer % period}"
+        return super().name_of(key, layer, num_layers, period)
