@@ -19,7 +19,7 @@ from nas.architecture.architecture import NormPlacement
 from nas.context import Context
 from nas.ffns.base import Ffn
 from nas.layers.linear import INIT_STD, Linear
-from nas.layers.norm import RMSNorm
+from nas.layers.norm import RMSNorm, sum_and_norm
 from nas.mixers.base import Mixer, State
 
 SHARED_FAMILY = "shared"
@@ -101,15 +101,19 @@ class ResidualBlock(nn.Module):
     def _after_mixer(self, x: Tensor, normed: Tensor, y: Tensor, context: Context, state: State | None) -> Tensor:
         w = self.wiring
         past = normed if w.mixer_norm == "residual" else x
-        x = _times(past, w.mixer_skip) + _times(self.mixer_post_norm(y), w.mixer_scale)
-        if not w.parallel:
-            return self._after_ffn(x, context, state)
-        return x + _times(self._ffn_of(normed, context, state), w.ffn_scale)
+        past, y = _times(past, w.mixer_skip), _times(self.mixer_post_norm(y), w.mixer_scale)
+        if self.ffn is None:
+            return past + y
+        if w.parallel:
+            return past + y + _times(self._ffn_of(normed, context, state), w.ffn_scale)
+        normed, x = sum_and_norm(self.ffn_norm, y, past)
+        return self._joined_by_ffn(x, normed, context, state)
 
     def _after_ffn(self, x: Tensor, context: Context, state: State | None) -> Tensor:
-        if self.ffn is None:
-            return x
-        w, normed = self.wiring, self.ffn_norm(x)
+        return x if self.ffn is None else self._joined_by_ffn(x, self.ffn_norm(x), context, state)
+
+    def _joined_by_ffn(self, x: Tensor, normed: Tensor, context: Context, state: State | None) -> Tensor:
+        w = self.wiring
         past = normed if w.ffn_norm == "residual" else x
         return _times(past, w.ffn_skip) + _times(self.ffn_post_norm(self._ffn_of(normed, context, state)), w.ffn_scale)
 

@@ -41,11 +41,31 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor, *, gate: Tensor | None = None, gate_first: bool = False) -> Tensor:
-        weight = self.weight if self.weight.dtype == torch.float32 else self.weight.to(x.dtype)
-        group_size = None if self.groups == 1 else self.size // self.groups
-        y = rms_norm(x, weight, eps=self.eps, gate=gate, gate_first=gate_first, group_size=group_size)
+        y = rms_norm(
+            x, self._weight_for(x), eps=self.eps, gate=gate, gate_first=gate_first, group_size=self._group_size
+        )
         assert isinstance(y, Tensor), "without a residual there is no sum"
         return y
+
+    def of_sum(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm(x + residual), x + residual), on a GPU with one pass over memory less."""
+        normed, total = rms_norm(x, self._weight_for(x), eps=self.eps, residual=residual, group_size=self._group_size)
+        return normed, total
+
+    @property
+    def _group_size(self) -> int | None:
+        return None if self.groups == 1 else self.size // self.groups
+
+    def _weight_for(self, x: Tensor) -> Tensor:
+        return self.weight if self.weight.dtype == torch.float32 else self.weight.to(x.dtype)
+
+
+def sum_and_norm(norm: nn.Module, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    """(norm(x + residual), x + residual)."""
+    if isinstance(norm, RMSNorm):
+        return norm.of_sum(x, residual)
+    total = residual + x
+    return norm(total), total
 
 
 def l2_normalise(x: Tensor) -> Tensor:
