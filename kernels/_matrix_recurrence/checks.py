@@ -54,9 +54,11 @@ def check_arguments(
     for name, key in (("a of erase", a), ("b of erase", b)):
         if key is not None and key.dtype != q.dtype:
             raise TypeError(f"{name} must be {q.dtype} like q and k, but got {key.dtype}.")
+    state_name = "state" if step else "initial_state"
     if state is not None:
-        _check_state(state, (lead[0], heads, key_size, value_size), "state" if step else "initial_state")
-    others = (("k", k), ("v", v), ("log_decay", log_decay), *((name, x) for name, x, _, _ in shapes), ("state", state))
+        _check_state(state, (lead[0], heads, key_size, value_size), state_name)
+    others = (("k", k), ("v", v), ("log_decay", log_decay), *((name, x) for name, x, _, _ in shapes))
+    others += ((state_name, state),)
     for name, other in others:
         if other is not None and other.device != q.device:
             raise ValueError(f"All tensors must be on one device, but q is on {q.device} and {name} on {other.device}.")

@@ -50,7 +50,7 @@ def _widened(
             log_decay = v.new_zeros(1, dtype=torch.float32).expand(v.shape[:3])
         if log_decay.ndim == 3:
             log_decay = log_decay[..., None].expand(*v.shape[:3], q.shape[3])
-    if a is not None:
+    if a is not None and v.shape[2] != q.shape[2]:
         q, k = (x.repeat_interleave(v.shape[2] // q.shape[2], dim=2) for x in (q, k))
     bonus = None if bonus is None else bonus.float()
     return _forward(q, k, v, log_decay, beta, a, b, bonus, initial_state, scale)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo import trace_rules
 
 from kernels._attention import launch_tables
 from kernels.tuning import forget_tables
@@ -16,6 +17,8 @@ from kernels.tuning import forget_tables
 @pytest.fixture
 def nan_filled_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that is allocated and never written reads as NaN, so that a kernel which skips a row is found out."""
+    # torch.compile looks up once what the functions of torch are, and must not find the replacements.
+    trace_rules.get_torch_obj_rule_map()
 
     def filled_with_nan(allocate):
         def allocate_and_fill(*args, **kwargs):

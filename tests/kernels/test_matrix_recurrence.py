@@ -10,10 +10,17 @@ import pytest
 import torch
 
 from kernels._matrix_recurrence import matrix_recurrence, matrix_recurrence_step
+from kernels._matrix_recurrence.plan import Plan
 from kernels.backend import use_backend
 from tests.kernels.closeness import assert_close_relative
 
 GATES = ("none", "fixed", "per head", "per channel")
+HALF_SETTINGS = (
+    ("per head", "plain"),
+    ("per head", "delta"),
+    ("per channel", "delta"),
+    ("per channel", "erase and bonus"),
+)
 KINDS = ("plain", "delta", "erase", "bonus", "delta and bonus", "erase and bonus")
 
 
@@ -114,13 +121,19 @@ def test_kernels_share_query_heads_and_start_from_zero(gate, kind, nan_filled_me
     compare("gpu", inputs(17, 16, 16, gate, kind, batch=2, heads=(1, 2), initial=False), 1e-5)
 
 
-@pytest.mark.parametrize("backend", ["portable", "gpu"])
+@pytest.mark.usefixtures("nan_filled_memory")
 @pytest.mark.parametrize(
-    ("gate", "kind"),
-    [("per head", "plain"), ("per head", "delta"), ("per channel", "delta"), ("per channel", "erase and bonus")],
+    ("backend", "length", "gate", "kind"),
+    [
+        *(("portable", length, *setting) for length in (1, 100) for setting in HALF_SETTINGS),
+        *(("gpu", 20, *setting) for setting in HALF_SETTINGS),
+        ("gpu", 1, "per head", "delta"),
+        ("gpu", 100, "per head", "plain"),
+        ("gpu", 70, "per channel", "delta"),
+    ],
 )
-def test_float16_agrees_with_the_definition(backend, gate, kind):
-    given = inputs(40 if backend == "portable" else 20, 20, 24, gate, kind, heads=(1, 1))
+def test_float16_agrees_with_the_definition(backend, length, gate, kind):
+    given = inputs(length, 20, 24, gate, kind, heads=(1, 1))
     half = {n: x.detach().half() if n in ("q", "k", "v", "a", "b") else x.detach() for n, x in given.items()}
     half = {name: tensor.requires_grad_() for name, tensor in half.items()}
     exact = {name: tensor.detach().float().requires_grad_() for name, tensor in half.items()}
@@ -235,8 +248,43 @@ def test_the_operator_keeps_the_rules_of_torch_compile(gate, kind):
     names = ("q", "k", "v", "log_decay", "beta", "a", "b", "bonus", "initial_state")
     with use_backend("gpu"):
         matrix_recurrence(**arguments(given))
-    operator = torch.ops.hybrid_nas.matrix_recurrence.default
-    torch.library.opcheck(operator, (*(given.get(name) for name in names), 0.25))
+    operators = torch.ops.hybrid_nas
+    torch.library.opcheck(operators.matrix_recurrence.default, (*(given.get(name) for name in names), 0.25))
+    given = {name: tensor.detach() for name, tensor in given.items()}
+    d_out, d_state = torch.ones_like(given["v"]), torch.ones_like(given["initial_state"])
+    arguments_of_all = (d_out, d_state, *(given.get(name) for name in names), 0.25)
+    torch.library.opcheck(operators.matrix_recurrence_backward.default, arguments_of_all)
+    state = given.pop("initial_state")
+    token = {name: tensor if name == "bonus" else tensor[:, 0] for name, tensor in given.items()}
+    rest = (token.get(name) for name in ("log_decay", "beta", "a", "b", "bonus"))
+    step = (token["q"], token["k"], token["v"], state, *rest, 0.25)
+    torch.library.opcheck(operators.matrix_recurrence_step.default, step)
+
+
+@pytest.mark.parametrize(("gate", "kind"), [("per head", "plain"), ("per head", "delta"), ("per channel", "erase")])
+@pytest.mark.parametrize(("programs_at_once", "writes_states"), [(1, False), (1000, True)])
+def test_states_between_chunks_are_written_where_chunks_run_side_by_side_and_kept_nowhere(
+    programs_at_once, writes_states, gate, kind, monkeypatch
+):
+    monkeypatch.setattr(Plan, "multiprocessors", programs_at_once)
+    given = inputs(130, 64, 64, gate, kind, heads=(1, 1))
+    sizes, kept = [], []
+
+    def recorded(allocate):
+        def allocate_and_record(*args, **kwargs):
+            tensor = allocate(*args, **kwargs)
+            sizes.append(tensor.numel())
+            return tensor
+
+        return allocate_and_record
+
+    for place, name in ((torch, "empty_like"), (torch.Tensor, "new_empty"), (torch.Tensor, "new_zeros")):
+        monkeypatch.setattr(place, name, recorded(getattr(place, name)))
+    with use_backend("gpu"), torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        matrix_recurrence(**arguments(given))
+    states = 3 * 64 * 64  # of the chunks that 130 tokens make
+    assert (max(sizes) >= states) == writes_states
+    assert {x.data_ptr() for x in kept} == {x.data_ptr() for x in given.values()}
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
@@ -297,6 +345,7 @@ PAIR = (torch.zeros(1, 5, 4, 16), torch.zeros(1, 5, 4, 16))
         ({"erase": PAIR[0]}, TypeError, r"erase must be a pair of tensors \(a, b\), but got Tensor"),
         ({"bonus": torch.zeros(2, 16)}, ValueError, r"bonus must have shape \[Hv, K\] = \[4, 16\].*got \[2, 16\]"),
         ({"beta": torch.zeros(1, 5, 4, device="meta")}, ValueError, "q is on cpu and beta on meta"),
+        ({"initial_state": torch.zeros(1, 4, 16, 8, device="meta")}, ValueError, "on cpu and initial_state on meta"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_by_name(changed, error, message):
@@ -309,5 +358,9 @@ def test_a_step_names_the_state_and_its_own_shapes():
     q, v = torch.zeros(1, 2, 16), torch.zeros(1, 4, 8)
     with pytest.raises(ValueError, match=r"state must have shape \[B, Hv, K, V\] = \[1, 4, 16, 8\]"):
         matrix_recurrence_step(q, q, v, torch.zeros(1, 4, 8, 8))
+    with pytest.raises(ValueError, match=r"q must have 3 axes \[B, H, D\], but got shape \[1, 1, 2, 16\]"):
+        matrix_recurrence_step(q[None], q, v, torch.zeros(1, 4, 16, 8))
+    with pytest.raises(ValueError, match="on cpu and state on meta"):
+        matrix_recurrence_step(q, q, v, torch.zeros(1, 4, 16, 8, device="meta"))
     with pytest.raises(ValueError, match=r"log_decay must have shape \[Hv\], \[B, Hv\] or \[B, Hv, K\]"):
         matrix_recurrence_step(q, q, v, torch.zeros(1, 4, 16, 8), log_decay=torch.zeros(3))

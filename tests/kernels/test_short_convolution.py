@@ -83,6 +83,7 @@ def test_portable_equals_the_definition(length, width, dtype):
         (2, 15, 3, 2, torch.float16, True),
         (1, 15, 300, 3, torch.float32, False),
         (1, 63, 33, 4, torch.float16, False),
+        (1, 100, 5, 4, torch.float16, True),
         (1, 130, 7, 5, torch.float32, True),
         (1, 9, 7, 8, torch.float32, True),
         (1, 6, 7, 1, torch.float32, True),
@@ -158,11 +159,21 @@ def test_an_empty_sequence_hands_the_state_on(backend):
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch itself
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
-def test_a_compiled_layer_gives_the_same(backend):
-    inputs = {name: tensor.detach() for name, tensor in problem(1, 6, 4, 3).items()}
-    compiled = torch.compile(short_convolution, fullgraph=True, backend="aot_eager")
+def test_compiles_as_one_graph_with_its_gradients(backend):
+    inputs = problem(1, 6, 4, 3)
+
+    def loss(x, weight, bias, initial_state):
+        y, state = short_convolution(x, weight, bias=bias, initial_state=initial_state, return_state=True)
+        return (y * y).sum() + state.sum()
+
     with use_backend(backend):
-        assert_close_relative(compiled(**inputs), short_convolution(**inputs), 1e-6)
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(**inputs)
+        grads = torch.autograd.grad(compiled, list(inputs.values()))
+        expected = loss(**inputs)
+        expected_grads = torch.autograd.grad(expected, list(inputs.values()))
+    torch.testing.assert_close(compiled, expected)
+    for grad, right in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, right)
 
 
 def test_operators_keep_what_torch_asks_of_them():
@@ -187,8 +198,17 @@ def test_operators_keep_what_torch_asks_of_them():
         ({"weight": torch.ones(4, 3, dtype=torch.float16)}, r"weight must be torch\.float32 on cpu"),
         ({"bias": torch.ones(4, device="meta")}, r"but got torch\.float32 on meta: convert it first"),
         ({"activation": "gelu"}, r"activation must be 'silu' or None, but got 'gelu'"),
+        ({"x": torch.ones(2, 5, 4, dtype=torch.int64)}, r"x must be of a floating type, but got torch\.int64"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         short_convolution(**(problem(2, 5, 4, 3) | change))
+
+
+def test_a_step_names_its_own_shapes():
+    x, weight = torch.ones(2, 4), torch.ones(4, 3)
+    with pytest.raises(ValueError, match=r"x must be \[B, D\] and weight \[D, W\]"):
+        short_convolution_step(x[None], torch.ones(2, 2, 4), weight)
+    with pytest.raises(ValueError, match=r"the state must be \[2, 2, 4\] .*but got \[2, 3, 4\]"):
+        short_convolution_step(x, torch.ones(2, 3, 4), weight)

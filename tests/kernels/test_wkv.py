@@ -225,9 +225,22 @@ def test_equals_the_attention_of_rwkv_in_transformers(backend):
         ({"v": torch.zeros(2, 5, 4).half()}, TypeError, "share one dtype.*torch.float32 and torch.float16"),
         ({"w": torch.zeros(4).half()}, TypeError, "w must be torch.float32"),
         ({"u": torch.zeros(4, device="meta")}, ValueError, "k is on cpu and u on meta"),
+        (
+            {"k": torch.zeros(2, 5, 4).double(), "v": torch.zeros(2, 5, 4).double()},
+            TypeError,
+            "float32, bfloat16 and float16, but got torch.float64",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_by_name(changed, error, message):
     given = {"k": torch.zeros(2, 5, 4), "v": torch.zeros(2, 5, 4), "w": torch.zeros(4), "u": torch.zeros(4)}
     with pytest.raises(error, match=message):
         wkv(**(given | changed))
+
+
+def test_a_step_names_the_state_and_its_own_shapes():
+    k, w = torch.zeros(2, 4), torch.zeros(4)
+    with pytest.raises(ValueError, match=r"k must be \[B, D\] with no empty axis, but got \[1, 2, 4\]"):
+        wkv_step(k[None], k[None], w, w, torch.zeros(2, 3, 4))
+    with pytest.raises(ValueError, match=r"^state must be \[2, 3, 4\] beside k \[2, 4\], but got \[3, 4\]"):
+        wkv_step(k, k, w, w, torch.zeros(3, 4))
