@@ -4,7 +4,7 @@ The Triton interpreter proves the arithmetic. This file proves what the interpre
 for an architecture, that it keeps its values in registers, and that its shared memory fits. The compiler checks neither
 of the last two, so both are read from the compiled code.
 
-    python -m kernels.ahead_of_time [--op attention] [--arch 80,90,100]
+    python -m kernels.ahead_of_time [--op attention] [--arch 80,90,100] [--jobs 8] [--alike-once]
 
 A kernel family offers in its `gpu.py` `ahead_of_time_cases() -> list[Case]`, with the launch configurations it uses by
 default, and for the tuner `launch_candidates(key) -> list[Config]`, the default first, and `launch_case(key, config)`.
@@ -17,7 +17,11 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import triton
@@ -40,6 +44,7 @@ OPS = (
     "wkv",
 )
 ARCHITECTURES = (80, 90, 100)
+REGISTERS = 255  # that a thread can have
 # Per block: CUDA C++ programming guide, technical specifications per compute capability.
 SHARED_LIMIT_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 
@@ -64,11 +69,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a compiled kernel takes: registers per thread, stack bytes per thread (spills), shared bytes per block."""
+    """What a compiled kernel takes: registers per thread, stack bytes per thread (spills), shared bytes per block.
+
+    matrix_units: whether it uses them, and so instructions that each architecture has its own of.
+    """
 
     registers: int
     stack_bytes: int
     shared_bytes: int
+    matrix_units: bool = True
 
 
 def compile_case(case: Case, arch: int) -> Resources:
@@ -94,7 +103,8 @@ def compile_case(case: Case, arch: int) -> Resources:
     source = ASTSource(case.kernel, signature=signature, constexprs=dict(case.constexprs), attrs=attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(case.options))
     registers, stack_bytes = _registers_and_stack(compiled.asm["cubin"])
-    return Resources(registers, stack_bytes, compiled.metadata.shared)
+    matrix_units = re.search(r"mma\.sync|wgmma|tcgen05", compiled.asm["ptx"]) is not None
+    return Resources(registers, stack_bytes, compiled.metadata.shared, matrix_units)
 
 
 def _registers_and_stack(cubin: bytes) -> tuple[int, int]:
@@ -130,6 +140,59 @@ def check(case: Case, arch: int) -> str | None:
     return complaint(case, arch, compile_case(case, arch))
 
 
+def differs_elsewhere(resources: Resources) -> bool:
+    """Whether a case with these resources on one architecture may spill or lack shared memory on another.
+
+    Without matrix units the code of all architectures is nearly the same: registers differ by a quarter at most, and
+    shared memory by nothing. So half of the registers, and of the least shared memory, is far from any limit.
+    """
+    least = min(SHARED_LIMIT_BYTES[arch] for arch in ARCHITECTURES)
+    return resources.matrix_units or resources.registers > REGISTERS / 2 or resources.shared_bytes > least / 2
+
+
+def compile_on(case: Case, archs: list[int], *, alike_once: bool) -> dict[int, Resources]:
+    """The resources by architecture; with `alike_once` only those of the middle one where others cannot differ."""
+    middle = sorted(archs)[len(archs) // 2]
+    found = {middle: compile_case(case, middle)}
+    if not alike_once or differs_elsewhere(found[middle]):
+        found |= {arch: compile_case(case, arch) for arch in archs if arch != middle}
+    return dict(sorted(found.items()))
+
+
+def compile_all(
+    cases: list[Case], archs: list[int], *, alike_once: bool, jobs: int
+) -> Iterator[tuple[Case, dict[int, Resources]]]:
+    """Every case with its resources, in order; what compiles to the same code is compiled once, in `jobs` processes."""
+    first: dict[object, Case] = {}
+    for case in cases:
+        first.setdefault(_identity(case), case)
+    distinct = list(first.values())
+    compile_one = partial(compile_on, archs=archs, alike_once=alike_once)
+    if jobs == 1:
+        yield from ((case, compile_one(case)) for case in distinct)
+        return
+    # Kernels cannot be sent to a process: a copy of this one has them already.
+    global _shared
+    _shared = distinct
+    with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
+        yield from zip(_shared, pool.map(partial(_compile_shared, compile_one), range(len(_shared))), strict=True)
+
+
+_shared: list[Case] = []
+
+
+def _compile_shared(compile_one: partial[dict[int, Resources]], number: int) -> dict[int, Resources]:
+    return compile_one(_shared[number])
+
+
+def _identity(case: Case) -> tuple[object, ...]:
+    """What the compiled code depends on."""
+    return (
+        case.kernel, *(str(sorted(x.items(), key=str)) for x in (case.signature, case.constexprs, case.options)),
+        case.multiples_of_16,
+    )  # fmt: skip
+
+
 def cases_of(op: str) -> list[Case]:
     """The cases that the kernels of one operation offer. Raises ValueError for an unknown operation."""
     if op not in OPS:
@@ -144,19 +207,25 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--op", choices=OPS, help="only this operation (default: all)")
     parser.add_argument("--arch", default=",".join(map(str, ARCHITECTURES)), help="compute capabilities, by commas")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument(
+        "--alike-once", action="store_true", help="on one architecture what is far from every limit on all of them"
+    )
     options = parser.parse_args(arguments)
     archs = [int(arch) for arch in options.arch.split(",")]
     if unknown := [arch for arch in archs if arch not in SHARED_LIMIT_BYTES]:
         parser.error(f"an architecture must be one of {sorted(SHARED_LIMIT_BYTES)}, but got {unknown}")
+    if options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, but got {options.jobs}")
     if os.environ.get("TRITON_INTERPRET", "0") == "1":
         parser.error("unset TRITON_INTERPRET: interpreted kernels cannot be compiled")
 
     complaints = []
     print(f"{'case':<56}{'arch':>5}{'registers':>11}{'stack':>7}{'shared':>9}")
     for op in [options.op] if options.op else OPS:
-        for case in cases_of(op):
-            for arch in archs:
-                resources = compile_case(case, arch)
+        compiled = compile_all(cases_of(op), archs, alike_once=options.alike_once, jobs=options.jobs)
+        for case, by_arch in compiled:
+            for arch, resources in by_arch.items():
                 print(
                     f"{case.name:<56}{arch:>5}{resources.registers:>11}{resources.stack_bytes:>7}"
                     f"{resources.shared_bytes:>9}",

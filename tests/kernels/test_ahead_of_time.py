@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from kernels.ahead_of_time import OPS, Case, Resources, complaint
+from kernels import ahead_of_time
+from kernels.ahead_of_time import OPS, Case, Resources, compile_all, compile_on, complaint
 
 CASE = Case("kernel", None, {}, {}, {"num_warps": 4})
 
@@ -16,7 +17,7 @@ CASE = Case("kernel", None, {}, {}, {"num_warps": 4})
 @pytest.mark.parametrize("op", OPS)
 def test_kernels_compile_without_spills_and_within_shared_memory(op):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "kernels.ahead_of_time", "--op", op]
+    command = [sys.executable, "-m", "kernels.ahead_of_time", "--op", op, "--alike-once", "--jobs", "2"]
     finished = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert len(finished.stdout.splitlines()) > 3, "no case was compiled"
@@ -30,6 +31,34 @@ def test_shared_memory_above_the_limit_of_the_architecture_is_a_complaint():
     between = Resources(128, 0, 200 * 1024)
     assert "shared memory" in (complaint(CASE, 80, between) or "")
     assert complaint(CASE, 90, between) is None
+
+
+@pytest.mark.parametrize(
+    ("resources", "archs"),
+    [
+        (Resources(96, 0, 1024, matrix_units=False), [90]),
+        (Resources(200, 0, 1024, matrix_units=False), [80, 90, 100]),
+        (Resources(96, 0, 100 * 1024, matrix_units=False), [80, 90, 100]),
+        (Resources(96, 0, 1024, matrix_units=True), [80, 90, 100]),
+    ],
+)
+def test_what_is_far_from_every_limit_may_be_compiled_once_for_all_architectures(resources, archs, monkeypatch):
+    monkeypatch.setattr(ahead_of_time, "compile_case", lambda case, arch: resources)
+    assert list(compile_on(CASE, [80, 90, 100], alike_once=True)) == archs
+    assert list(compile_on(CASE, [80, 90, 100], alike_once=False)) == [80, 90, 100]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # from Python 3.12 on
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_compiles_to_the_same_code_is_compiled_once_under_its_first_name(jobs, monkeypatch):
+    monkeypatch.setattr(ahead_of_time, "compile_case", lambda case, arch: Resources(len(case.name), 0, 0))
+    cases = [
+        CASE,
+        Case("of another kernel", len, {}),
+        Case("the same as the first", None, {}, options={"num_warps": 4}),
+    ]
+    found = list(compile_all(cases, [90], alike_once=False, jobs=jobs))
+    assert [(case.name, by_arch[90].registers) for case, by_arch in found] == [("kernel", 6), ("of another kernel", 17)]
 
 
 def test_interpreted_kernels_are_refused_with_the_way_out():
