@@ -28,6 +28,7 @@ from nas.architecture import (
     YarnScaling,
 )
 from nas.architecture.differential_attention import DifferentialAttention
+from nas.architecture.ffns import RwkvChannelMix
 from nas.architecture.forgetting_attention import ForgettingAttention
 from nas.architecture.indexed_latent_attention import IndexedLatentAttention
 from nas.architecture.latent_attention import LatentAttention
@@ -36,6 +37,9 @@ from nas.architecture.native_sparse_attention import NativeSparseAttention
 from nas.architecture.options import Options
 from nas.architecture.pattern_attention import PatternAttention
 from nas.architecture.rwkv import Rwkv4, Rwkv6, Rwkv7
+from nas.architecture.s4d import S4d
+from nas.architecture.slot_attention import GatedSlotAttention
+from nas.architecture.ttt_linear import TttLinear
 from nas.architecture.vector_recurrence import VectorRecurrence
 
 SET = object()
@@ -44,6 +48,7 @@ SET = object()
 ATTENTIONS, MATRICES = "tests/test_attention_parity.py", "tests/mixers/test_matrix_recurrence.py"
 VECTORS, RWKV = "tests/mixers/test_vector_recurrence.py", "tests/mixers/test_rwkv.py"
 ROUTERS = "tests/contract/test_ffns.py"
+OTHER_STATES = "tests/mixers/test_other_states.py"
 CONTRACT, SHARING, TYING = "tests/contract/test_mixers.py", "tests/test_kv_sharing.py", "tests/test_tied_blocks.py"
 RNN = "Linear sequence modelling: linear RNNs"
 LINEAR, STATE_SPACE = "Linear sequence modelling: linear attention", "Linear sequence modelling: state-space models"
@@ -120,6 +125,10 @@ METHODS: tuple[Method, ...] = (
     _method(RNN, "RWKV-4 (arXiv 2305.13048)", Rwkv4, RWKV),
     _method(RNN, "RWKV-6 (arXiv 2404.05892)", Rwkv6, RWKV),
     _method(RNN, "RWKV-7 (arXiv 2503.14456)", Rwkv7, RWKV),
+    _method(RNN, "Channel mixing of RWKV", RwkvChannelMix, RWKV),
+    _method(RNN, "TTT-Linear (arXiv 2407.04620)", TttLinear, OTHER_STATES),
+    _method(LINEAR, "Gated slot attention (arXiv 2409.07146)", GatedSlotAttention, OTHER_STATES),
+    _method(STATE_SPACE, "S4D with real states (arXiv 2206.11893)", S4d, OTHER_STATES),
     _method(STATE_SPACE, "Mamba (arXiv 2312.00752)", Mamba1),
     _method(STATE_SPACE, "Mamba with norms of δ, B, C (Jamba, arXiv 2403.19887)", Mamba1, inner_norm="learned"),
     _method(STATE_SPACE, "Mamba with plain norms (Falcon Mamba, arXiv 2410.05355)", Mamba1, inner_norm="plain"),

@@ -22,6 +22,7 @@ from nas.architecture import (
     MixerOptions,
     Moe,
     NoFfn,
+    RwkvChannelMix,
     canonical,
 )
 from search_spaces.fields import check_keys, integer, integers, kv_heads, shares, switch, words
@@ -53,7 +54,7 @@ class SearchSpace(ABC):
     key_dim: tuple[int, ...] = integers()
     state_dim: tuple[int, ...] = integers()
     mamba1_state_dim: tuple[int, ...] = integers()
-    ffns: tuple[str, ...] = words("glu", "moe", "none")
+    ffns: tuple[str, ...] = words("glu", "moe", "none", "rwkv_channel_mix")
     num_experts: tuple[int, ...] = integers(minimum=2)
     top_k: tuple[int, ...] = integers()
     num_shared: tuple[int, ...] = integers(minimum=0)
@@ -283,6 +284,8 @@ class Layer:
             return NoFfn()
         if kind == "glu":
             return Glu(d_ff=d_ff)
+        if kind == "rwkv_channel_mix":
+            return RwkvChannelMix(d_ff=d_ff)
         num_experts = self.pick(self.name("num_experts"), _sizes(space.num_experts))
         return Moe(
             num_experts=num_experts,

@@ -18,6 +18,7 @@ from nas.architecture import (
     FfnOptions,
     GatedDeltaNet,
     GatedLinearAttention,
+    GatedSlotAttention,
     HeadMix,
     Mamba1,
     Mamba2,
@@ -25,7 +26,12 @@ from nas.architecture import (
     MixerOptions,
     Moe,
     NativeSparseAttention,
+    Rwkv4,
+    Rwkv6,
+    Rwkv7,
+    S4d,
     ShortConvolution,
+    TttLinear,
     VectorRecurrence,
     preset,
     preset_name,
@@ -61,6 +67,18 @@ PRESET_LETTERS = {
 }  # fmt: skip
 """Published mixers that are options of a kind; `gla` is a kind of its own already."""
 
+
+def _rwkv6(num_heads: int, head_dim: int) -> Rwkv6:
+    """Ranks in the published proportion to heads of 64."""
+    return Rwkv6(num_heads=num_heads, head_dim=head_dim, mix_rank=head_dim // 2, decay_rank=head_dim)
+
+
+def _rwkv7(num_heads: int, head_dim: int) -> Rwkv7:
+    return Rwkv7(
+        num_heads=num_heads, head_dim=head_dim, decay_rank=head_dim, rate_rank=head_dim, gate_rank=2 * head_dim
+    )
+
+
 ATTENTION_OPTIONS = {"position": "position", "num_kv_heads": "num_kv_heads"}
 
 # Mamba layers have an inner width of twice the model's, as published (arXiv 2312.00752 section 3.4, 2405.21060).
@@ -85,11 +103,17 @@ KINDS: dict[str, Kind] = {
         )
         for name, letter in PRESET_LETTERS.items()
     },
+    "rwkv4": Kind(make=Rwkv4, letter="4", options={}),
+    "rwkv6": Kind(make=_rwkv6, letter="6", options={}),
+    "rwkv7": Kind(make=_rwkv7, letter="7", options={}),
+    "s4d": Kind(make=S4d, letter="j", options={"mamba1_state_dim": "state_dim"}, expand=2),
+    "gated_slot_attention": Kind(make=GatedSlotAttention, letter="v", options={"state_dim": "num_slots"}),
+    "ttt_linear": Kind(make=TttLinear, letter="t", options={}),
 }
 HEADED = tuple(name for name in KINDS if name != "short_convolution")
 """Kinds that can share the heads of a layer."""
 LETTERS = {kind.letter: name for name, kind in KINDS.items()}
-FFN_SIGNS = {"glu": "", "moe": "+", "none": "-"}
+FFN_SIGNS = {"glu": "", "moe": "+", "none": "-", "rwkv_channel_mix": "~"}
 
 
 def kind_of(mixer: MixerOptions, kinds: Mapping[str, Kind] = KINDS) -> str:
@@ -146,7 +170,9 @@ def agree(a: Architecture, b: Architecture) -> bool:
 
 
 def pattern_name(blocks: tuple[Block, ...], kinds: Mapping[str, Kind] = KINDS) -> str:
-    """Short name of a stack: a letter per mixer, `+` after a MoE, `-` where no FFN follows, `(a2m2)` for a head_mix."""
+    """Short name of a stack: a letter per mixer, `(a2m2)` for a head_mix; behind it `+` for a MoE, `~` for RWKV's FFN
+    and `-` where no FFN follows.
+    """
     return "".join(_mixer_name(block.mixer, kinds) + FFN_SIGNS[block.ffn.kind] for block in blocks)
 
 

@@ -14,8 +14,12 @@ from nas.architecture import (
     Moe,
     NoFfn,
     NoMixer,
+    Scale,
     canonical_id,
+    resized,
 )
+from search_spaces import RandomTrial
+from search_spaces.kinds import KINDS, kind_of
 
 MAMBA = {"mixer": "mamba2", "state_dim": 16, "ffn": "glu"}
 ATTENTION = {"mixer": "attention", "position": "none", "num_kv_heads": 1, "ffn": "none"}
@@ -203,3 +207,15 @@ def _first_of(space):
 
     space(FirstTrial())
     return asked
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_can_be_chosen_deployed_and_found_again(make_space, kind):
+    space = make_space("hybrid", mixers=[kind], num_layers=4, d_model=96, ffns=["rwkv_channel_mix", "glu"])
+    for seed in range(3):
+        architecture = space(RandomTrial(seed))
+        assert {kind_of(block.mixer) for block in architecture.blocks} == {kind}
+        found = space.encode(architecture)
+        assert found is not None and space.at(found) == architecture
+        large = resized(architecture, Scale(width=8, head_dim=2))
+        assert {kind_of(block.mixer) for block in large.blocks} == {kind}
