@@ -138,6 +138,7 @@ def compile_architecture(architecture: Architecture, *, seed: int | None = None)
             embedding_scale=width**0.5 if isinstance(scale, str) else scale,
             logits_scale=architecture.logits_scale,
             logits_soft_cap=architecture.logits_soft_cap,
+            num_meta_tokens=architecture.num_meta_tokens,
         )
 
 

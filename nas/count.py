@@ -66,6 +66,7 @@ def count_parameters(architecture: Architecture) -> int:
     """All parameters, shared ones once."""
     d_model = architecture.d_model
     ends = architecture.vocab_size * d_model * (1 if architecture.tie_embeddings else 2) + d_model
+    ends += architecture.num_meta_tokens * d_model
     parts = sum(
         times * (mixer_parameters(block.mixer, d_model) + ffn_parameters(block.ffn, d_model))
         for block, times in _with_weights(architecture)
@@ -90,8 +91,8 @@ def _further_norm_vectors(architecture: Architecture) -> int:
 
 
 def count_state_bytes(architecture: Architecture, context: int, *, dtype: torch.dtype) -> int:
-    """Bytes of cache and recurrent state of one sequence of `context` tokens."""
-    d_model = architecture.d_model
+    """Bytes of cache and recurrent state of one sequence of `context` tokens, and the meta tokens before them."""
+    d_model, context = architecture.d_model, context + architecture.num_meta_tokens
     return sum(
         times * (mixer_state_bytes(block.mixer, d_model, context, dtype) + ffn_state_bytes(block.ffn, d_model, dtype))
         for block, times in architecture.distinct_blocks
@@ -101,10 +102,12 @@ def count_state_bytes(architecture: Architecture, context: int, *, dtype: torch.
 def count_flops(architecture: Architecture, tokens: int, context: int = 0) -> int:
     """Forward operations of `tokens` tokens of one sequence after `context` earlier ones.
 
-    Two per multiply-accumulate; the head counts for every token; lookups, norms and activations do not count.
+    Two per multiply-accumulate; the head counts for every token; lookups, norms and activations do not count. Meta
+    tokens are read with the first token.
     """
-    d_model = architecture.d_model
+    d_model, meta = architecture.d_model, architecture.num_meta_tokens
     head = 2 * tokens * architecture.vocab_size * d_model
+    tokens, context = (tokens, context + meta) if context else (tokens + meta, 0)
     return head + sum(
         times * (mixer_flops(block.mixer, d_model, tokens, context) + ffn_flops(block.ffn, d_model, tokens))
         for block, times in architecture.distinct_blocks

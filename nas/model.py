@@ -42,10 +42,10 @@ class DecodeState:
     """What a model remembers of the tokens read so far.
 
     Attributes:
-        position: tokens read.
+        position: tokens read, without meta tokens.
         max_len: tokens there is room for.
         layers: one dictionary of tensors per layer, as its mixer made it.
-        clock: tokens read, where the device reads it: [] int64.
+        clock: tokens read, meta tokens among them, where the device reads it: [] int64.
     """
 
     position: int
@@ -134,7 +134,8 @@ class ResidualBlock(nn.Module):
 class Model(nn.Module):
     """A causal language model over `vocab_size` tokens.
 
-    `order` names the block of each layer where a block is that of several layers; unless given, layers are blocks.
+    `meta_tokens` [M, d] are read before every text, at positions 0 to M - 1; states count them, tokens and logits do
+    not. `order` names the block of each layer where a block is that of several; unless given, layers are blocks.
     """
 
     def __init__(
@@ -149,11 +150,15 @@ class Model(nn.Module):
         embedding_scale: float = 1.0,
         logits_scale: float = 1.0,
         logits_soft_cap: float | None = None,
+        num_meta_tokens: int = 0,
     ) -> None:
         super().__init__()
         self.embedding_scale, self.logits_scale, self.logits_soft_cap = embedding_scale, logits_scale, logits_soft_cap
         self.embedding = nn.Embedding(vocab_size, d_model, _weight=torch.empty(vocab_size, d_model))
         nn.init.normal_(self.embedding.weight, std=INIT_STD)
+        self.num_meta_tokens = num_meta_tokens
+        meta = nn.Parameter(torch.empty(num_meta_tokens, d_model).normal_(std=INIT_STD)) if num_meta_tokens else None
+        self.meta_tokens = meta
         self.blocks: list[ResidualBlock] = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.order = order
         self.norm = RMSNorm(d_model) if norm is None else norm
@@ -182,7 +187,8 @@ class Model(nn.Module):
         """The state before any token, with room for max_len tokens; caches in `dtype`, or that of the weights."""
         weight = self.embedding.weight
         dtype = weight.dtype if dtype is None else dtype
-        layers = [block.init_state(batch, max_len, dtype, weight.device) for block in self.layers]
+        room = max_len + self.num_meta_tokens
+        layers = [block.init_state(batch, room, dtype, weight.device) for block in self.layers]
         clock = torch.zeros((), dtype=torch.int64, device=weight.device)
         return DecodeState(position=0, max_len=max_len, layers=layers, clock=clock)
 
@@ -195,8 +201,8 @@ class Model(nn.Module):
         """
         state = self.init_state(tokens.shape[0], tokens.shape[1]) if state is None else state
         state.check_room(tokens.shape[1])
-        context, layers = Context(state.position, state.clock, tokens=tokens), []
-        x = self._embed(tokens)
+        context, layers = Context(self._read_before(state), state.clock, tokens=tokens), []
+        x = self._embed(tokens) if state.position else self._behind_meta(self._embed(tokens))
         for block, layer in zip(self.layers, state.layers, strict=True):
             x, layer = block(x, layer, context)
             layers.append(layer)
@@ -205,8 +211,10 @@ class Model(nn.Module):
     @torch.no_grad()
     def step(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
         """Read one token per sequence, tokens [B]; returns (logits [B, V], the state). As `prefill` otherwise."""
+        if self.num_meta_tokens and state.position == 0:
+            return self.prefill(tokens.unsqueeze(1), state)
         state.check_room(1)
-        context, layers = Context(state.position, state.clock, tokens=tokens), []
+        context, layers = Context(self._read_before(state), state.clock, tokens=tokens), []
         x = self._embed(tokens)
         for block, layer in zip(self.layers, state.layers, strict=True):
             x, layer = block.step(x, layer, context)
@@ -244,7 +252,18 @@ class Model(nn.Module):
         return families
 
     def _after(self, state: DecodeState, tokens: int, layers: list[State]) -> DecodeState:
-        return DecodeState(state.position + tokens, state.max_len, layers, state.clock + tokens)
+        read = tokens if state.position else tokens + self.num_meta_tokens
+        return DecodeState(state.position + tokens, state.max_len, layers, state.clock + read)
+
+    def _read_before(self, state: DecodeState) -> int:
+        """Tokens read, the meta tokens among them."""
+        return state.position + self.num_meta_tokens if state.position else 0
+
+    def _behind_meta(self, x: Tensor) -> Tensor:
+        """x [B, T, d] -> [B, M + T, d]."""
+        if self.meta_tokens is None:
+            return x
+        return torch.cat((self.meta_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x), dim=1)
 
     def _parts(self) -> list[Mixer | Ffn]:
         return [part for block in self.blocks for part in (block.mixer, block.ffn) if part is not None]
@@ -252,10 +271,10 @@ class Model(nn.Module):
     def _read(self, tokens: Tensor, context: Context) -> Tensor:
         """Tokens [B, T] from the start through all blocks, [B, T, d]."""
         context.tokens = tokens
-        x = self._embed(tokens)
+        x = self._behind_meta(self._embed(tokens))
         for block in self.layers:
             x, _ = block(x, None, context)
-        return x
+        return x[:, self.num_meta_tokens :] if self.num_meta_tokens else x
 
     def _head_weight(self) -> Tensor:
         return self.embedding.weight if self.head is None else self.head.weight
@@ -280,7 +299,7 @@ def filled_state(model: Model, batch: int, context_len: int, new_tokens: int) ->
         for tensor in layer.values():
             tensor.normal_()
     state.position = context_len
-    state.clock.fill_(context_len)
+    state.clock.fill_(context_len + model.num_meta_tokens)
     return state
 
 

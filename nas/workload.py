@@ -5,7 +5,7 @@ them matters is the user's to say. Free of torch, so that a mistake is answered 
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from nas.architecture import did_you_mean
@@ -43,6 +43,17 @@ class Decode:
 
 
 Phase = TrainStep | Prefill | Decode
+
+
+def lengthened(phase: Phase, tokens: int) -> Phase:
+    """The phase with so many more tokens in a sequence, or before the new one."""
+    if isinstance(phase, TrainStep):
+        return replace(phase, tokens=phase.tokens + tokens)
+    if isinstance(phase, Prefill):
+        return replace(phase, prompt=phase.prompt + tokens)
+    return replace(phase, context=phase.context + tokens)
+
+
 PHASES: dict[str, type[Phase]] = {"train_step": TrainStep, "prefill": Prefill, "decode": Decode}
 
 

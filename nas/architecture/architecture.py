@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 from nas.architecture.errors import ArchitectureError
-from nas.architecture.ffns import FfnOptions, NoFfn
+from nas.architecture.ffns import FfnOptions, Moe, NoFfn
 from nas.architecture.kv_sharing import check_sources
 from nas.architecture.mixers import HeadMix, MixerOptions, NoMixer
 from nas.architecture.options import DEFAULT_NORM_EPS, Options, option
@@ -63,6 +63,8 @@ class Architecture(Options):
 
     norm, norm_eps, norm_bias: of the blocks and of the last norm. Embeddings are multiplied by `embedding_scale`,
     logits by `logits_scale` and then soft-capped: c tanh(logits / c) with c = `logits_soft_cap`.
+    num_meta_tokens: so many learned vectors are read before every text, at the first positions (Hymba, arXiv
+    2411.13676, section 2.3).
     """
 
     name: str = "unnamed"
@@ -76,6 +78,7 @@ class Architecture(Options):
     embedding_scale: float | WidthRoot = option(1.0, rare=True)
     logits_scale: float = option(1.0, rare=True)
     logits_soft_cap: float | None = option(None, minimum=1e-3, rare=True)
+    num_meta_tokens: int = option(0, minimum=0, rare=True)
     blocks: tuple[Block, ...] = ()
 
     def check(self) -> None:
@@ -83,6 +86,11 @@ class Architecture(Options):
             raise ArchitectureError(f"name must be a word, but got {self.name!r}.")
         if not self.blocks:
             raise ArchitectureError("An architecture needs at least one block, but got none.")
+        if self.num_meta_tokens and any(isinstance(b.ffn, Moe) and b.ffn.choice == "hash" for b in self.blocks):
+            raise ArchitectureError(
+                "Meta tokens have no ids, which hash routing needs, but got num_meta_tokens="
+                f"{self.num_meta_tokens} and an FFN with choice: hash."
+            )
         check_tied(self.blocks)
         check_sources([block.mixer for block in self.blocks])
         if self.norm_bias and self.norm == "rmsnorm":

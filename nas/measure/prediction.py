@@ -19,9 +19,9 @@ from nas.measure.conditions import FLAG_KINDS, check_idle, watch
 from nas.measure.device import describe_device, pinned_threads, while_it_answers
 from nas.measure.lock import DeviceLock
 from nas.measure.sources import operations_of_part
-from nas.measure.table_parts import Part, describe_part, measured_for, parts_of
+from nas.measure.table_parts import Ends, Part, describe_part, measured_for, parts_of
 from nas.measurement import Measurement
-from nas.workload import Phase
+from nas.workload import Phase, lengthened
 
 
 class NotInTable(LookupError):
@@ -55,12 +55,8 @@ class TableReader:
 
     def complete(self, architecture: Architecture, phases: set[Phase]) -> None:
         """Measure the blocks of an architecture that the table lacks. Raises NotInTable where that is not possible."""
-        missing = [
-            (part, phase)
-            for part in parts_of(architecture)
-            for phase in phases
-            if self.look_up(part, architecture.d_model, phase) is None
-        ]
+        wanted = [(part, _phase_of(part, architecture, phase)) for part in parts_of(architecture) for phase in phases]
+        missing = [(part, phase) for part, phase in wanted if self.look_up(part, architecture.d_model, phase) is None]
         if not missing:
             return
         if self.bench is None:
@@ -154,7 +150,7 @@ def predict(
     """The sum over an architecture's blocks, which the reader must have (`TableReader.complete`), as composed."""
     entries: list[tuple[Entry, int]] = []
     for part, count in parts_of(architecture).items():
-        entry = reader.look_up(part, architecture.d_model, phase)
+        entry = reader.look_up(part, architecture.d_model, _phase_of(part, architecture, phase))
         assert entry is not None, "complete() comes before predict()"
         entries.append((entry, count))
     mixing = mixing_of(architecture)
@@ -164,6 +160,11 @@ def predict(
         work_bytes=sum(entry.bytes_each * count for entry, count in entries)
         + max(entry.bytes_once for entry, _ in entries),
     )
+
+
+def _phase_of(part: Part, architecture: Architecture, phase: Phase) -> Phase:
+    """What a part of the network reads: mixers and FFNs the meta tokens too."""
+    return phase if isinstance(part, Ends) else lengthened(phase, architecture.num_meta_tokens)
 
 
 def added(

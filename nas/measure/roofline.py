@@ -30,7 +30,7 @@ from nas.parts import (
     mixer_parameters,
     mixer_traffic,
 )
-from nas.workload import Decode, Phase, Prefill, TrainStep
+from nas.workload import Decode, Phase, Prefill, TrainStep, lengthened
 
 BACKWARD = 3
 OPTIMIZER_TRAFFIC = 2 + 1 + 6
@@ -41,6 +41,7 @@ def roofline(architecture: Architecture, phase: Phase, spec: DeviceSpec, dtype: 
     """The bound for one phase of a network in milliseconds."""
     d_model = architecture.d_model
     total = ends_bound(d_model, architecture.vocab_size, architecture.tie_embeddings, phase, spec, dtype)
+    phase = lengthened(phase, architecture.num_meta_tokens)
     for block, times in architecture.distinct_blocks:
         total += times * sum(part_bound(part, d_model, phase, spec, dtype) for part in (block.mixer, block.ffn))
     note = f"roofline of {spec.name}, {dtype}"

@@ -49,7 +49,8 @@ UNUSUAL_NETWORKS = {
     "logits_soft_cap": {"logits_soft_cap": 30.0},
     "blocks": {"blocks": (BLOCK, BLOCK)},
 }
-COSTS_NOTHING = {"name", "d_model", "loss", "norm_eps"}  # the width is told beside the parts
+# The width is told beside the parts; meta tokens are told with the phase, which they lengthen.
+COSTS_NOTHING = {"name", "d_model", "loss", "norm_eps", "num_meta_tokens"}
 
 
 def norms(module: nn.Module) -> list[nn.Module]:
