@@ -13,8 +13,8 @@ from nas.compile import build_mixer
 from nas.context import Context
 from nas.mixers.base import Mixer
 from nas.mixers.matrix_recurrence import MatrixRecurrenceMixer
+from scripts.interop_oracles.models import without_fla
 from tests.fla_naive import naive
-from tests.interop.oracles import without_fla
 
 D_MODEL, BATCH, TOKENS = 32, 2, 37
 H, K, V = 2, 8, 16
