@@ -1,7 +1,8 @@
 """Which published methods are choices here, what each is held against, and how far apart the two are.
 
-    python scripts/list_families.py            runs every oracle; writes docs/benchmarks/families.json, docs/families.md
-    python scripts/list_families.py --render   writes docs/families.md from the numbers of the last run
+    python scripts/list_families.py                runs every oracle; docs/benchmarks/families.json, docs/families.md
+    python scripts/list_families.py jamba mamba    runs those; the numbers of the others stay
+    python scripts/list_families.py --render       runs none; writes docs/families.md from the numbers that there are
 
 Errors come from running the oracles of `scripts/interop_oracles` and from nowhere else. Needs `transformers`.
 """
@@ -17,23 +18,27 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from nas.architecture import Architecture, diagram, did_you_mean, read_architecture
 from nas.compile import FFNS, MIXERS
+from nas.count import count_parameters
 from nas.interop import load_pretrained
 from nas.interop.families import FAMILIES
 from nas.measure.sources import closure, kernels_of
+from scripts.command_line import UserError, speaking_to_users
 from scripts.interop_oracles import ORACLES, compare, saved
 from scripts.methods import METHODS, Method, told
 from scripts.provenance import commit, version_of
 
 ROOT = Path(__file__).resolve().parent.parent
+DESIGNS = ROOT / "conf/designs"
 NUMBERS, PAGE = ROOT / "docs/benchmarks/families.json", ROOT / "docs/families.md"
 INTRODUCTION = """# Families
 
 Which methods of the survey *Speed Always Wins* (arXiv 2508.09834) are choices here, and what holds them. This page is
 written by `python scripts/list_families.py`; errors are the largest difference of a logit between a tiny model of
 `transformers` with random weights and ours with the same weights, over a whole sequence and decoding token by token,
-in float32, in the run of {date} at commit {commit} ({versions}). The oracles set options that are not the defaults:
-`scripts/interop_oracles`.
+in float32. The oracles set options that are not the defaults (`scripts/interop_oracles`); at which commit and with
+which versions each was run stands in `docs/benchmarks/families.json`.
 """
 ORACLE_HEAD = """
 ## Oracles
@@ -45,53 +50,62 @@ whether greedy generation gives the same 20 tokens. Layers are drawn as in `nas/
 |---|---|---|---|---|---|---|---|
 """
 
+DESIGN_HEAD = """
+## Designs
+
+Published architectures as files in `conf/designs`, with where their sizes come from.
+
+| design | layers | parameters | what and whence |
+|---|---|---|---|
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--render", action="store_true", help="run nothing; write the page from the last numbers")
-    if not parser.parse_args().render:
-        NUMBERS.write_text(json.dumps(measured(), indent=1) + "\n")
-    PAGE.write_text(rendered(json.loads(NUMBERS.read_text())))
-    print(f"{NUMBERS}, {PAGE}")
-
-
-def measured() -> dict[str, Any]:
-    """What running every oracle tells, with what it depends on."""
-    from datetime import UTC, datetime
-
-    versions = {package: version_of(package) for package in ("torch", "transformers")}
-    facts = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit(), "versions": versions}
-    return facts | {"oracles": {name: compared(name) for name in ORACLES}}
+    parser.add_argument("oracles", nargs="*", metavar="ORACLE", help=f"which to run (all): {', '.join(ORACLES)}")
+    parser.add_argument("--render", action="store_true", help="run none")
+    arguments = parser.parse_args()
+    with speaking_to_users(interrupted="Nothing was written."):
+        unknown = sorted(set(arguments.oracles) - set(ORACLES))
+        if unknown:
+            raise UserError(f"There is no oracle {unknown[0]!r}. {did_you_mean(unknown[0], ORACLES)}")
+        numbers = json.loads(NUMBERS.read_text()) if arguments.render or arguments.oracles else {}
+        if not arguments.render:
+            numbers |= {name: compared(name) for name in arguments.oracles or ORACLES}
+            numbers = {name: numbers[name] for name in ORACLES if name in numbers}
+            NUMBERS.write_text(json.dumps(numbers, indent=1) + "\n")
+        PAGE.write_text(rendered(numbers))
+        print(f"{NUMBERS}, {PAGE}")
 
 
 def compared(name: str) -> dict[str, Any]:
-    """One oracle, built, saved, loaded and compared."""
+    """One oracle, built, saved, loaded and compared, with what the numbers depend on."""
     oracle = ORACLES[name]
     theirs = oracle.build()
     with tempfile.TemporaryDirectory() as directory:
         architecture, ours = load_pretrained(saved(theirs, Path(directory)))
     print(f"{name}: {architecture.name}", file=sys.stderr)
-    return described(architecture) | asdict(compare(theirs, ours, trains=oracle.trains))
+    versions = {package: version_of(package) for package in ("torch", "transformers")}
+    found = asdict(compare(theirs, ours, trains=oracle.trains))
+    return described(architecture) | found | {"commit": commit(), **versions}
 
 
-def described(architecture: Any) -> dict[str, Any]:
+def described(architecture: Architecture) -> dict[str, Any]:
     """What of an oracle's row does not have to be measured."""
-    from nas.architecture import diagram
-
     methods = [method.name for method in METHODS if method.lies_in(architecture)]
     return {"model_type": architecture.name, "layers": diagram(architecture), "methods": methods}
 
 
 def rendered(numbers: Mapping[str, Any]) -> str:
     """The page."""
-    versions = ", ".join(f"{package} {version}" for package, version in numbers["versions"].items())
-    lines = [INTRODUCTION.format(date=numbers["date"], commit=numbers["commit"], versions=versions)]
+    lines = [INTRODUCTION]
     for direction in dict.fromkeys(method.direction for method in METHODS):
         lines += [f"## {direction}\n", "| method | kind and options | held against | largest error | kernels |"]
         lines += ["|---|---|---|---|---|"]
-        lines += [row(method, numbers["oracles"]) for method in METHODS if method.direction == direction] + [""]
+        lines += [row(method, numbers) for method in METHODS if method.direction == direction] + [""]
     lines += [ORACLE_HEAD.strip()]
-    lines += [oracle_row(name, numbers["oracles"][name]) for name in sorted(numbers["oracles"])]
+    lines += [oracle_row(name, numbers[name]) for name in sorted(numbers)]
+    lines += [DESIGN_HEAD.rstrip(), *(design_row(path) for path in sorted(DESIGNS.glob("*.yaml")))]
     types = ", ".join(f"`{name}`" for name in sorted(FAMILIES))
     lines += ["", f"Tables for {len(FAMILIES)} types of models: {types}.", ""]
     return "\n".join(lines)
@@ -122,6 +136,13 @@ def oracle_row(name: str, oracle: Mapping[str, Any]) -> str:
     training = ("–" if oracle[what] is None else f"{oracle[what]:.1e}" for what in ("loss", "gradients"))
     same = "yes" if oracle["continued"] else "NO"
     return f"| {name} | `{oracle['model_type']}` | {' | '.join((oracle['layers'], *numbers, same, *training))} |"
+
+
+def design_row(path: Path) -> str:
+    """A design's line; what it is stands in the comment at the head of its file."""
+    architecture = read_architecture(path)
+    comment = " ".join(line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#"))
+    return f"| `{path.stem}` | {diagram(architecture)} | {count_parameters(architecture):,} | {comment} |"
 
 
 if __name__ == "__main__":

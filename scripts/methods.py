@@ -50,7 +50,7 @@ VECTORS, RWKV = "tests/mixers/test_vector_recurrence.py", "tests/mixers/test_rwk
 ROUTERS = "tests/contract/test_ffns.py"
 OTHER_STATES = "tests/mixers/test_other_states.py"
 CONTRACT, SHARING, TYING = "tests/contract/test_mixers.py", "tests/test_kv_sharing.py", "tests/test_tied_blocks.py"
-RNN = "Linear sequence modelling: linear RNNs"
+RNN, TEST_TIME = "Linear sequence modelling: linear RNNs", "Linear sequence modelling: test-time training"
 LINEAR, STATE_SPACE = "Linear sequence modelling: linear attention", "Linear sequence modelling: state-space models"
 STATIC, DYNAMIC = "Sparse sequence modelling: static", "Sparse sequence modelling: dynamic"
 FULL, EXPERTS = "Efficient full attention", "Sparse mixture of experts"
@@ -126,7 +126,7 @@ METHODS: tuple[Method, ...] = (
     _method(RNN, "RWKV-6 (arXiv 2404.05892)", Rwkv6, RWKV),
     _method(RNN, "RWKV-7 (arXiv 2503.14456)", Rwkv7, RWKV),
     _method(RNN, "Channel mixing of RWKV", RwkvChannelMix, RWKV),
-    _method(RNN, "TTT-Linear (arXiv 2407.04620)", TttLinear, OTHER_STATES),
+    _method(TEST_TIME, "TTT-Linear (arXiv 2407.04620)", TttLinear, OTHER_STATES),
     _method(LINEAR, "Gated slot attention (arXiv 2409.07146)", GatedSlotAttention, OTHER_STATES),
     _method(STATE_SPACE, "S4D with real states (arXiv 2206.11893)", S4d, OTHER_STATES),
     _method(STATE_SPACE, "Mamba (arXiv 2312.00752)", Mamba1),

@@ -160,6 +160,24 @@ ATTENTION: dict[str, Oracle] = {
             **{"first_k_dense_replace": 1, "attention_bias": True, "rope_parameters": rope()},
         },
     ),
+    "deepseek_v32": Oracle(
+        "DeepseekV32",
+        {
+            **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2},
+            **{"num_key_value_heads": 2, "q_lora_rank": 12, "kv_lora_rank": 16, "qk_nope_head_dim": 16},
+            **{"qk_rope_head_dim": 8, "v_head_dim": 16, "moe_intermediate_size": 16, "n_routed_experts": 6},
+            **{"num_experts_per_tok": 2, "n_group": 3, "topk_group": 2, "index_topk": 6, "index_n_heads": 16},
+            **{"index_head_dim": 12, "mlp_layer_types": ["sparse", "dense", "sparse"], "rope_parameters": rope()},
+        },
+    ),
+    "diffllama": Oracle("DiffLlama", {**SMALL, "num_key_value_heads": 2, "rope_parameters": rope()}),
+    "qwen2 experts": Oracle(
+        "Qwen2Moe",
+        {
+            **{**WIDE, "num_key_value_heads": 2, "num_experts": 5, "num_experts_per_tok": 2, "mlp_only_layers": [1]},
+            **{"moe_intermediate_size": 16, "shared_expert_intermediate_size": 32, "norm_topk_prob": True},
+        },
+    ),
     "deepseek_v3 stretched": Oracle(
         "DeepseekV3",
         {

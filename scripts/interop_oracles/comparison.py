@@ -73,10 +73,9 @@ def _training(theirs: nn.Module, ours: Model) -> tuple[float, float]:
     expected = _as_ours(theirs)
     differences = []
     for name, parameter in ours.named_parameters():
-        if parameter.grad is None:
-            raise AssertionError(f"{name} gets no gradient")
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad  # of an indexer
         scale = expected[name].abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-        differences.append((parameter.grad - expected[name]).abs().max() / scale)
+        differences.append((gradient - expected[name]).abs().max() / scale)
     return abs((losses[0] - losses[1]) / losses[1]).item(), torch.stack(differences).max().item()
 
 

@@ -43,9 +43,9 @@ REFUSED = {
         Oracle("BitNet", {**WIDE, "num_key_value_heads": 2}),
         "holds the tensor model.layers.0.mlp.ffn_sub_norm.weight and 7 more",
     ),
-    "diffllama": (
-        Oracle("DiffLlama", WIDE),
-        "sets lambda_std_dev to 0.1, which is not understood for a diffllama model",
+    "dots1": (
+        Oracle("Dots1", {**WIDE, "num_key_value_heads": 4, "first_k_dense_replace": 4}),
+        "sets first_k_dense_replace to 4, which is not understood for a dots1 model",
     ),
     "seed_oss": (Oracle("SeedOss", SMALL), "sets attention_dropout to 0.1, which changes the computation"),
     "hunyuan_v1_dense": (Oracle("HunYuanDenseV1", SMALL), "normalises queries and keys after it has rotated them"),

@@ -5,6 +5,8 @@ from difflib import get_close_matches
 from nas.interop.errors import InteropError
 from nas.interop.families.bamba import BAMBA
 from nas.interop.families.deepseek_v3 import DEEPSEEK_V3
+from nas.interop.families.deepseek_v32 import DEEPSEEK_V32
+from nas.interop.families.diffllama import DIFFLLAMA
 from nas.interop.families.falcon_h1 import FALCON_H1
 from nas.interop.families.generic import family_by_names
 from nas.interop.families.granite_hybrid import GRANITE_HYBRID
@@ -15,7 +17,7 @@ from nas.interop.families.mamba import MAMBAS
 from nas.interop.families.minimax import MINIMAX
 from nas.interop.families.nemotron_h import NEMOTRON_H
 from nas.interop.families.olmo_hybrid import OLMO_HYBRID
-from nas.interop.families.qwen3_next import QWEN3_NEXT
+from nas.interop.families.qwen3_next import QWEN2_MOE, QWEN3_NEXT
 from nas.interop.families.recurrent_gemma import RECURRENT_GEMMA
 from nas.interop.families.relatives import RELATIVES
 from nas.interop.families.transformer import TRANSFORMERS
@@ -34,11 +36,14 @@ FAMILIES: dict[str, Family] = {
     "olmo_hybrid": OLMO_HYBRID,
     "recurrent_gemma": RECURRENT_GEMMA,
     "xlstm": XLSTM,
+    "deepseek_v32": DEEPSEEK_V32,
+    "diffllama": DIFFLLAMA,
     "falcon_h1": FALCON_H1,
     "granitemoehybrid": GRANITE_HYBRID,
     "jamba": JAMBA,
     "lfm2": LFM2,
     "nemotron_h": NEMOTRON_H,
+    "qwen2_moe": QWEN2_MOE,
     "qwen3_next": QWEN3_NEXT,
 }
 

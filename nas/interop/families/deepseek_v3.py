@@ -13,7 +13,7 @@ from nas.interop.tensors import rows, transposed_rows
 PLAIN_EPS = 1e-6  # of the norms of the two short vectors, whatever the field says
 
 
-def _score_scale(fields: Fields, layer: int) -> float:
+def score_scale(fields: Fields, layer: int) -> float:
     """YaRN with `mscale_all_dim` multiplies scores by the square of what it multiplies sine and cosine by."""
     given = fields("rope_parameters", None) or fields("rope_scaling", None) or {}
     factor, mscale = given.get("factor", 1.0), given.get("mscale_all_dim", 0)
@@ -22,7 +22,7 @@ def _score_scale(fields: Fields, layer: int) -> float:
     return (0.1 * mscale * math.log(factor) + 1) ** 2
 
 
-def _rotated(fields: Fields, layer: int) -> dict[str, Any]:
+def rotated(fields: Fields, layer: int) -> dict[str, Any]:
     options = rope(fields, layer)
     return {name: options[name] for name in ("rope_base", "rope_scaling")}
 
@@ -89,8 +89,8 @@ def _ffn(fields: Fields, layer: int) -> str:
 DEEPSEEK_V3 = LLAMA.but(
     mixers={
         "": LATENT_ATTENTION.but(
-            options={"rope_interleaved": field("rope_interleave", True), "score_scale": _score_scale},
-            groups=(_rotated,),
+            options={"rope_interleaved": field("rope_interleave", True), "score_scale": score_scale},
+            groups=(rotated,),
         )
     },
     ffns={"moe": BIASED_SIGMOID_MOE, "glu": GLU},

@@ -1,10 +1,10 @@
-"""Qwen3-Next: gated DeltaNet beside gated attention, experts with a shared one."""
+"""Qwen3-Next: gated DeltaNet beside gated attention, experts with a shared one; the experts are those of Qwen2-MoE."""
 
 import torch
 
 from nas.architecture import Attention, GatedDeltaNet
 from nas.interop.families.readers import layer_type, shared_experts
-from nas.interop.families.transformer import ATTENTION, GLU, LLAMA, QWEN3_MOE, qwen3_moe_ffn
+from nas.interop.families.transformer import ATTENTION, GLU, LLAMA, QWEN2_ATTENTION, QWEN3_MOE, WINDOWED, qwen3_moe_ffn
 from nas.interop.family import Part
 from nas.interop.fields import always, field
 from nas.interop.tensors import Source, filters, plus_one, rows
@@ -91,4 +91,13 @@ QWEN3_NEXT = LLAMA.but(
     norms=plus_one,
     expected={"hidden_act": ("silu",)},
     inert=("attention_bias", "intermediate_size", "full_attention_interval"),
+)
+QWEN2_MOE = WINDOWED.but(
+    mixers={"full_attention": QWEN2_ATTENTION, "sliding_attention": QWEN2_ATTENTION},
+    ffns={"moe": QWEN3_NEXT_MOE, "glu": GLU},
+    ffn_of=qwen3_moe_ffn,
+    inert=(
+        "qkv_bias",
+        "intermediate_size",
+    ),  # the tensors say it; the width may be of dense layers that there are none of
 )
