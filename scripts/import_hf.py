@@ -7,6 +7,8 @@ DIR holds config.json and safetensors. Nothing in it is executed; what is not un
 """
 
 import argparse
+import sys
+import warnings
 from pathlib import Path
 
 from nas.architecture import diagram, write_architecture
@@ -27,12 +29,16 @@ def import_model(directory: Path, out: Path, weights: Path | None) -> None:
     """Read the model, write what is asked for, and say what it is."""
     from nas.checkpoint import save_weights
     from nas.count import count_parameters
-    from nas.interop import load_pretrained
+    from nas.interop import ReadByNames, load_pretrained
 
     for path in filter(None, (out, weights)):
         if not path.parent.is_dir():
             raise UserError(f"{path.parent} must be a directory to write {path.name} into, but it is not.")
-    architecture, model = load_pretrained(directory)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ReadByNames)
+        architecture, model = load_pretrained(directory)
+    for warning in caught:
+        print(f"note: {warning.message}", file=sys.stderr)
     write_architecture(out, architecture, comment=f"Imported from {directory.name}, as transformers saved it.")
     if weights is not None:
         save_weights(weights, model.state_dict(), {"imported_from": architecture.name})

@@ -71,3 +71,13 @@ def test_a_model_that_names_do_not_tell_is_refused(name: str, tmp_path: Path):
         load_pretrained(saved(oracle.build(), tmp_path))
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_script_says_that_names_had_to_tell(tmp_path: Path, capsys):
+    from scripts.import_hf import import_model
+
+    theirs = saved(READ["phi3"].build(), tmp_path / "theirs")
+    import_model(theirs, tmp_path / "a.yaml", None)
+    told = capsys.readouterr()
+    assert "note: There is no table for model_type 'phi3'" in told.err
+    assert "phi3: SSSS" in told.out
