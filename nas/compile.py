@@ -12,6 +12,7 @@ from nas.architecture import Architecture
 from nas.architecture.differential_attention import DifferentialAttention
 from nas.architecture.ffns import FfnOptions, Glu, Mlp, Moe, NoFfn, RwkvChannelMix
 from nas.architecture.forgetting_attention import ForgettingAttention
+from nas.architecture.hash_attention import HashAttention
 from nas.architecture.indexed_latent_attention import IndexedLatentAttention
 from nas.architecture.latent_attention import LatentAttention
 from nas.architecture.matrix_recurrence import MatrixRecurrence
@@ -47,6 +48,7 @@ from nas.mixers.differential_attention import DifferentialAttentionMixer
 from nas.mixers.forgetting_attention import ForgettingAttentionMixer
 from nas.mixers.gated_deltanet import GatedDeltaNetMixer
 from nas.mixers.gated_linear_attention import GatedLinearAttentionMixer
+from nas.mixers.hash_attention import HashAttentionMixer
 from nas.mixers.head_mix import HeadMixer
 from nas.mixers.indexed_latent_attention import IndexedLatentAttentionMixer
 from nas.mixers.latent_attention import LatentAttentionMixer
@@ -75,6 +77,7 @@ MIXERS: dict[type[MixerOptions], Callable[[Any, int], Mixer] | None] = {
     IndexedLatentAttention: IndexedLatentAttentionMixer,
     ForgettingAttention: ForgettingAttentionMixer,
     DifferentialAttention: DifferentialAttentionMixer,
+    HashAttention: HashAttentionMixer,
     GatedLinearAttention: GatedLinearAttentionMixer,
     Mamba2: Mamba2Mixer,
     Mamba1: Mamba1Mixer,

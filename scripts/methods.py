@@ -30,6 +30,7 @@ from nas.architecture import (
 from nas.architecture.differential_attention import DifferentialAttention
 from nas.architecture.ffns import RwkvChannelMix
 from nas.architecture.forgetting_attention import ForgettingAttention
+from nas.architecture.hash_attention import HashAttention
 from nas.architecture.indexed_latent_attention import IndexedLatentAttention
 from nas.architecture.latent_attention import LatentAttention
 from nas.architecture.matrix_recurrence import MatrixRecurrence
@@ -145,6 +146,7 @@ METHODS: tuple[Method, ...] = (
     _method(STATIC, "BigBird (arXiv 2007.14062)", PatternAttention, ATTENTIONS, random_blocks=SET),
     _method(STATIC, "Sparse Transformer (arXiv 1904.10509)", PatternAttention, ATTENTIONS, pattern="strided"),
     _method(STATIC, "LongNet (arXiv 2307.02486)", PatternAttention, ATTENTIONS, pattern="dilated"),
+    _method(DYNAMIC, "Buckets of a hash (Reformer, arXiv 2001.04451)", HashAttention, ATTENTIONS),
     _method(DYNAMIC, "NSA (arXiv 2502.11089)", NativeSparseAttention, ATTENTIONS),
     _method(DYNAMIC, "DSA: tokens chosen by an indexer (DeepSeek-V3.2)", IndexedLatentAttention, ATTENTIONS),
     _method(

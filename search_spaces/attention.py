@@ -10,6 +10,7 @@ from nas.architecture import (
     BlockSparseAttention,
     DifferentialAttention,
     ForgettingAttention,
+    HashAttention,
     IndexedLatentAttention,
     LatentAttention,
     MixerOptions,
@@ -65,6 +66,11 @@ ATTENTION_KINDS: Mapping[str, Kind] = {
         letter="i",
         options={"latent_dim": "latent_dim", "top_k_tokens": "top_k", **POSITION},
     ),
+    "hash_attention": Kind(
+        make=HashAttention,
+        letter="h",
+        options={"num_hashes": "num_hashes", "top_k_tokens": "top_k", **ATTENTION_OPTIONS},
+    ),
     "forgetting_attention": Kind(make=ForgettingAttention, letter="f", options={"fading": "fading", **KV_HEADS}),
     "differential_attention": Kind(make=DifferentialAttention, letter="x", options=ATTENTION_OPTIONS),
 }
@@ -83,6 +89,7 @@ class AttentionSpace(SearchSpace):
     selected_blocks: tuple[int, ...] = integers(minimum=3)
     latent_dim: tuple[int, ...] = integers(minimum=16)
     top_k_tokens: tuple[int, ...] = integers()
+    num_hashes: tuple[int, ...] = integers()
     fading: tuple[str, ...] = words("gates", "alibi")
 
     @property

@@ -13,6 +13,7 @@ from nas.architecture import (
     Attention,
     DifferentialAttention,
     ForgettingAttention,
+    HashAttention,
     IndexedLatentAttention,
     LatentAttention,
     NativeSparseAttention,
@@ -23,6 +24,7 @@ from nas.mixers.attention import AttentionMixer
 from nas.mixers.base import Mixer
 from nas.mixers.differential_attention import DifferentialAttentionMixer
 from nas.mixers.forgetting_attention import ForgettingAttentionMixer
+from nas.mixers.hash_attention import HashAttentionMixer
 from nas.mixers.indexed_latent_attention import IndexedLatentAttentionMixer
 from nas.mixers.latent_attention import LatentAttentionMixer
 from nas.mixers.native_sparse_attention import NativeSparseAttentionMixer
@@ -324,3 +326,24 @@ def test_keys_are_values_and_queries_grow_sharper_as_in_llama_4(x: Tensor):
     factor = 1 + 0.3 * torch.log1p(torch.floor((torch.arange(TOKENS) + 1.0) / 8)).view(-1, 1, 1)
     everything = torch.ones(TOKENS, TOKENS, dtype=torch.bool)
     assert_same_attention(ours, ours.out_proj(dense(q * factor, k, k, everything).flatten(2)), x)
+
+
+def test_hashed_tokens_see_the_latest_ones_of_their_buckets_and_themselves(x: Tensor):
+    options = HashAttention(num_heads=4, num_kv_heads=2, head_dim=16, num_hashes=2, num_buckets=8, top_k=5, seed=3)
+    ours = HashAttentionMixer(options, D_MODEL)
+    randomise(ours)
+    x.requires_grad_()
+    q, k, v = ours.qkv(x, Context())
+    o = torch.zeros(BATCH, TOKENS, 4, 16)
+    fewer = 0
+    for b, t, group in product(range(BATCH), range(TOKENS), range(2)):
+        heads = slice(2 * group, 2 * group + 2)
+        directions = torch.cat((ours.directions, -ours.directions), dim=-1)  # [D, hashes, buckets]
+        of_query = torch.einsum("d,dnr->nr", q[b, t, heads].sum(0), directions).argmax(-1)
+        of_keys = torch.einsum("jd,dnr->jnr", k[b, :t, group], directions).argmax(-1)
+        alike = (of_keys == of_query).any(-1).nonzero().flatten()
+        seen = torch.cat((alike[-4:], torch.tensor([t])))
+        fewer += len(seen) < min(5, t + 1)
+        o[b, t, heads], _ = over(q[b, t, heads], k[b, seen, group], v[b, seen, group])
+    assert 0 < fewer < BATCH * TOKENS * 2
+    assert_same_attention(ours, ours.out_proj(o.flatten(2)), x)

@@ -16,6 +16,7 @@ from nas.architecture.ffns import Moe as Moe
 from nas.architecture.ffns import NoFfn as NoFfn
 from nas.architecture.ffns import RwkvChannelMix as RwkvChannelMix
 from nas.architecture.forgetting_attention import ForgettingAttention as ForgettingAttention
+from nas.architecture.hash_attention import HashAttention as HashAttention
 from nas.architecture.indexed_latent_attention import IndexedLatentAttention as IndexedLatentAttention
 from nas.architecture.kinds import MIXERS as MIXERS
 from nas.architecture.latent_attention import LatentAttention as LatentAttention

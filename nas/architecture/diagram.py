@@ -2,10 +2,10 @@
 
 One letter a mixer: A attention, S sliding-window attention, B block-sparse attention, P attention under a fixed
 pattern, N native sparse attention, D latent attention, I latent attention to indexed tokens, F forgetting attention,
-X differential attention, L gated linear attention, M Mamba-2, m Mamba-1, G gated DeltaNet, C short convolution,
-R matrix recurrence, V vector recurrence, 4, 6 and 7 RWKV, s S4D, Y gated slot attention, T TTT-Linear, (AM) heads of A
-and M side by side, 0 none. Behind it the FFN: nothing for a GLU, u for a plain MLP, e for experts, w for RWKV's, - for
-none.
+X differential attention, H hash attention, L gated linear attention, M Mamba-2, m Mamba-1, G gated DeltaNet, C short
+convolution, R matrix recurrence, V vector recurrence, 4, 6 and 7 RWKV, s S4D, Y gated slot attention, T TTT-Linear,
+(AM) heads of A and M side by side, 0 none. Behind it the FFN: nothing for a GLU, u for a plain MLP, e for experts, w
+for RWKV's, - for none.
 """
 
 from nas.architecture.architecture import Architecture, Block
@@ -21,6 +21,7 @@ MIXER_LETTERS = {
     "indexed_latent_attention": "I",
     "forgetting_attention": "F",
     "differential_attention": "X",
+    "hash_attention": "H",
     "gated_linear_attention": "L",
     "mamba2": "M",
     "mamba1": "m",

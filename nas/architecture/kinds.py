@@ -2,6 +2,7 @@
 
 from nas.architecture.differential_attention import DifferentialAttention
 from nas.architecture.forgetting_attention import ForgettingAttention
+from nas.architecture.hash_attention import HashAttention
 from nas.architecture.indexed_latent_attention import IndexedLatentAttention
 from nas.architecture.latent_attention import LatentAttention
 from nas.architecture.matrix_recurrence import MatrixRecurrence
@@ -37,6 +38,7 @@ MIXERS: dict[str, type[MixerOptions]] = {
         IndexedLatentAttention,
         ForgettingAttention,
         DifferentialAttention,
+        HashAttention,
         GatedLinearAttention,
         Mamba2,
         Mamba1,

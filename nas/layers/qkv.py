@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture.forgetting_attention import ForgettingAttention
+from nas.architecture.hash_attention import HashAttention
 from nas.architecture.mixers import Attention, BlockSparseAttention
 from nas.architecture.native_sparse_attention import NativeSparseAttention
 from nas.architecture.pattern_attention import PatternAttention
@@ -12,7 +13,9 @@ from nas.layers.linear import Linear
 from nas.layers.norm import RMSNorm, normalised
 from nas.layers.rope import Rope, rotate
 
-Grouped = Attention | BlockSparseAttention | PatternAttention | NativeSparseAttention | ForgettingAttention
+Grouped = (
+    Attention | BlockSparseAttention | PatternAttention | NativeSparseAttention | ForgettingAttention | HashAttention
+)
 
 
 class QkvProjection(nn.Module):
