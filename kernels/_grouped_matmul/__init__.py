@@ -11,6 +11,8 @@ from torch import Tensor
 from kernels._grouped_matmul import portable, reference
 from kernels.backend import ask_substitute, choose_backend
 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
 
 def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
     """Multiply consecutive groups of rows of x by one matrix each.
@@ -33,10 +35,16 @@ def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
         raise ValueError(f"x must be [M, K] and w [E, K, N], but got x {list(x.shape)} and w {list(w.shape)}.")
     if x.dtype != w.dtype:
         raise ValueError(f"x and w must have one type, but got {x.dtype} and {w.dtype}: cast one of them.")
+    if x.dtype not in DTYPES:
+        raise ValueError(f"x and w must be float32, float16 or bfloat16, but got {x.dtype}.")
     if list(group_sizes.shape) != [w.shape[0]] or group_sizes.dtype not in (torch.int32, torch.int64):
         raise ValueError(
             f"group_sizes must be [{w.shape[0]}] of int32 or int64, one per matrix of w, but got "
             f"{list(group_sizes.shape)} of {group_sizes.dtype}."
+        )
+    if len({x.device, w.device, group_sizes.device}) > 1:
+        raise ValueError(
+            f"x, w and group_sizes must lie on one device, but got {x.device}, {w.device} and {group_sizes.device}."
         )
     substituted = ask_substitute("grouped_matmul", x, w, group_sizes)
     if substituted is not NotImplemented:

@@ -20,6 +20,11 @@ from kernels.tuning import choose, run
 
 def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
     """[M, N] in the type of x; shapes as at the public door. Never waits for the device."""
+    if x.dtype == torch.bfloat16 and not x.is_cuda:
+        raise ValueError(
+            "The gpu backend on CPU tensors must have float32 or float16, because the Triton interpreter multiplies "
+            "bfloat16 wrongly, but got bfloat16. Convert the tensors or use the portable backend."
+        )
     return _forward(x, w, group_sizes)
 
 
@@ -71,8 +76,9 @@ def rows_of_groups(
     share: int = 1,
     gather: bool = False,
     factor: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """out[row] = x[row] @ w[group of row]; w may be strided.
+    """out[row] = x[row] @ w[group of row], plus the group's row of `bias` [E, N]; w may be strided.
 
     With an `order` [M] int32 the sorted rows lie elsewhere: with `gather` x is read at row order[row] // share, without
     it out is written at row order[row], times the `factor` [M] there.
@@ -85,7 +91,7 @@ def rows_of_groups(
     if rows == 0:
         return out
     precision = product_precision()
-    variant = {"gather": gather, "scatter": scatter, "scaled": factor is not None}
+    variant = {"gather": gather, "scatter": scatter, "scaled": factor is not None, "biased": bias is not None}
     key = rows_key(x, columns, is_aligned(depth, columns), w.stride(2) != 1, uses_tf32(x), variant)
     config = choose(key, rows_kernel, default_launch, x.device)
     tile_ends = tile_ends_of(row_ends, config["BLOCK_M"])
@@ -93,8 +99,9 @@ def rows_of_groups(
     with torch.cuda.device_of(x):
         run(
             key, rows_kernel, grid, x, w, out, x if order is None else order, x if factor is None else factor,
-            tile_ends, row_ends, depth, columns, groups, share, *w.stride(), GATHER=gather, SCATTER=scatter,
-            SCALED=factor is not None, BLOCK_E=triton.next_power_of_2(groups + 1), PRECISION=precision, **config,
+            x if bias is None else bias.contiguous(), tile_ends, row_ends, depth, columns, groups, share, *w.stride(),
+            **{name.upper(): used for name, used in variant.items()}, BLOCK_E=triton.next_power_of_2(groups + 1),
+            PRECISION=precision, **config,
         )  # fmt: skip
     return out
 
@@ -147,7 +154,7 @@ def product_precision() -> str:
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
-PLAIN_ROWS = {"gather": False, "scatter": False, "scaled": False}
+PLAIN_ROWS = {"gather": False, "scatter": False, "scaled": False, "biased": False}
 PLAIN_MATRICES = {"gather_x": False, "gather_grad": False}
 
 
@@ -173,7 +180,7 @@ def launch_case(key: Key, config: Config) -> Case:
     constants |= {name.upper(): flags[name] > 0 for name in variant}
     if kernel is rows_kernel:
         constants |= {"BLOCK_E": 64, "w_k" if flags["transposed"] else "w_n": 1}
-    types = dict.fromkeys(("x", "w", "grad", "out"), "*fp32" if key.element_bytes == 4 else "*bf16")
+    types = dict.fromkeys(("x", "w", "grad", "out", "bias"), "*fp32" if key.element_bytes == 4 else "*bf16")
     types |= {"tile_ends": "*i32", "row_ends": "*i64", "order": "*i32", "factor": "*fp32"}
     signature = {arg: types.get(arg, "i32") for arg in kernel.arg_names if arg not in constants}
     widths = tuple(arg for arg in ("K", "N", "w_group", "w_k", "w_n") if arg in signature)

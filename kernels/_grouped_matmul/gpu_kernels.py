@@ -35,13 +35,14 @@ def find_tile(tile, tile_ends, row_ends, E, BLOCK_E: tl.constexpr, BLOCK_M: tl.c
 
 @triton.jit(do_not_specialize=["E", "SHARE"])
 def rows_kernel(
-    x, w, out, order, factor, tile_ends, row_ends, K, N, E, SHARE, w_group, w_k, w_n, GATHER: tl.constexpr,
-    SCATTER: tl.constexpr, SCALED: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    x, w, out, order, factor, bias, tile_ends, row_ends, K, N, E, SHARE, w_group, w_k, w_n, GATHER: tl.constexpr,
+    SCATTER: tl.constexpr, SCALED: tl.constexpr, BIASED: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """out[row] = x[row] @ w[group of row] for a tile of rows of one group; zeros in the last, matrixless group.
 
     GATHER reads x at row `order[row] / SHARE`; SCATTER writes out at row `order[row]`, SCALED times the factor there.
+    BIASED adds the group's row of bias [E, N], before a factor.
     `w_group`, `w_k`, `w_n` are the strides of w, so that the gradient of x reads the same matrices transposed.
     """
     group, start_m, rows = find_tile(tl.program_id(1), tile_ends, row_ends, E, BLOCK_E, BLOCK_M)
@@ -69,6 +70,9 @@ def rows_kernel(
             total = tl.dot(x_tile, w_tile, total, input_precision=PRECISION)
             x_at += BLOCK_K
             w_corner += BLOCK_K * w_k
+        if BIASED:
+            bias_at = bias + group.to(tl.int64) * N + start_n + n
+            total += tl.load(bias_at, mask=in_n, other=0.0).to(tl.float32)[None, :]
         if SCALED:
             total = total * tl.load(factor + place, mask=in_m, other=0.0).to(tl.float32)[:, None]
     if SCATTER:

@@ -64,6 +64,8 @@ def _implementation(x: Tensor) -> ModuleType:
 def _check(x: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None, reduction: str) -> None:
     if x.dim() < 1 or weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"x must be [..., d] and weight [V, d], but got {list(x.shape)} and {list(weight.shape)}.")
+    if not x.is_floating_point():
+        raise ValueError(f"x and weight must have a floating type, but got {x.dtype}.")
     if targets.shape != x.shape[:-1] or targets.dtype != torch.int64:
         raise ValueError(
             f"targets must be {list(x.shape[:-1])} of torch.int64 beside x {list(x.shape)}, but got "

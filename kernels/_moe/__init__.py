@@ -1,9 +1,10 @@
-"""Mixtures of gated experts: each token through the experts chosen for it, weighted and summed; and who is chosen.
+"""Mixtures of experts: each token through the experts chosen for it, weighted and summed; and who is chosen.
 
 No token is dropped, whatever the experts' loads: the choices are sorted by expert and multiplied group by group.
 
 Source: Gale et al., MegaBlocks (arXiv 2211.15841), section 3; that neither the sorted tokens nor the experts' outputs
-need to be kept: Guo et al., SonicMoE (arXiv 2512.14080), section 3.
+need to be kept: Guo et al., SonicMoE (arXiv 2512.14080), section 3. Clamps, biases and the offset: gpt-oss (arXiv
+2508.10925), section 2.
 """
 
 from types import ModuleType
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels._moe import portable, reference
-from kernels._moe.activations import ACTIVATIONS
+from kernels._moe.expert import ACTIVATIONS, Expert
 from kernels._moe.routing import route_top_k as route_top_k
 from kernels.backend import ask_substitute, choose_backend
 
@@ -26,21 +27,31 @@ def moe_ffn(
     expert_index: Tensor,
     expert_weight: Tensor,
     *,
+    b_in: Tensor | None = None,
+    b_out: Tensor | None = None,
     activation: str = "silu",
+    gated: bool = True,
+    clamp: float | None = None,
+    up_offset: float = 0.0,
 ) -> Tensor:
-    """The weighted sum of gated experts: y_t = sum_k expert_weight_tk expert(expert_index_tk)(x_t).
+    """The weighted sum of experts: y_t = sum_k expert_weight_tk expert(expert_index_tk)(x_t).
 
-    An expert e is down(activation(gate) * up) with gate and up the halves of x w_in[e], and down by w_out[e].
+    An expert e is (activation(gate) * (up + up_offset)) w_out[e] + b_out[e] with gate and up the halves of x w_in[e] +
+    b_in[e]; without a gate, activation(x w_in[e] + b_in[e]) w_out[e] + b_out[e].
 
     Args:
         x: tokens [T, d].
-        w_in: [E, d, 2 I], the columns of the gate, then those of the up projection.
-        w_out: [E, I, d]. Under autocast x, w_in and w_out are cast to its type; otherwise they have one type.
+        w_in: [E, d, 2 I], the columns of the gate, then those of the up projection; [E, d, I] where not `gated`.
+        w_out: [E, I, d]. Under autocast x, weights and biases are cast to its type; otherwise they have one type.
         expert_index: [T, K] int32 or int64, 0 to E - 1; -1 chooses no expert and adds nothing.
         expert_weight: [T, K] in any floating type, such as float32 from `route_top_k`.
-        activation: silu, gelu or relu2 (the square of relu).
+        b_in, b_out: [E, 2 I] (or [E, I]) and [E, d], each by itself optional.
+        activation: silu, gelu, gelu_tanh (its approximation), quick_gelu (x sigmoid(1.702 x)) or relu2 (relu squared).
+        gated: whether half of the first product gates the other.
+        clamp: gates are at most this, and ups at most this in size, before activation and offset; needs `gated`.
+        up_offset: added to ups; needs `gated`.
 
-    Returns y [T, d] in the type of x. x, w_in, w_out and expert_weight receive gradients, computed by the
+    Returns y [T, d] in the type of x. x, weights, biases and expert_weight receive gradients, computed by the
     implementation that computed y.
 
     Raises ValueError when shapes, types or devices do not belong together. That an index lies in range is checked by
@@ -49,15 +60,26 @@ def moe_ffn(
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, w_in, w_out = x.to(dtype), w_in.to(dtype), w_out.to(dtype)
-    _check_weights(x, w_in, w_out)
+        b_in, b_out = (None if bias is None else bias.to(dtype) for bias in (b_in, b_out))
+    _check_weights(x, w_in, w_out, gated)
+    _check_biases(w_in, w_out, b_in, b_out)
     _check_choices(x, expert_index, expert_weight)
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but got {activation!r}.")
+    _check_options(activation, gated, clamp, up_offset)
     given = (x, w_in, w_out, expert_index, expert_weight)
-    substituted = ask_substitute("moe_ffn", *given, activation=activation)
+    substituted = ask_substitute(
+        "moe_ffn",
+        *given,
+        b_in=b_in,
+        b_out=b_out,
+        activation=activation,
+        gated=gated,
+        clamp=clamp,
+        up_offset=up_offset,
+    )
     if substituted is not NotImplemented:
         return substituted
-    return _implementation(x).moe_ffn(*given, activation)
+    expert = Expert(activation, gated, None if clamp is None else float(clamp), float(up_offset))
+    return _implementation(x).moe_ffn(*given, b_in, b_out, expert)
 
 
 def _implementation(x: Tensor) -> ModuleType:
@@ -69,8 +91,9 @@ def _implementation(x: Tensor) -> ModuleType:
     return reference if backend == "reference" else portable
 
 
-def _check_weights(x: Tensor, w_in: Tensor, w_out: Tensor) -> None:
-    for name, tensor, layout in (("x", x, "[T, d]"), ("w_in", w_in, "[E, d, 2 I]"), ("w_out", w_out, "[E, I, d]")):
+def _check_weights(x: Tensor, w_in: Tensor, w_out: Tensor, gated: bool) -> None:
+    in_layout = "[E, d, 2 I]" if gated else "[E, d, I]"
+    for name, tensor, layout in (("x", x, "[T, d]"), ("w_in", w_in, in_layout), ("w_out", w_out, "[E, I, d]")):
         if tensor.dim() != layout.count(",") + 1 or (tensor is not x and 0 in tensor.shape):
             raise ValueError(f"{name} must be {layout}, but got shape {list(tensor.shape)}.")
         if tensor.dtype not in DTYPES or (tensor.dtype, tensor.device) != (x.dtype, x.device):
@@ -79,16 +102,40 @@ def _check_weights(x: Tensor, w_in: Tensor, w_out: Tensor) -> None:
                 f"{tensor.dtype} on {tensor.device} and x {x.dtype} on {x.device}."
             )
     experts, width, columns = w_in.shape
-    if width != x.shape[1] or columns % 2 != 0:
+    if width != x.shape[1] or (gated and columns % 2 != 0):
         raise ValueError(
-            f"w_in must be [E, d, 2 I] with the d={x.shape[1]} of x, but got w_in {list(w_in.shape)} beside x "
+            f"w_in must be {in_layout} with the d={x.shape[1]} of x, but got w_in {list(w_in.shape)} beside x "
             f"{list(x.shape)}."
         )
-    if list(w_out.shape) != [experts, columns // 2, width]:
+    wanted = [experts, columns // 2 if gated else columns, width]
+    if list(w_out.shape) != wanted:
         raise ValueError(
-            f"w_out must be [E, I, d] = {[experts, columns // 2, width]} as w_in {list(w_in.shape)} has it, but got "
-            f"{list(w_out.shape)}."
+            f"w_out must be [E, I, d] = {wanted} as w_in {list(w_in.shape)} has it, but got {list(w_out.shape)}."
         )
+
+
+def _check_biases(w_in: Tensor, w_out: Tensor, b_in: Tensor | None, b_out: Tensor | None) -> None:
+    for name, bias, w in (("b_in", b_in, w_in), ("b_out", b_out, w_out)):
+        if bias is None:
+            continue
+        wanted = [w.shape[0], w.shape[2]]
+        if list(bias.shape) != wanted or (bias.dtype, bias.device) != (w.dtype, w.device):
+            raise ValueError(
+                f"{name} must be {wanted}, one row an expert, of {w.dtype} on {w.device} as the weights are, but got "
+                f"{list(bias.shape)} of {bias.dtype} on {bias.device}."
+            )
+
+
+def _check_options(activation: str, gated: bool, clamp: float | None, up_offset: float) -> None:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but got {activation!r}.")
+    if not gated and (clamp is not None or up_offset != 0):
+        raise ValueError(
+            f"clamp and up_offset are of gated experts, but got clamp={clamp} and up_offset={up_offset} with "
+            "gated=False."
+        )
+    if clamp is not None and not clamp >= 0:
+        raise ValueError(f"clamp must be at least 0, the largest gate, or None, but got {clamp}.")
 
 
 def _check_choices(x: Tensor, expert_index: Tensor, expert_weight: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The two Triton kernels that only gated experts need: into the hidden layer, and back out of it.
+"""The two Triton kernels that only experts need: into the hidden layer, and back out of it.
 
 Both are grouped products (`kernels/_grouped_matmul/gpu_kernels.py`) with the activation at their end, so that neither
 sorted tokens nor the hidden layer's inputs are written to be read again. Sorted row r is choice `order[r]`, of token
@@ -23,21 +23,49 @@ def activate(x, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "gelu":
         below = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
         value, slope = x * below, below + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
+    elif ACTIVATION == "gelu_tanh":  # (1 + tanh(y)) / 2 is sigmoid(2 y)
+        below = tl.sigmoid(1.5957691216057308 * x * (1.0 + 0.044715 * x * x))
+        inner = 1.5957691216057308 * (1.0 + 0.134145 * x * x)
+        value, slope = x * below, below * (1.0 + x * inner * (1.0 - below))
+    elif ACTIVATION == "quick_gelu":
+        below = tl.sigmoid(1.702 * x)
+        value, slope = x * below, below * (1.0 + 1.702 * x * (1.0 - below))
     else:
         positive = tl.maximum(x, 0.0)
         value, slope = positive * positive, 2.0 * positive
     return value, slope
 
 
+@triton.jit
+def hidden_of(gate, up, limit, offset, ACTIVATION: tl.constexpr, GATED: tl.constexpr, CLAMPED: tl.constexpr):
+    """(hidden, its derivatives with respect to gate and up); without a gate, of `gate` alone."""
+    if GATED:
+        gate_passes, up_passes = 1.0, 1.0
+        if CLAMPED:
+            gate_passes = tl.where(gate <= limit, 1.0, 0.0)
+            up_passes = tl.where((up <= limit) & (up >= -limit), 1.0, 0.0)
+            gate, up = tl.minimum(gate, limit), tl.minimum(tl.maximum(up, -limit), limit)
+        value, slope = activate(gate, ACTIVATION)
+        up += offset
+        hidden, of_gate, of_up = value * up, slope * up * gate_passes, value * up_passes
+    else:
+        hidden, of_gate = activate(gate, ACTIVATION)
+        of_up = of_gate
+    return hidden, of_gate, of_up
+
+
 @triton.jit(do_not_specialize=["E", "CHOICES"])
 def moe_in_kernel(
-    x, w, pre, hidden, order, tile_ends, row_ends, K, N, E, CHOICES, w_group, w_k, KEEP: tl.constexpr,
-    ACTIVATION: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    x, w, bias, pre, hidden, order, tile_ends, row_ends, K, N, E, CHOICES, w_group, w_k, limit, offset,
+    KEEP: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr, CLAMPED: tl.constexpr,
+    BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """hidden[row] = activation(gate) * up, gate and up the halves of pre[row] = x[token of row] @ w[group of row].
+    """hidden[row] = activation(gate) * up, gate and up the halves of pre[row] = x[token of row] @ w[group of row], plus
+    the group's row of a bias.
 
-    x [T, K], w [E, K, 2 N], hidden [M, N]; pre [M, 2 N] is written where it is KEPT for the backward pass.
+    x [T, K], w [E, K, 2 N], bias [E, 2 N], hidden [M, N]; pre [M, 2 N] is written where it is KEPT for the backward
+    pass. Where not GATED, w, bias and pre have N columns, and hidden is activation(pre).
     """
     group, start_m, rows = find_tile(tl.program_id(1), tile_ends, row_ends, E, BLOCK_E, BLOCK_M)
     if group >= E:  # rows of no expert are read by nobody
@@ -50,33 +78,44 @@ def moe_in_kernel(
     w_corner = w + group.to(tl.int64) * w_group + start_n
     w_at = k[:, None] * w_k + n[None, :]
     gate = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    up = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    up = gate
+    if GATED:
+        up = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for start in range(0, K, BLOCK_K):
         in_k = k < K - start
         x_tile = tl.load(x_at, mask=in_m[:, None] & in_k[None, :], other=0.0)
         mask = in_k[:, None] & in_n[None, :]
         gate = tl.dot(x_tile, tl.load(w_corner + w_at, mask=mask, other=0.0), gate, input_precision=PRECISION)
-        up = tl.dot(x_tile, tl.load(w_corner + N + w_at, mask=mask, other=0.0), up, input_precision=PRECISION)
+        if GATED:
+            up = tl.dot(x_tile, tl.load(w_corner + N + w_at, mask=mask, other=0.0), up, input_precision=PRECISION)
         x_at += BLOCK_K
         w_corner += BLOCK_K * w_k
+    PARTS: tl.constexpr = 2 if GATED else 1
+    if BIASED:
+        bias_at = bias + group.to(tl.int64) * PARTS * N + start_n + n
+        gate += tl.load(bias_at, mask=in_n, other=0.0).to(tl.float32)[None, :]
+        if GATED:
+            up += tl.load(bias_at + N, mask=in_n, other=0.0).to(tl.float32)[None, :]
     mask = in_m[:, None] & in_n[None, :]
     gate, up = gate.to(hidden.dtype.element_ty), up.to(hidden.dtype.element_ty)  # as the backward pass reads them
     if KEEP:
-        at = pre + start_m * 2 * N + start_n + (m[:, None] * (2 * N) + n[None, :])
+        at = pre + start_m * PARTS * N + start_n + (m[:, None] * (PARTS * N) + n[None, :])
         tl.store(at, gate, mask=mask)
-        tl.store(at + N, up, mask=mask)
-    value, _ = activate(gate.to(tl.float32), ACTIVATION)
+        if GATED:
+            tl.store(at + N, up, mask=mask)
+    value, _, _ = hidden_of(gate.to(tl.float32), up.to(tl.float32), limit, offset, ACTIVATION, GATED, CLAMPED)
     at = hidden + start_m * N + start_n + (m[:, None] * N + n[None, :])
-    tl.store(at, (value * up.to(tl.float32)).to(hidden.dtype.element_ty), mask=mask)
+    tl.store(at, value.to(hidden.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["E", "CHOICES", "M"])
 def moe_hidden_grad_kernel(
     dy, w, pre, weight, dpre, weighted, dweight, order, tile_ends, row_ends, K, N, M, E, CHOICES, w_group, w_k, w_n,
-    ACTIVATION: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    limit, offset, ACTIVATION: tl.constexpr, GATED: tl.constexpr, CLAMPED: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """From the gradient of y [T, K] to that of pre [M, 2 N], through w [E, K, N], which is w_out transposed.
+    """From the gradient of y [T, K] to that of pre, [M, 2 N] or where not GATED [M, N], through w [E, K, N], which is
+    w_out transposed.
 
     Writes the hidden layer times its choice's weight, [M, N], for the gradient of w_out; and for this tile of columns
     the sums over them that make up the gradient of the weights, dweight [tiles of N, M].
@@ -102,15 +141,19 @@ def moe_hidden_grad_kernel(
             dy_at += BLOCK_K
             w_corner += BLOCK_K * w_k
         mask = in_m[:, None] & in_n[None, :]
-        corner, at = start_m * 2 * N + start_n, m[:, None] * (2 * N) + n[None, :]
+        PARTS: tl.constexpr = 2 if GATED else 1
+        corner, at = start_m * PARTS * N + start_n, m[:, None] * (PARTS * N) + n[None, :]
         gate = tl.load(pre + corner + at, mask=mask, other=0.0).to(tl.float32)
-        up = tl.load(pre + corner + N + at, mask=mask, other=0.0).to(tl.float32)
-        value, slope = activate(gate, ACTIVATION)
-        share = tl.sum(grad * value * up, 1)
+        up = gate
+        if GATED:
+            up = tl.load(pre + corner + N + at, mask=mask, other=0.0).to(tl.float32)
+        hidden, of_gate, of_up = hidden_of(gate, up, limit, offset, ACTIVATION, GATED, CLAMPED)
+        share = tl.sum(grad * hidden, 1)
         factor = tl.load(weight + place, mask=in_m, other=0.0).to(tl.float32)[:, None]
         weighted_at = weighted + start_m * N + start_n + (m[:, None] * N + n[None, :])
-        tl.store(weighted_at, (value * up * factor).to(weighted.dtype.element_ty), mask=mask)
+        tl.store(weighted_at, (hidden * factor).to(weighted.dtype.element_ty), mask=mask)
         grad = grad * factor
-        tl.store(dpre + corner + at, (grad * up * slope).to(dpre.dtype.element_ty), mask=mask)
-        tl.store(dpre + corner + N + at, (grad * value).to(dpre.dtype.element_ty), mask=mask)
+        tl.store(dpre + corner + at, (grad * of_gate).to(dpre.dtype.element_ty), mask=mask)
+        if GATED:
+            tl.store(dpre + corner + N + at, (grad * of_up).to(dpre.dtype.element_ty), mask=mask)
     tl.store(dweight + tl.program_id(0).to(tl.int64) * M + place, share, mask=in_m)

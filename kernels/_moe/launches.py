@@ -1,8 +1,9 @@
-"""Launch configurations of the two kernels of gated experts: a default for each type and others worth trying."""
+"""Launch configurations of the two kernels of experts: a default for each type and others worth trying."""
 
 from torch import Tensor
 
 from kernels._grouped_matmul.launches import Rectangle, as_configs, width_class
+from kernels._moe.expert import Expert
 from kernels.tuned_table import Config, Key
 from kernels.tuning import key
 
@@ -35,16 +36,22 @@ _HIDDEN_GRAD: dict[tuple[int, bool], tuple[Rectangle, ...]] = {
 }
 
 
-def in_key(x: Tensor, columns: int, aligned: bool, tf32: bool, keep: bool, activation: str) -> Key:
+def in_key(x: Tensor, columns: int, aligned: bool, tf32: bool, keep: bool, expert: Expert, biased: bool = False) -> Key:
     """Of the product into the hidden layer of `columns`; `keep` where its inputs are written for a backward pass."""
-    flags = {"aligned": aligned, "tf32": tf32, "keep": keep, activation: True}
+    flags = {"aligned": aligned, "tf32": tf32, "keep": keep, **_flags(expert), **({"biased": True} if biased else {})}
     return key("moe.in", x.element_size(), {"columns": width_class(columns)}, flags)
 
 
-def hidden_grad_key(x: Tensor, columns: int, aligned: bool, transposed: bool, tf32: bool, activation: str) -> Key:
+def hidden_grad_key(x: Tensor, columns: int, aligned: bool, transposed: bool, tf32: bool, expert: Expert) -> Key:
     """Of the product back out of it; `transposed` where w_out is read by columns."""
-    flags = {"aligned": aligned, "transposed": transposed, "tf32": tf32, activation: True}
+    flags = {"aligned": aligned, "transposed": transposed, "tf32": tf32, **_flags(expert)}
     return key("moe.hidden_grad", x.element_size(), {"columns": width_class(columns)}, flags)
+
+
+def _flags(expert: Expert) -> dict[str, int]:
+    """What of an expert changes the code, by names that are part of a key only where they hold."""
+    held = {expert.activation: True, "ungated": not expert.gated, "clamped": expert.clamp is not None}
+    return {name: 1 for name, holds in held.items() if holds}
 
 
 def launch_candidates(key: Key) -> list[Config]:

@@ -4,11 +4,18 @@ import torch
 from torch import Tensor
 
 from kernels._grouped_matmul.portable import grouped_matmul
-from kernels._moe.activations import ACTIVATIONS
+from kernels._moe.expert import Expert
 
 
 def moe_ffn(
-    x: Tensor, w_in: Tensor, w_out: Tensor, expert_index: Tensor, expert_weight: Tensor, activation: str
+    x: Tensor,
+    w_in: Tensor,
+    w_out: Tensor,
+    expert_index: Tensor,
+    expert_weight: Tensor,
+    b_in: Tensor | None,
+    b_out: Tensor | None,
+    expert: Expert,
 ) -> Tensor:
     """See `kernels.moe_ffn`. Reads the choices on the host."""
     experts, choices = w_in.shape[0], expert_index.shape[1]
@@ -17,12 +24,20 @@ def moe_ffn(
     # Those that choose no expert are sorted behind the last group, where the product is zero.
     order = torch.where(flat < 0, experts, flat).argsort(stable=True)
     sizes = torch.bincount(flat[flat >= 0], minlength=experts)
+    expert_of_row = flat.index_select(0, order).clamp(min=0)
     rows = x.index_select(0, order // choices)
-    gate, up = grouped_matmul(rows, w_in, sizes).chunk(2, dim=-1)
-    y = grouped_matmul(ACTIVATIONS[activation](gate) * up, w_out, sizes)
+    hidden = expert.hidden(_add(grouped_matmul(rows, w_in, sizes), b_in, expert_of_row))
+    y = _add(grouped_matmul(hidden, w_out, sizes), b_out, expert_of_row)
     # Back in the order of the tokens by a gather, which unlike adding into place gives the same sum every time.
     y = y.index_select(0, order.argsort()).unflatten(0, (-1, choices))
-    return torch.einsum("tkd,tk->td", y.float(), expert_weight.float()).to(x.dtype)
+    # What chooses no expert has a bias for its output, which counts nothing.
+    weight = torch.where(expert_index < 0, 0.0, expert_weight.float())
+    return torch.einsum("tkd,tk->td", y.float(), weight).to(x.dtype)
+
+
+def _add(rows: Tensor, bias: Tensor | None, expert_of_row: Tensor) -> Tensor:
+    """rows [M, n] plus the bias [E, n] of the expert of each."""
+    return rows if bias is None else rows + bias.index_select(0, expert_of_row)
 
 
 def check_range(expert_index: Tensor, experts: int) -> None:

@@ -3,21 +3,29 @@
 import torch
 from torch import Tensor
 
-from kernels._moe.activations import ACTIVATIONS
+from kernels._moe.expert import Expert
 from kernels._moe.portable import check_range
 
 
 def moe_ffn(
-    x: Tensor, w_in: Tensor, w_out: Tensor, expert_index: Tensor, expert_weight: Tensor, activation: str
+    x: Tensor,
+    w_in: Tensor,
+    w_out: Tensor,
+    expert_index: Tensor,
+    expert_weight: Tensor,
+    b_in: Tensor | None,
+    b_out: Tensor | None,
+    expert: Expert,
 ) -> Tensor:
     """See `kernels.moe_ffn`."""
     check_range(expert_index, w_in.shape[0])
     rows = []
     for token, choices, weights in zip(x.float(), expert_index.tolist(), expert_weight.float(), strict=True):
         row = torch.zeros_like(token)
-        for expert, weight in zip(choices, weights, strict=True):
-            if expert >= 0:
-                gate, up = (token @ w_in[expert].float()).chunk(2)
-                row = row + weight * ((ACTIVATIONS[activation](gate) * up) @ w_out[expert].float())
+        for e, weight in zip(choices, weights, strict=True):
+            if e >= 0:
+                pre = token @ w_in[e].float() + (0 if b_in is None else b_in[e].float())
+                y = expert.hidden(pre) @ w_out[e].float() + (0 if b_out is None else b_out[e].float())
+                row = row + weight * y
         rows.append(row)
     return torch.stack(rows).to(x.dtype) if rows else torch.zeros_like(x)

@@ -1,7 +1,7 @@
 """Mixture of experts: each token runs through the `top_k` experts that a router prefers, weighted by the router.
 
 By default experts are GLUs and the weights of the chosen ones sum to one (Mixtral, arXiv 2401.04088, section 2.1).
-Other routers: `kernels.route_top_k`; experts with biases, clamps or without a gate are multiplied group by group.
+Other routers and experts: `kernels.route_top_k` and `kernels.moe_ffn`.
 Shared experts run for every token; they are one FFN of their joint width. No token is dropped. Zero experts, numbered
 behind the others, return the token itself; a hash of the token's id may choose in place of the scores.
 In training the balance loss E * sum_e f_e P_e, f the share of assignments and P the mean probability of an expert, is
@@ -11,16 +11,13 @@ added to the context (Switch, arXiv 2101.03961, equation 4, over all top_k choic
 import torch
 from torch import Tensor, nn
 
-from kernels import grouped_matmul, moe_ffn, route_top_k
-from nas.architecture.ffns import Activation, Glu, Mlp, Moe
+from kernels import moe_ffn, route_top_k
+from nas.architecture.ffns import Glu, Mlp, Moe
 from nas.context import Context
 from nas.ffns.base import Ffn
 from nas.ffns.glu import GluFfn
 from nas.ffns.mlp import MlpFfn
-from nas.layers.activation import ACTIVATIONS
 from nas.layers.linear import INIT_STD, Linear
-
-OF_THE_KERNEL = ("silu", "gelu", "relu2")
 
 
 class MoeFfn(Ffn):
@@ -33,7 +30,6 @@ class MoeFfn(Ffn):
     def __init__(self, options: Moe, d_model: int) -> None:
         super().__init__()
         self.num_experts, self.top_k = options.num_experts, options.top_k
-        self.activation: Activation = options.activation
         self.options = options
         self.balance_weight = options.balance_weight
         self.routed = options.num_experts + options.num_zero
@@ -52,8 +48,6 @@ class MoeFfn(Ffn):
         self.experts_out_bias = nn.Parameter(torch.zeros(options.num_experts, d_model)) if biased else None
         self.shared = _shared(options, d_model) if options.num_shared else None
         self.shared_gate = Linear(d_model, 1) if options.shared_gate else None
-        plain = not biased and options.clamp is None and not options.up_offset
-        self.fused = options.gated and plain and options.activation in OF_THE_KERNEL
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         tokens = x.reshape(-1, x.shape[-1])
@@ -63,10 +57,19 @@ class MoeFfn(Ffn):
             zero = chosen >= self.num_experts
             identity = (weights * zero).sum(-1, keepdim=True)
             chosen, weights = chosen.masked_fill(zero, -1), weights * ~zero
-        if self.fused:
-            y = moe_ffn(tokens, self.experts_in, self.experts_out, chosen, weights, activation=self.activation)
-        else:
-            y = self._by_groups(tokens, chosen, weights)
+        y = moe_ffn(
+            tokens,
+            self.experts_in,
+            self.experts_out,
+            chosen,
+            weights,
+            b_in=self.experts_in_bias,
+            b_out=self.experts_out_bias,
+            activation=self.options.activation,
+            gated=self.options.gated,
+            clamp=self.options.clamp,
+            up_offset=self.options.up_offset,
+        )
         if identity is not None:
             y = y + identity.to(y.dtype) * tokens.to(y.dtype)
         y = y.view(x.shape)
@@ -132,29 +135,6 @@ class MoeFfn(Ffn):
         mixed = ((mixed ^ (mixed >> 15)) * 0x6C8E9CF5) & 0xFFFFFFFF
         return ((mixed >> 8) + torch.arange(self.top_k, device=ids.device)) % self.routed
 
-    def _by_groups(self, tokens: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """The weighted sum of the chosen experts, [N, d]: rows are sorted by expert, multiplied and sorted back."""
-        # No expert (-1) comes behind the last one, where products are zero; its weight is zero too.
-        expert_of = torch.where(chosen < 0, self.num_experts, chosen).flatten()
-        order = expert_of.argsort(stable=True)
-        sizes = _times(expert_of, self.num_experts + 1)[:-1]
-        expert_of_row = expert_of.index_select(0, order).clamp(max=self.num_experts - 1)
-        rows = tokens.index_select(0, order // self.top_k)
-        hidden = _add(grouped_matmul(rows, self.experts_in, sizes), self.experts_in_bias, expert_of_row)
-        y = grouped_matmul(self._activated(hidden), self.experts_out, sizes)
-        y = _add(y, self.experts_out_bias, expert_of_row)
-        y = y.index_select(0, order.argsort()).unflatten(0, (-1, self.top_k))
-        return torch.einsum("nkd,nk->nd", y, weights.to(y.dtype))
-
-    def _activated(self, hidden: Tensor) -> Tensor:
-        activation, clamp = ACTIVATIONS[self.activation], self.options.clamp
-        if not self.options.gated:
-            return activation(hidden)
-        gate, up = hidden.chunk(2, dim=-1)
-        if clamp is not None:
-            gate, up = gate.clamp(max=clamp), up.clamp(-clamp, clamp)
-        return activation(gate) * (up + self.options.up_offset)
-
     def _scores(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(-1) if self.options.router == "softmax" else logits.float().sigmoid()
 
@@ -182,8 +162,3 @@ def _shared(options: Moe, d_model: int) -> GluFfn | MlpFfn:
     if options.gated:
         return GluFfn(Glu(d_ff=width, activation=options.activation), d_model)
     return MlpFfn(Mlp(d_ff=width, activation=options.activation), d_model)
-
-
-def _add(rows: Tensor, bias: Tensor | None, expert_of_row: Tensor) -> Tensor:
-    """rows [M, n] plus the bias [E, n] of the expert of each."""
-    return rows if bias is None else rows + bias.index_select(0, expert_of_row).to(rows.dtype)

@@ -12,10 +12,21 @@ Make = Callable[[torch.Generator], dict[str, Any]]
 
 
 def grouped_mm_experts(
-    x: Tensor, w_in: Tensor, w_out: Tensor, expert_index: Tensor, expert_weight: Tensor, *, activation: str
+    x: Tensor,
+    w_in: Tensor,
+    w_out: Tensor,
+    expert_index: Tensor,
+    expert_weight: Tensor,
+    *,
+    b_in: Tensor | None,
+    b_out: Tensor | None,
+    activation: str,
+    gated: bool,
+    clamp: float | None,
+    up_offset: float,
 ) -> Answer:
-    """`kernels.moe_ffn` by two of `torch.nn.functional.grouped_mm`."""
-    if activation != "silu":
+    """`kernels.moe_ffn` by two of `torch.nn.functional.grouped_mm`: plain GLU experts alone."""
+    if activation != "silu" or not gated or clamp is not None or up_offset or b_in is not None or b_out is not None:
         return NotImplemented
     experts, choices = w_in.shape[0], expert_index.shape[1]
     flat = expert_index.flatten()

@@ -79,11 +79,18 @@ class MoeFfn(Operation):
     K: int
     zipf: bool = False
     activation: str = "silu"
+    gated: bool = True
+    clamp: float | None = None  # beside biases and an offset of 1, as in gpt-oss
     function: ClassVar[str] = "moe_ffn"
 
     @property
     def differentiable(self) -> tuple[str, ...]:
-        return ("x", "w_in", "w_out", "expert_weight")
+        return ("x", "w_in", "w_out", "expert_weight", *(("b_in", "b_out") if self.clamp is not None else ()))
+
+    @property
+    def columns(self) -> int:
+        """Of the first product."""
+        return 2 * self.I if self.gated else self.I
 
     def arguments(self, random: Random) -> Arguments:
         # The largest of perturbed logarithms are draws without replacement (Gumbel top-k).
@@ -91,24 +98,29 @@ class MoeFfn(Operation):
         rank = torch.arange(1, self.E + 1, dtype=torch.float32, device=gumbel.device)
         index = (gumbel - rank.log() if self.zipf else gumbel).topk(self.K, dim=-1).indices
         weight = random.uniform(self.T, self.K, dtype=torch.float32) + 0.1
-        return {
+        made: Arguments = {
             "x": random.normal(self.T, self.H),
-            "w_in": random.normal(self.E, self.H, 2 * self.I) * self.H**-0.5,
+            "w_in": random.normal(self.E, self.H, self.columns) * self.H**-0.5,
             "w_out": random.normal(self.E, self.I, self.H) * self.I**-0.5,
             "expert_index": index,
             "expert_weight": weight / weight.sum(-1, keepdim=True),
             "activation": self.activation,
+            "gated": self.gated,
         }
+        if self.clamp is not None:
+            made |= {"b_in": random.normal(self.E, self.columns), "b_out": random.normal(self.E, self.H)}
+            made |= {"clamp": self.clamp, "up_offset": 1.0}
+        return made
 
     def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
         return (self.T, self.H)
 
     def forward_cost(self, itemsize: int) -> Cost:
         # With fewer choices than experts, no more of them are read than there are choices.
-        weights = min(self.E, self.T * self.K) * 3 * self.H * self.I
-        return Cost(6 * self.T * self.K * self.H * self.I, itemsize * (2 * self.T * self.H + weights))
+        weights = min(self.E, self.T * self.K) * (self.columns + self.I) * self.H
+        return Cost(2 * self.T * self.K * self.H * (self.columns + self.I), itemsize * (2 * self.T * self.H + weights))
 
     def backward_cost(self, itemsize: int) -> Cost:
         # Read x, dy and the weights; write dx and the weights' gradients.
-        weights = 2 * self.E * 3 * self.H * self.I
-        return Cost(12 * self.T * self.K * self.H * self.I, itemsize * (3 * self.T * self.H + weights))
+        weights = 2 * self.E * (self.columns + self.I) * self.H
+        return Cost(4 * self.T * self.K * self.H * (self.columns + self.I), itemsize * (3 * self.T * self.H + weights))

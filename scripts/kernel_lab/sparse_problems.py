@@ -2,7 +2,7 @@
 
 Attention is that of NSA (16 blocks of 64 keys for each query, groups of 16 heads, lengths of its published rows) and a
 sweep of density at one length. Expert layers are those of published rows: model 2048, experts 768, 8 of 128 a token
-(Liger Kernel's benchmark data).
+(Liger Kernel's benchmark data), and gpt-oss's with its biases and clamps.
 """
 
 from dataclasses import replace
@@ -15,6 +15,7 @@ Named = list[tuple[str, Operation]]
 NSA = BlockSparseAttention(B=1, T=8192, Hq=64, Hkv=4, D=128, block_size=64, chosen=16)
 SWEEP = BlockSparseAttention(B=1, T=16384, Hq=32, Hkv=8, D=128, block_size=64, chosen=16, query_block=64)
 EXPERTS = MoeFfn(T=32768, E=128, H=2048, I=768, K=8)
+GPT_OSS_EXPERTS = MoeFfn(T=8192, E=32, H=2880, I=2880, K=4, activation="quick_gelu", clamp=7.0)
 
 
 def benchmark_sizes() -> Named:
@@ -29,6 +30,7 @@ def benchmark_sizes() -> Named:
         ("T8192 E128 H2048 I768 K8", replace(EXPERTS, T=8192)),
         ("T8192 E128 H2048 I768 K8 zipf", replace(EXPERTS, T=8192, zipf=True)),
         ("T8192 E8 H2048 I768 K8", replace(EXPERTS, T=8192, E=8)),
+        ("gpt-oss T8192 E32 H2880 I2880 K4", GPT_OSS_EXPERTS),
         ("T1024 E128 H2048 I768 K8", replace(EXPERTS, T=1024)),
         ("T1 E128 H2048 I768 K8", replace(EXPERTS, T=1)),
     ]
@@ -59,6 +61,8 @@ def launch_sizes() -> Named:
         ("experts, multiples of 16", MoeFfn(T=333, E=6, H=96, I=80, K=2)),
         ("experts, odd widths", MoeFfn(T=150, E=5, H=50, I=70, K=3, zipf=True, activation="gelu")),
         ("more experts than choices", MoeFfn(T=3, E=64, H=128, I=64, K=2, activation="relu2")),
+        ("experts with biases, clamped", MoeFfn(T=150, E=5, H=96, I=80, K=2, activation="quick_gelu", clamp=1.0)),
+        ("experts without a gate", MoeFfn(T=150, E=5, H=96, I=80, K=2, activation="gelu_tanh", gated=False)),
     ]
 
 

@@ -102,8 +102,16 @@ def test_operators_keep_what_torch_asks_of_them():
         (torch.ones(4, 3), torch.ones(2, 3, 6), torch.tensor([2.0, 2.0]), "int32 or int64"),
         (torch.ones(4, 3), torch.ones(2, 3, 6), torch.tensor([2, 3]), "sum to at most the 4 rows"),
         (torch.ones(4, 3), torch.ones(2, 3, 6), torch.tensor([5, -1]), "non-negative"),
+        (torch.ones(4, 3).double(), torch.ones(2, 3, 6).double(), torch.tensor([2, 2]), "float32, float16 or bfloat16"),
+        (torch.ones(4, 3), torch.ones(2, 3, 6).to("meta"), torch.tensor([2, 2]), "on one device, but got cpu, meta"),
     ],
 )
 def test_arguments_that_do_not_belong_together_are_refused(x, w, sizes, message):
     with pytest.raises(ValueError, match=message):
         grouped_matmul(x, w, sizes)
+
+
+def test_bfloat16_is_refused_in_the_interpreter():
+    x, w = torch.ones(4, 3).bfloat16(), torch.ones(2, 3, 6).bfloat16()
+    with use_backend("gpu"), pytest.raises(ValueError, match="multiplies bfloat16 wrongly"):
+        grouped_matmul(x, w, torch.tensor([2, 2]))

@@ -141,6 +141,8 @@ def test_the_operator_keeps_what_torch_asks_of_it():
         ({"weight": torch.ones(3, 5)}, r"x must be \[\.\.\., d\] and weight \[V, d\], but got \[2, 4\] and \[3, 5\]"),
         ({"targets": torch.zeros(3, dtype=torch.int64)}, r"targets must be \[2\] of torch\.int64"),
         ({"weight": torch.ones(3, 4, dtype=torch.float16)}, "on one device, x and weight of one type"),
+        ({"x": torch.ones(2, 4, dtype=torch.int64)}, r"x and weight must have a floating type, but got torch\.int64"),
+        ({"targets": torch.zeros(2, dtype=torch.int64, device="meta")}, "on one device, .* and targets on meta"),
         ({"soft_cap": 0.0}, r"soft_cap must be positive or None, but got 0\.0"),
         ({"reduction": "none"}, "reduction must be 'mean' or 'sum', but got 'none'"),
         ({"targets": torch.tensor([0, 3])}, "targets must be below the 3 rows of weight"),

@@ -16,12 +16,22 @@ CASES = {  # T, d, I, E, K, activation
     "odd widths": (63, 25, 37, 5, 2, "gelu"),
     "more experts than choices": (5, 16, 16, 70, 2, "silu"),
     "wide": (33, 130, 68, 2, 1, "relu2"),
+    "gpt-oss": (63, 36, 20, 5, 2, "quick_gelu"),
+    "no gate": (33, 16, 32, 4, 2, "gelu_tanh"),
+    "no gate, biases": (15, 12, 20, 3, 2, "silu"),
 }
+OPTIONS = {
+    "gpt-oss": {"clamp": 0.7, "up_offset": 1.0},
+    "no gate": {"gated": False},
+    "no gate, biases": {"gated": False},
+}
+BIASED = ("gpt-oss", "no gate, biases")
 
 
 def problem(case, dtype=torch.float32, missing=0.2):
     """Inputs by name; `missing` is the share of choices that choose no expert."""
     tokens, width, inner, experts, choices, _ = CASES[case]
+    columns = inner if case in OPTIONS and "gated" in OPTIONS[case] else 2 * inner
     generator = torch.Generator().manual_seed(tokens + inner)
 
     def normal(*shape):
@@ -31,19 +41,21 @@ def problem(case, dtype=torch.float32, missing=0.2):
     index[torch.rand(index.shape, generator=generator) < missing] = -1
     tensors = {
         "x": normal(tokens, width).to(dtype),
-        "w_in": (normal(experts, width, 2 * inner) * width**-0.5).to(dtype),
+        "w_in": (normal(experts, width, columns) * width**-0.5).to(dtype),
         "w_out": (normal(experts, inner, width) * inner**-0.5).to(dtype),
         "expert_index": index,
         "expert_weight": torch.rand(tokens, choices, generator=generator) + 0.1,
     }
-    for name in ("x", "w_in", "w_out", "expert_weight"):
-        tensors[name].requires_grad_()
+    if case in BIASED:
+        tensors |= {"b_in": normal(experts, columns).to(dtype), "b_out": normal(experts, width).to(dtype)}
+    for one in tensors.values():
+        one.requires_grad_(one.is_floating_point())
     return tensors, normal(tokens, width).to(dtype)
 
 
-def run(backend, tensors, dy, activation):
+def run(backend, tensors, dy, activation, **options):
     with use_backend(backend):
-        y = moe_ffn(*tensors.values(), activation=activation)
+        y = moe_ffn(**tensors, activation=activation, **options)
     leaves = [one for one in tensors.values() if one.requires_grad]
     return y, *torch.autograd.grad(y, leaves, dy)
 
@@ -71,30 +83,32 @@ def test_exact_example(backend):
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients_equal_the_definition(case, backend):
-    given = problem(case)
-    expected = run("reference", *given, CASES[case][-1])
-    for actual, wanted in zip(run(backend, *given, CASES[case][-1]), expected, strict=True):
+    given, options = problem(case), OPTIONS.get(case, {})
+    expected = run("reference", *given, CASES[case][-1], **options)
+    for actual, wanted in zip(run(backend, *given, CASES[case][-1], **options), expected, strict=True):
         assert_close(actual, wanted, LIMITS[torch.float32])
 
 
 @pytest.mark.usefixtures("nan_filled_memory")
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
-@pytest.mark.parametrize("case", ["several tiles", "odd widths"])
+@pytest.mark.parametrize("case", ["several tiles", "odd widths", "gpt-oss"])
 def test_half_precision_stays_close_to_the_definition_in_single(case, backend):
     tensors, dy = problem(case, torch.float16)
     single = {
         name: one.detach().float().requires_grad_() if one.is_floating_point() else one for name, one in tensors.items()
     }
-    expected = run("reference", single, dy.float(), CASES[case][-1])
-    actual = run(backend, tensors, dy, CASES[case][-1])
-    assert [one.dtype for one in actual] == [torch.float16] * 4 + [torch.float32]
+    options = OPTIONS.get(case, {})
+    expected = run("reference", single, dy.float(), CASES[case][-1], **options)
+    actual = run(backend, tensors, dy, CASES[case][-1], **options)
+    assert [one.dtype for one in actual[:5]] == [torch.float16] * 4 + [torch.float32]
     for ours, wanted in zip(actual, expected, strict=True):
         assert_close_relative(ours, wanted, LIMITS[torch.float16])
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
-def test_where_no_expert_is_chosen_nothing_is_added_and_no_gradient_flows(backend):
-    tensors, dy = problem("several tiles")
+@pytest.mark.parametrize("case", ["several tiles", "gpt-oss"])
+def test_where_no_expert_is_chosen_nothing_is_added_and_no_gradient_flows(case, backend):
+    tensors, dy = problem(case)
     tensors["expert_index"].fill_(-1)
     for one in run(backend, tensors, dy, "silu"):
         assert one.eq(0).all()
@@ -128,14 +142,15 @@ def test_without_gradients_the_value_is_the_same_and_nothing_is_kept():
     tensors, _ = problem("several tiles")
     with use_backend("gpu"), torch.no_grad():
         bare = moe_ffn(*tensors.values())
-    y, kept, _, _ = gpu.moe_forward(*(one.detach() for one in tensors.values()), "silu", True)
+    plain = (None, None, "silu", True, None, 0.0)
+    y, kept, _, _ = gpu.moe_forward(*(one.detach() for one in tensors.values()), *plain, True)
     assert torch.equal(bare, y)
     assert kept.numel() == 200 * 160
-    assert gpu.moe_forward(*(one.detach() for one in tensors.values()), "silu", False)[1].numel() == 0
+    assert gpu.moe_forward(*(one.detach() for one in tensors.values()), *plain, False)[1].numel() == 0
 
 
 def test_gradients_of_the_kernels_repeat_bit_for_bit():
-    given = problem("several tiles")
+    given = problem("gpt-oss")
     first, second = (run("gpu", *given, "silu") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -164,12 +179,16 @@ def test_no_tokens_give_no_rows_and_gradients_of_zero():
 def test_operators_keep_what_torch_asks_of_them():
     from kernels._moe import gpu
 
-    tensors, dy = problem("odd widths", missing=0.0)  # rows of no expert are kept as they were allocated
-    torch.library.opcheck(gpu.moe_forward, (*tensors.values(), "silu", True))
-    detached = {name: one.detach() for name, one in tensors.items()}
-    kept = gpu.moe_forward(*detached.values(), "silu", True)[1:]
-    given = [detached[name] for name in NAMES if name != "expert_index"]
-    torch.library.opcheck(gpu.moe_backward, (dy, *given, *kept, "silu"))
+    for case, expert in (("one token", ("gelu", True, None, 0.0)), ("no gate, biases", ("relu2", False, None, 0.0))):
+        tensors, dy = problem(case, missing=0.0)  # rows of no expert are kept as they were allocated
+        biases = [tensors.get(name) for name in ("b_in", "b_out")]
+        given = [tensors[name] for name in NAMES] + biases
+        tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
+        torch.library.opcheck(gpu.moe_forward, (*given, *expert, True), test_utils=tests)
+        given = [None if one is None else one.detach() for one in given]
+        kept = gpu.moe_forward(*given, *expert, True)[1:]
+        backward = (dy, *given, *kept, *expert)
+        torch.library.opcheck(gpu.moe_backward, backward, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_a_compiled_layer_computes_the_same():
@@ -212,6 +231,36 @@ def test_the_definition_agrees_with_the_experts_of_mixtral():
     for y in (definition, ours):
         assert_close_relative(y, theirs, 1e-5)
         for actual, wanted in zip(torch.autograd.grad(y, (x, weight, experts.gate_up_proj), dy), expected, strict=True):
+            assert_close_relative(actual, wanted, 1e-5)
+
+
+def test_the_definition_agrees_with_the_experts_of_gpt_oss():
+    """Their gates and ups alternate."""
+    from transformers import GptOssConfig
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+
+    experts = GptOssExperts(GptOssConfig(hidden_size=20, intermediate_size=12, num_local_experts=5))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in experts.parameters():
+            parameter.normal_(std=2.0, generator=generator)  # so that clamps at 7 matter
+    x = torch.randn(9, 20, generator=generator, requires_grad=True)
+    weight, index = torch.rand(9, 5, generator=generator).topk(2, dim=-1)
+    leaves = (x, *experts.parameters())
+    theirs = experts(x, index, weight)
+    w_in, b_in = (
+        torch.cat((one[..., ::2], one[..., 1::2]), -1) for one in (experts.gate_up_proj, experts.gate_up_proj_bias)
+    )
+    dy = torch.randn(9, 20, generator=generator)
+    expected = torch.autograd.grad(theirs, leaves, dy)
+    for backend in ("reference", "portable"):
+        with use_backend(backend):
+            ours = moe_ffn(
+                x, w_in, experts.down_proj, index, weight, b_in=b_in, b_out=experts.down_proj_bias,
+                activation="quick_gelu", clamp=7.0, up_offset=1.0,
+            )  # fmt: skip
+        assert_close_relative(ours, theirs, 1e-5)
+        for actual, wanted in zip(torch.autograd.grad(ours, leaves, dy, retain_graph=True), expected, strict=True):
             assert_close_relative(actual, wanted, 1e-5)
 
 
@@ -294,12 +343,18 @@ def test_router_logits_receive_the_gradient_of_the_weights_alone():
         ({"expert_index": torch.full((1, 1), -2)}, "but got -2 to -2"),
         ({"expert_weight": torch.ones(1, 2)}, "expert_weight must have the shape of expert_index"),
         ({"expert_weight": torch.ones(1, 1).to("meta")}, "expert_weight must lie on the device of x, cpu"),
+        ({"b_in": torch.ones(3, 4)}, r"b_in must be \[3, 8\], one row an expert, of torch.float32"),
+        ({"b_out": torch.ones(3, 8).half()}, r"b_out must be \[3, 8\], .* but got \[3, 8\] of torch.float16"),
+        ({"clamp": -1.0}, r"clamp must be at least 0, the largest gate, or None, but got -1\.0"),
+        ({"gated": False}, r"w_out must be \[E, I, d\] = \[3, 8, 8\]"),
+        ({"gated": False, "w_out": torch.ones(3, 8, 8), "clamp": 1.0}, r"of gated experts, but got clamp=1\.0"),
+        ({"gated": False, "w_out": torch.ones(3, 8, 8), "up_offset": 1.0}, r"gated experts, .* up_offset=1\.0"),
     ],
 )
 def test_arguments_that_do_not_belong_together_are_refused(changed, message):
     tensors, _ = problem("one token", missing=0.0)
     with pytest.raises(ValueError, match=message):
-        moe_ffn(*(tensors | changed).values())
+        moe_ffn(**(tensors | changed))
 
 
 @pytest.mark.parametrize(
@@ -320,7 +375,9 @@ def test_routers_refuse_what_has_no_meaning(options, message):
 
 def test_unknown_activations_and_bfloat16_in_the_interpreter_are_refused():
     tensors, _ = problem("one token")
-    with pytest.raises(ValueError, match="activation must be one of silu, gelu, relu2, but got 'tanh'"):
+    with pytest.raises(
+        ValueError, match="activation must be one of silu, gelu, gelu_tanh, quick_gelu, relu2, but got 'tanh'"
+    ):
         moe_ffn(*tensors.values(), activation="tanh")
     half = {name: one.bfloat16() if name in ("x", "w_in", "w_out") else one for name, one in tensors.items()}
     with use_backend("gpu"), pytest.raises(ValueError, match="multiplies bfloat16 wrongly"):
