@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kernels._block_sparse_attention import portable, reference
+from kernels._block_sparse_attention.options import Options
 from kernels.backend import ask_substitute, choose_backend
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -91,7 +92,7 @@ def block_sparse_attention(
             f"{list(q.shape)}."
         )
     _check_blocks(q, k, blocks, block_size, query_block)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
     substituted = ask_substitute(
         "block_sparse_attention",
         q,
@@ -100,15 +101,14 @@ def block_sparse_attention(
         blocks,
         block_size=block_size,
         query_block=query_block,
-        scale=scale,
+        scale=factor,
         causal=causal,
         return_lse=return_lse,
     )
     if substituted is not NotImplemented:
         return substituted
-    o, lse = _implementation(q).block_sparse_attention(
-        q, k, v, blocks, block_size, query_block, scale, causal, return_lse
-    )
+    options = Options(block_size, query_block, factor, causal)
+    o, lse = _implementation(q).block_sparse_attention(q, k, v, blocks, options, return_lse)
     return (o, lse) if return_lse else o
 
 

@@ -9,7 +9,9 @@ from kernels._block_sparse_attention.gpu_kernels import (
     sparse_fwd_kernel,
     sparse_sum_kernel,
 )
-from kernels._block_sparse_attention.launches import default_launch, sparse_key, sum_key
+from kernels._block_sparse_attention.gpu_pairs import sparse_merge_kernel, sparse_pairs_kernel
+from kernels._block_sparse_attention.launches import default_launch, merge_key, sparse_key, sum_key
+from kernels._block_sparse_attention.options import Options
 from kernels.ahead_of_time import Case
 from kernels.tuned_table import Config, Key
 
@@ -17,6 +19,8 @@ KERNELS = {
     "block_sparse_attention.forward": sparse_fwd_kernel,
     "block_sparse_attention.backward_dq": sparse_dq_kernel,
     "block_sparse_attention.backward_dkv": sparse_dkv_kernel,
+    "block_sparse_attention.pairs": sparse_pairs_kernel,
+    "block_sparse_attention.merge": sparse_merge_kernel,
 }
 LARGEST_MULTIPLE = 16  # strides are multiples of the head size, which is a multiple of 16 where it is not padded
 
@@ -30,8 +34,11 @@ def ahead_of_time_cases() -> list[Case]:
     keys = []
     for dtype, (size, size_v), (query_block, block) in chosen:
         q, v = torch.empty(1, 1, 16, size, dtype=dtype), torch.empty(1, 1, 1, size_v, dtype=dtype)
-        keys += [sparse_key(kernel, q, v, True, query_block, block) for kernel in KERNELS]
-    keys.append(sum_key(torch.empty(1, 1, 1, 128, dtype=torch.float16)))
+        options = Options(block, query_block, 1.0, True)
+        passes = ("forward", "backward_dq", "backward_dkv", *(["pairs"] if (query_block, block) == (1, 64) else []))
+        keys += [sparse_key(f"block_sparse_attention.{name}", q, v, options) for name in passes]
+    half = torch.empty(1, 1, 1, 128, dtype=torch.float16)
+    keys += [sum_key(half), merge_key(half, 16)]
     return [launch_case(key, default_launch(key)) for key in keys]
 
 
@@ -47,6 +54,11 @@ def launch_case(key: Key, config: Config) -> Case:
         names = ("keys", "kv_heads", "heads_listed", "sequences_listed", "runs")
         return Case(key.label, sparse_sum_kernel, signature | dict.fromkeys(names, "i32"), constants, options)
     kernel = KERNELS[key.kernel]
+    if kernel is sparse_merge_kernel:
+        constants = {"DV": sizes["V"], "BDV": sizes["V"], "GROUP": flags["rows"], "QUERY_BLOCK": 1, **blocks}
+        types = {"parts": element, "o": element, "part_lse": "*fp32", "lse": "*fp32", "places": "*i32"}
+        signature = {name: types.get(name, "i32") for name in kernel.arg_names if name not in constants}
+        return Case(key.label, kernel, signature, constants, options)
     shrink = (lambda size: size * 5 // 8) if flags["padded"] else (lambda size: size)
     head, head_v = shrink(sizes["D"]), shrink(sizes["V"])
     constants = {"D": head, "DV": head_v, "BD": triton.next_power_of_2(head), "BDV": triton.next_power_of_2(head_v)}
@@ -57,8 +69,8 @@ def launch_case(key: Key, config: Config) -> Case:
     constants |= {"CAUSAL": flags["causal"] > 0, **blocks}
     if kernel is sparse_dkv_kernel:
         constants["JOINED"] = 32 if joined else 1
-    known = dict.fromkeys(("q", "k", "v", "o", "do", "dq", "dk", "dv"), element)
-    known |= dict.fromkeys(("lse", "dlse", "delta", "partial_dk", "partial_dv"), "*fp32")
+    known = dict.fromkeys(("q", "k", "v", "o", "do", "dq", "dk", "dv", "parts"), element)
+    known |= dict.fromkeys(("lse", "dlse", "delta", "partial_dk", "partial_dv", "part_lse"), "*fp32")
     lists = ("entries", "slots", "members", "bits", "starts", "row_of_chunk", "chunk_starts", "partial_starts")
     known |= dict.fromkeys(lists, "*i32") | dict.fromkeys(("scale", "scale_log2"), "fp32")
     signature = {argument: known.get(argument, "i32") for argument in kernel.arg_names if argument not in constants}

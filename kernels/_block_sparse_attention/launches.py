@@ -4,6 +4,7 @@ import triton
 from torch import Tensor
 
 from kernels._block_sparse_attention.lists import blocks_in_a_run
+from kernels._block_sparse_attention.options import Options
 from kernels.tuned_table import Config, Key
 from kernels.tuning import key
 
@@ -36,7 +37,18 @@ DKV: dict[tuple[int, int], tuple[Sizes, ...]] = {
     (128, 4): ((16, 16, 8, 1), (16, 32, 8, 1)),
     (256, 4): ((16, 16, 8, 1),),
 }
+# Most rows in a tile, warps, stages; the keys are those of a block.
+PAIRS: dict[tuple[int, int], tuple[tuple[int, int, int], ...]] = {
+    (64, 2): ((64, 4, 3), (128, 8, 2), (128, 4, 2), (64, 4, 2)),
+    (128, 2): ((64, 4, 2), (128, 8, 2), (64, 8, 3), (64, 4, 3)),
+    (256, 2): ((64, 8, 1), (32, 4, 2), (64, 8, 2)),
+    (64, 4): ((32, 8, 1), (32, 4, 1)),
+    (128, 4): ((16, 8, 1), (32, 8, 1)),
+    (256, 4): ((16, 8, 1),),
+}
 SUM_WARPS = (4, 2, 8)
+MERGE_ROWS = 32
+LARGEST_BLOCK_BYTES = 2**16  # of keys and values that a program holds
 TABLES = {
     "block_sparse_attention.forward": FORWARD,
     "block_sparse_attention.backward_dq": DQ,
@@ -44,16 +56,28 @@ TABLES = {
 }
 
 
-def sparse_key(kernel: str, q: Tensor, v: Tensor, causal: bool, query_block: int, block_size: int) -> Key:
+def keys_outside(rows: int, lists: int, blocks: int, capacity: int, block_bytes: int, row_bytes: int) -> bool:
+    """Whether the outer loop of a forward pass had better go over keys.
+
+    rows: of a list; blocks: of keys; block_bytes: keys and values of a block; row_bytes: a row of q and twice one of o,
+    which is written and read again. By memory traffic, which is what bounds both: a pair of list and block costs the
+    block with lists outside and its rows with keys outside. By twice as much, as what is written leaves the cache; and
+    a block must be read for several lists.
+    """
+    several = lists * capacity >= 4 * blocks
+    return several and block_bytes <= LARGEST_BLOCK_BYTES and block_bytes >= 2 * rows * row_bytes
+
+
+def sparse_key(kernel: str, q: Tensor, v: Tensor, options: Options) -> Key:
     """`rows` is what a list fills of a tile, `run` the keys that lie side by side in one, as far as tiles mind."""
-    group = q.shape[2] // v.shape[2]
+    group, block_size, query_block = q.shape[2] // v.shape[2], options.block_size, options.query_block
     run = min(triton.next_power_of_2(block_size), LARGEST_ROWS)
     if kernel == "block_sparse_attention.backward_dkv":
         run = min(max(16, triton.next_power_of_2(block_size * blocks_in_a_run(block_size))), LARGEST_ROWS)
     rows = min(max(16, triton.next_power_of_2(query_block * group)), LARGEST_ROWS)
     sizes = {"D": q.shape[3], "V": v.shape[3]}
     padded = any(triton.next_power_of_2(size) != size for size in sizes.values())
-    flags = {"causal": causal, "rows": rows, "run": run, "padded": padded}
+    flags = {"causal": options.causal, "rows": rows, "run": run, "padded": padded}
     return key(kernel, q.dtype.itemsize, sizes, flags)
 
 
@@ -61,10 +85,23 @@ def sum_key(grad: Tensor) -> Key:
     return key("block_sparse_attention.sum", grad.dtype.itemsize, {"D": grad.shape[3]}, {})
 
 
+def merge_key(v: Tensor, rows: int) -> Key:
+    rows = min(triton.next_power_of_2(rows), MERGE_ROWS)
+    return key("block_sparse_attention.merge", v.dtype.itemsize, {"V": v.shape[3]}, {"rows": rows})
+
+
 def launch_candidates(key: Key) -> list[Config]:
     """The launches worth trying for a key, the default first; at most six."""
     if key.kernel == "block_sparse_attention.sum":
         return [{"num_warps": warps} for warps in SUM_WARPS]
+    if key.kernel == "block_sparse_attention.merge":
+        rows = dict(key.flags)["rows"]
+        return [{"BM": rows, "num_warps": warps} for warps in (4, 2, 8)]
+    if key.kernel == "block_sparse_attention.pairs":
+        size, run = max(64, *(size for _, size in key.sizes)), dict(key.flags)["run"]
+        names = ("BM", "BN", "num_warps", "num_stages")
+        found = PAIRS[size, key.element_bytes]
+        return [dict(zip(names, (rows, run, warps, stages), strict=True)) for rows, warps, stages in found]
     flags, size = dict(key.flags), max(64, *(size for _, size in key.sizes))
     candidates: list[Config] = []
     for rows, keys, warps, stages in TABLES[key.kernel][size, key.element_bytes]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels._block_sparse_attention.options import Options
+
 SMALLEST_RUN = 16  # keys; what a matrix instruction takes
 JOINED_RUN = 32  # keys, where blocks are smaller
 ROWS_PER_CHUNK = 32768  # queries times heads
@@ -38,6 +40,7 @@ class Inverse:
     row_of_chunk: Tensor
     chunk_starts: Tensor
     partial_starts: Tensor
+    order: Tensor  # [E] int64: the entry that each member comes from
     rows: int
     runs: int
     chunk: int  # members
@@ -48,11 +51,12 @@ def blocks_in_a_run(block_size: int) -> int:
     return 1 if block_size >= SMALLEST_RUN else JOINED_RUN // block_size
 
 
-def tidy(blocks: Tensor, queries: int, keys: int, block_size: int, query_block: int, causal: bool) -> Lists:
+def tidy(blocks: Tensor, queries: int, keys: int, options: Options) -> Lists:
     """The lists in order, without blocks that do not exist, that lie ahead of all their queries, or that repeat."""
+    block_size, query_block = options.block_size, options.query_block
     count = -(-keys // block_size)
     exists = (blocks >= 0) & (blocks < count)
-    if causal:
+    if options.causal:
         ends = torch.arange(1, blocks.shape[1] + 1, device=blocks.device) * query_block
         last = ends.clamp(max=queries) - 1 + keys - queries
         exists &= blocks <= (last // block_size).view(-1, 1, 1)
@@ -63,9 +67,9 @@ def tidy(blocks: Tensor, queries: int, keys: int, block_size: int, query_block: 
     return Lists(ordered.masked_fill(repeats | (ordered >= count), -1), slots)
 
 
-def invert(lists: Lists, keys: int, block_size: int, rows_per_list: int) -> Inverse:
-    """`rows_per_list`: queries times heads that read one list."""
-    entries, joined = lists.entries, blocks_in_a_run(block_size)
+def invert(entries: Tensor, keys: int, block_size: int, rows_per_list: int) -> Inverse:
+    """Of tidy lists [B', Nq, H', S]; `rows_per_list`: queries times heads that read one list."""
+    joined = blocks_in_a_run(block_size)
     batch, count, heads, _ = entries.shape
     device = entries.device
     runs = -(-keys // (block_size * joined))
@@ -94,11 +98,20 @@ def invert(lists: Lists, keys: int, block_size: int, rows_per_list: int) -> Inve
         row_of_chunk=torch.searchsorted(chunk_starts[1:], every, right=True).to(torch.int32),
         chunk_starts=chunk_starts,
         partial_starts=partial_starts,
+        order=order,
         rows=total,
         runs=runs,
         chunk=chunk,
         partials=2 * (row.numel() // chunk),  # a row of more than one chunk has more members than half of its chunks
     )
+
+
+def places_of(inverse: Inverse, entries: Tensor) -> Tensor:
+    """Where each entry of the lists lies among the members, int32 in the shape of `entries`; -1 for one to be skipped.
+    Blocks must not be run together."""
+    number = torch.arange(inverse.order.shape[0], device=entries.device, dtype=torch.int32)
+    places = torch.empty_like(number).scatter_(0, inverse.order, number).view(entries.shape)
+    return torch.where(entries >= 0, places, -1)
 
 
 def _one_entry_a_run(run: Tensor, named: Tensor, bits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

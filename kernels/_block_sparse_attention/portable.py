@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from kernels._block_sparse_attention.options import Options
+
 QUERIES_PER_CHUNK = 128
 GATHERED_ELEMENTS = 2**22  # of keys, at a time
 KEPT_ELEMENTS = 2**28  # of copied keys, for a backward pass; beyond that they are copied again
@@ -19,24 +21,15 @@ COST_OF_A_COPY = 32.0
 
 
 def block_sparse_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    blocks: Tensor,
-    block_size: int,
-    query_block: int,
-    scale: float,
-    causal: bool,
-    return_lse: bool,
+    q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, options: Options, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     """See `kernels.block_sparse_attention`; the log-sum-exp is None where it is not asked for."""
-    check_range(blocks, -(-k.shape[1] // block_size))
+    check_range(blocks, -(-k.shape[1] // options.block_size))
     heads, kv_heads = q.shape[2], k.shape[2]
     # [B, T, Hkv, G, D]: the heads of a group are rows of one key head, so that no key is copied for them.
     grouped = q.unflatten(2, (kv_heads, heads // kv_heads))
-    pays = _gathering_pays(q, k, blocks.shape[3] * block_size, query_block, causal)
-    run = _gathered if pays else _masked
-    o, lse = run(grouped, k, v, blocks, block_size, query_block, scale, causal, return_lse)
+    run = _gathered if _gathering_pays(q, k, blocks.shape[3], options) else _masked
+    o, lse = run(grouped, k, v, blocks, options, return_lse)
     return o.flatten(2, 3), None if lse is None else lse.flatten(2, 3)
 
 
@@ -49,26 +42,18 @@ def check_range(blocks: Tensor, count: int) -> None:
         )
 
 
-def _gathering_pays(q: Tensor, k: Tensor, listed: int, query_block: int, causal: bool) -> bool:
-    """Whether copying `listed` keys for each block of queries is cheaper than looking at all of them."""
+def _gathering_pays(q: Tensor, k: Tensor, listed: int, options: Options) -> bool:
+    """Whether copying `listed` blocks of keys for each block of queries is cheaper than looking at all of them."""
     queries, keys, group = q.shape[1], k.shape[1], q.shape[2] // k.shape[2]
-    looked_at = keys - queries / 2 if causal else float(keys)  # by a query, on average
-    return listed * (1 + COST_OF_A_COPY / (query_block * group)) < looked_at
+    looked_at = keys - queries / 2 if options.causal else float(keys)  # by a query, on average
+    return listed * options.block_size * (1 + COST_OF_A_COPY / (options.query_block * group)) < looked_at
 
 
 def _masked(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    blocks: Tensor,
-    block_size: int,
-    query_block: int,
-    scale: float,
-    causal: bool,
-    return_lse: bool,
+    q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, options: Options, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     """q [B, T, Hkv, G, D]. The mask never has more than chunk x Tk entries for a key head."""
-    queries, keys = q.shape[1], k.shape[1]
+    queries, keys, causal, block_size = q.shape[1], k.shape[1], options.causal, options.block_size
     count = -(-keys // block_size)
     listed = torch.zeros(*blocks.shape[:3], count + 1, dtype=torch.bool, device=q.device)
     listed.scatter_(-1, torch.where(blocks < 0, count, blocks).long(), True)  # [B', Nq, H', blocks and one for -1]
@@ -77,30 +62,25 @@ def _masked(
         stop = min(start + QUERIES_PER_CHUNK, queries)
         position = torch.arange(start, stop, device=q.device)
         key = torch.arange(keys - queries + stop if causal else keys, device=q.device)
-        sees = listed[:, position // query_block][..., key // block_size].transpose(1, 2)  # [B', H', chunk, keys]
+        sees = listed[:, position // options.query_block][..., key // block_size].transpose(
+            1, 2
+        )  # [B', H', chunk, keys]
         if causal:
             sees = sees & (key <= (position + keys - queries).unsqueeze(1))
         sees = sees.unsqueeze(3).expand(-1, -1, -1, q.shape[3], -1).flatten(2, 3)
         rows = q[:, start:stop].permute(0, 2, 1, 3, 4).flatten(2, 3)
         k_seen, v_seen = (x[:, : len(key)].transpose(1, 2) for x in (k, v))
-        parts.append(_attend(rows, k_seen, v_seen, sees, scale, return_lse))
+        parts.append(_attend(rows, k_seen, v_seen, sees, options.scale, return_lse))
     return _in_place(parts, q.shape[3], dim=2)
 
 
 def _gathered(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    blocks: Tensor,
-    block_size: int,
-    query_block: int,
-    scale: float,
-    causal: bool,
-    return_lse: bool,
+    q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, options: Options, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     """q [B, T, Hkv, G, D]. Keys are copied for so many blocks of queries at a time that the copies stay in cache."""
     batch, queries, kv_heads, group, _ = q.shape
     keys, lists = k.shape[1], blocks.shape[1]
+    block_size, query_block = options.block_size, options.query_block
     count = -(-keys // block_size)
     blocks = _without_twins(blocks).expand(batch, -1, kv_heads, -1).transpose(1, 2)  # [B, Hkv, Nq, S]
     # Blocks of all sequences and heads in one row, [B Hkv blocks, block_size D]: a gather of rows is a plain copy.
@@ -121,12 +101,12 @@ def _gathered(
         key = (chunk.unsqueeze(-1) * block_size + within).flatten(3)  # [B, Hkv, n, S block_size]
         sees = ((chunk >= 0).unsqueeze(-1) & (within >= 0)).flatten(3) & (key < keys)
         sees = sees.unsqueeze(3)
-        if causal:
+        if options.causal:
             query = torch.arange(start * query_block, (start + chunk.shape[2]) * query_block, device=key.device)
             sees = sees & (key.unsqueeze(3) <= query.view(1, 1, -1, query_block, 1) + keys - queries)
         sees = sees.expand(-1, -1, -1, query_block, -1).unsqueeze(4).expand(-1, -1, -1, -1, group, -1)
         taken = q[:, :, start : start + step].flatten(3, 4).flatten(0, 2).unsqueeze(1)
-        o, lse = _attend(taken, k, v, sees.flatten(3, 4).flatten(0, 2).unsqueeze(1), scale, return_lse)
+        o, lse = _attend(taken, k, v, sees.flatten(3, 4).flatten(0, 2).unsqueeze(1), options.scale, return_lse)
         shape = (batch, kv_heads, chunk.shape[2] * query_block * group)
         return o.view(*shape, -1), None if lse is None else lse.view(shape)
 

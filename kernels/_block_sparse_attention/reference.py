@@ -3,22 +3,15 @@
 import torch
 from torch import Tensor
 
+from kernels._block_sparse_attention.options import Options
 from kernels._block_sparse_attention.portable import check_range
 
 
 def block_sparse_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    blocks: Tensor,
-    block_size: int,
-    query_block: int,
-    scale: float,
-    causal: bool,
-    return_lse: bool,
+    q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, options: Options, return_lse: bool
 ) -> tuple[Tensor, Tensor]:
     """See `kernels.block_sparse_attention`; the log-sum-exp is returned in any case."""
-    check_range(blocks, -(-k.shape[1] // block_size))
+    check_range(blocks, -(-k.shape[1] // options.block_size))
     batch, queries, heads, _ = q.shape
     keys, kv_heads = k.shape[1:3]
     blocks = blocks.expand(batch, -1, kv_heads, -1)
@@ -28,10 +21,10 @@ def block_sparse_attention(
         for i in range(queries):
             for h in range(heads):
                 kv_head = h // (heads // kv_heads)
-                sees = torch.isin(key // block_size, blocks[b, i // query_block, kv_head])
-                if causal:
+                sees = torch.isin(key // options.block_size, blocks[b, i // options.query_block, kv_head])
+                if options.causal:
                     sees = sees & (key <= keys - queries + i)
-                scores = scale * (k[b, sees, kv_head].float() @ q[b, i, h].float())
+                scores = options.scale * (k[b, sees, kv_head].float() @ q[b, i, h].float())
                 sums.append(scores.logsumexp(0) if len(scores) > 0 else scores.new_tensor(float("-inf")))
                 outputs.append(scores.softmax(0) @ v[b, sees, kv_head].float())
     shape = (batch, queries, heads)

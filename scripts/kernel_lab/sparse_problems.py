@@ -1,8 +1,8 @@
 """The sparse operations in the lists of `problem_lists.py` and `tuning_problems.py`: names and sizes.
 
 Attention is that of NSA (16 blocks of 64 keys for each query, groups of 16 heads, lengths of its published rows) and a
-sweep of density at one length. Expert layers are those of published rows: model 2048, experts 768, 8 of 128 a token
-(Liger Kernel's benchmark data), and gpt-oss's with its biases and clamps.
+sweep of density at one length, on a CPU too. Expert layers are those of published rows, model 2048, experts 768, 8 of
+128 a token (Liger Kernel's benchmark data), and gpt-oss's with its biases and clamps.
 """
 
 from dataclasses import replace
@@ -14,6 +14,7 @@ Named = list[tuple[str, Operation]]
 
 NSA = BlockSparseAttention(B=1, T=8192, Hq=64, Hkv=4, D=128, block_size=64, chosen=16)
 SWEEP = BlockSparseAttention(B=1, T=16384, Hq=32, Hkv=8, D=128, block_size=64, chosen=16, query_block=64)
+CPU_SWEEP = BlockSparseAttention(B=1, T=1024, Hq=4, Hkv=1, D=64, block_size=32, chosen=2, query_block=32)
 EXPERTS = MoeFfn(T=32768, E=128, H=2048, I=768, K=8)
 GPT_OSS_EXPERTS = MoeFfn(T=8192, E=32, H=2880, I=2880, K=4, activation="quick_gelu", clamp=7.0)
 
@@ -41,6 +42,7 @@ def cpu_sizes() -> Named:
     return [
         ("T256 H8/2 D64, 2 of 32-blocks", attention),
         ("T256 H8/2 D64, 2 of 32-blocks for 32 queries", replace(attention, query_block=32)),
+        *((f"T1024 H4/1 D64, {chosen} of 32 32-blocks", replace(CPU_SWEEP, chosen=chosen)) for chosen in (2, 8, 32)),
         ("T256 E8 H192 I128 K2", MoeFfn(T=256, E=8, H=192, I=128, K=2)),
     ]
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from kernels import block_sparse_attention, use_backend
-from kernels._block_sparse_attention import gpu, launches, lists, portable
+from kernels._block_sparse_attention import gpu, gpu_arguments, gpu_by_keys, launches, lists, portable
+from kernels._block_sparse_attention.options import Options
 from kernels.tuning import forget_tables
 from tests.kernels.closeness import assert_close_relative
 
@@ -23,6 +24,7 @@ CASES = {
     "odd blocks": (50, 50, 2, 1, 80, 80, 3, 5, 4, False, True),
     "blocks wider than a tile": (30, 130, 2, 1, 16, 16, 100, 7, 2, False, True),
     "in both directions": (63, 40, 2, 1, 16, 16, 20, 16, 2, False, False),
+    "wide blocks": (20, 70, 4, 2, 20, 36, 50, 1, 2, True, True),
 }
 
 
@@ -65,7 +67,10 @@ def small_tiles(monkeypatch):
     for table in launches.TABLES.values():
         for at in table:
             monkeypatch.setitem(table, at, ((16, 16, 4, 1),))
+    for at in launches.PAIRS:
+        monkeypatch.setitem(launches.PAIRS, at, ((16, 4, 1),))
     monkeypatch.setattr(lists, "ROWS_PER_CHUNK", 24)
+    monkeypatch.setattr(gpu_by_keys, "PART_ELEMENTS", 4000)  # so that lists come in several turns
     forget_tables()
     yield
     forget_tables()
@@ -77,6 +82,37 @@ def test_the_kernels_compute_the_definition_and_its_gradients(case):
     given = inputs(case)
     for actual, wanted in zip(run("gpu", *given), run("reference", *given), strict=True):
         assert_close(actual, wanted, LIMITS[torch.float32])
+
+
+@pytest.mark.usefixtures("small_tiles", "nan_filled_memory")
+@pytest.mark.parametrize(
+    ("case", "outside"),
+    [
+        ("a list for each query", "lists"),
+        ("wide blocks", "lists"),
+        ("blocks of queries", "keys"),
+        ("in both directions", "keys"),
+    ],
+)
+def test_the_other_loop_outside_gives_the_same_output(case, outside, monkeypatch):
+    """Than the one that the sizes call for, which the tests above take."""
+    monkeypatch.setattr(gpu, "keys_outside", lambda *_: outside == "keys")
+    tensors, blocks, _, options = inputs(case)
+    found = []
+    for backend in ("gpu", "reference"):
+        with use_backend(backend), torch.no_grad():
+            found.append(block_sparse_attention(*tensors, blocks, **options, return_lse=True))
+    (o, lse), (right, right_lse) = found
+    assert_close(o, right, LIMITS[torch.float32])
+    assert torch.equal(lse.isfinite(), right_lse.isfinite())
+    assert_close(*(one.nan_to_num(neginf=0.0) for one in (lse, right_lse)), LIMITS[torch.float32])
+
+
+def test_the_outer_loop_goes_over_keys_where_a_block_weighs_more_than_the_rows_that_meet_it():
+    sizes = {"lists": 65536, "blocks": 1024, "capacity": 16, "block_bytes": 64 * 256 * 2, "row_bytes": 384 * 2}
+    assert launches.keys_outside(rows=16, **sizes), "NSA: 16 heads of one query"
+    assert not launches.keys_outside(rows=64 * 4, **sizes), "a list for 64 queries"
+    assert not launches.keys_outside(rows=16, **(sizes | {"lists": 16})), "a block that nobody shares"
 
 
 @pytest.mark.parametrize("way", ["_gathered", "_masked"])
@@ -177,7 +213,7 @@ def test_strided_inputs_and_expanded_gradients_are_read_where_they_lie():
     fused = torch.randn(2, 30, 4, 20, generator=generator)
     q, k, v = fused.split((2, 1, 1), dim=2)
     blocks = torch.randint(0, 4, (2, 30, 1, 2), generator=generator)
-    assert gpu._side_by_side(q) is q and gpu._readable(k) is k
+    assert gpu_arguments.side_by_side(q) is q and gpu_arguments.readable(k) is k
     grads = (torch.ones(()).expand(2, 30, 2, 20), torch.ones(()).expand(2, 30, 2))
     options = {"block_size": 8}
     for strided in ((q, k, v), (q.flip(1), k, v.transpose(1, 3).contiguous().transpose(1, 3))):
@@ -196,9 +232,9 @@ def test_gradients_of_the_kernels_repeat_bit_for_bit():
 def test_every_key_finds_the_lists_that_name_it_in_chunks_that_cover_them(monkeypatch):
     monkeypatch.setattr(lists, "ROWS_PER_CHUNK", 4)
     blocks = torch.tensor([[0, 2, 0, -1], [1, 0, -1, -1], [0, 1, 2, 3], [3, 3, 0, 1]]).view(1, 4, 1, 4)
-    tidied = lists.tidy(blocks, 8, 64, 16, 2, causal=False)
+    tidied = lists.tidy(blocks, 8, 64, Options(16, 2, 1.0, False))
     assert tidied.slots.flatten().tolist() == [3, 2, 4, 4]
-    inverse = lists.invert(tidied, 64, 16, rows_per_list=2)
+    inverse = lists.invert(tidied.entries, 64, 16, rows_per_list=2)
     starts = inverse.starts.tolist()
     members = [sorted(inverse.members[a:b].tolist()) for a, b in pairwise(starts)]
     assert members == [[0, 1, 2, 3], [1, 2, 3], [0, 2], [2, 3]]
@@ -206,11 +242,17 @@ def test_every_key_finds_the_lists_that_name_it_in_chunks_that_cover_them(monkey
     assert inverse.row_of_chunk.tolist()[:6] == [0, 0, 1, 1, 2, 3]
     assert set(inverse.row_of_chunk.tolist()[6:]) == {4}
     assert inverse.partial_starts.tolist() == [0, 2, 4, 4, 4]
+    places = lists.places_of(inverse, tidied.entries)
+    named = tidied.entries >= 0
+    assert places[~named].eq(-1).all() and sorted(places[named].tolist()) == list(range(11))
+    lists_of_entries = torch.arange(4).view(1, 4, 1, 1).expand_as(places)
+    assert torch.equal(inverse.members[places[named].long()].long(), lists_of_entries[named])
 
 
 def test_small_blocks_are_run_together_with_a_bit_for_each():
     blocks = torch.tensor([[0, 5, 5, 31], [32, 1, -1, 0]]).view(1, 2, 1, 4)
-    inverse = lists.invert(lists.tidy(blocks, 2, 64, 1, 1, causal=False), 64, 1, rows_per_list=1)
+    tidied = lists.tidy(blocks, 2, 64, Options(1, 1, 1.0, False))
+    inverse = lists.invert(tidied.entries, 64, 1, rows_per_list=1)
     assert inverse.starts.tolist() == [0, 2, 3]
     assert inverse.members[:3].tolist() == [0, 1, 1]
     assert [bits % 2**32 for bits in inverse.bits[:3].tolist()] == [1 + 2**5 + 2**31, 1 + 2, 1]
