@@ -35,6 +35,9 @@ _HIDDEN_GRAD: dict[tuple[int, bool], tuple[Rectangle, ...]] = {
     (4, False): ((32, 32, 16, 4, 2), (64, 32, 16, 8, 2)),
 }
 
+# What passes a clamp is known beside everything else: on sm_80 the default above spills 8 bytes with it.
+_CLAMPED_DEFAULT: Rectangle = (64, 64, 64, 8, 3)
+
 
 def in_key(x: Tensor, columns: int, aligned: bool, tf32: bool, keep: bool, expert: Expert, biased: bool = False) -> Key:
     """Of the product into the hidden layer of `columns`; `keep` where its inputs are written for a backward pass."""
@@ -56,8 +59,11 @@ def _flags(expert: Expert) -> dict[str, int]:
 
 def launch_candidates(key: Key) -> list[Config]:
     """The launches worth trying for a key, the default first; at most six."""
-    table = _IN if key.kernel == "moe.in" else _HIDDEN_GRAD
-    return as_configs(table[key.element_bytes, dict(key.flags)["aligned"] > 0])
+    table, flags = _IN if key.kernel == "moe.in" else _HIDDEN_GRAD, dict(key.flags)
+    found = table[key.element_bytes, flags["aligned"] > 0]
+    if "clamped" in flags and found is _HIDDEN_GRAD[2, True]:
+        found = (_CLAMPED_DEFAULT, *found[:5])
+    return as_configs(found)
 
 
 def default_launch(key: Key) -> Config:
