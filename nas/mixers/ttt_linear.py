@@ -53,7 +53,7 @@ class TttLinearMixer(Mixer):
         while first < x.shape[1]:
             last = min(x.shape[1], first + self.mini_batch - (position + first) % self.mini_batch)
             part = slice(first, last)
-            ends = (position + last) % self.mini_batch == 0
+            ends = torch.full((), (position + last) % self.mini_batch == 0, device=x.device)
             o, model = self._learn(q[:, :, part], k[:, :, part], v[:, :, part], eta[:, :, part], model, ends=ends)
             outputs.append(o)
             first = last
@@ -61,9 +61,11 @@ class TttLinearMixer(Mixer):
         return self._finish(o, z), None if state is None else _to_state(model)
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
-        y, new = self.forward(x.unsqueeze(1), state, context)
-        assert new is not None, "a state that is given is returned"
-        return y.squeeze(1), new
+        qkv, z, rate = self.in_proj(x.unsqueeze(1)).split(self.sizes, dim=-1)
+        # Where the token stands is read on the device, so that one captured graph serves every position.
+        ends = (context.clock_on(x.device) + 1) % self.mini_batch == 0
+        o, model = self._learn(*self._heads(qkv, rate), _of_state(state), ends=ends)
+        return self._finish(o.transpose(1, 2), z).squeeze(1), _to_state(model)
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
         return _to_state(tuple(part.detach().clone().to(device) for part in self._begun(batch)))  # type: ignore[arg-type]
@@ -85,17 +87,19 @@ class TttLinearMixer(Mixer):
         eta = self.base_rate / self.head_dim * rate.float().sigmoid().mT.unsqueeze(-1)
         return l2_normalise(q) * self.head_dim**-0.5, l2_normalise(k), v, eta
 
-    def _learn(self, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, model: Model, *, ends: bool) -> tuple[Tensor, Model]:
-        """What tokens of one mini-batch [B, H, n, D] read, and the model after them; `ends`: with the last of them."""
+    def _learn(
+        self, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, model: Model, *, ends: Tensor
+    ) -> tuple[Tensor, Model]:
+        """What tokens of one mini-batch [B, H, n, D] read, the model after them; `ends` []: with the last of them."""
         weight, bias, of_weight, of_bias = model
         gradient = self._gradient(k, v, k @ weight + bias)
         # A token sees the gradients of its mini-batch up to its own.
         seen = (q @ k.mT).tril() @ gradient + gradient.cumsum(-2)
         o = q @ weight + bias - eta * (q @ of_weight + of_bias + seen)
         of_weight, of_bias = of_weight + k.mT @ gradient, of_bias + gradient.sum(-2, keepdim=True)
-        if ends:
-            weight, bias = weight - eta[:, :, -1:] * of_weight, bias - eta[:, :, -1:] * of_bias
-            of_weight, of_bias = torch.zeros_like(of_weight), torch.zeros_like(of_bias)
+        step = eta[:, :, -1:] * ends
+        weight, bias = weight - step * of_weight, bias - step * of_bias
+        of_weight, of_bias = of_weight * ~ends, of_bias * ~ends
         scale, shift = self._inner_norm()
         return o + _normed(o)[0] * scale + shift, (weight, bias, of_weight, of_bias)
 
