@@ -168,7 +168,7 @@ def test_embedding_and_head_follow_the_model_and_blocks_how_they_join(copy: Path
     assert {name for name, value in hashes(ENDS).items() if ends[name] != value} == {"ends"}
     assert hashes(ATTENTION) == attention
     ends = hashes(ENDS)
-    edit(copy / "nas/model.py", "x = _times(past, w.mixer_skip)", "x = 1 * _times(past, w.mixer_skip)")
+    edit(copy / "nas/model.py", "_times(past, w.mixer_skip)", "1 * _times(past, w.mixer_skip)")
     assert {name for name, value in hashes(ATTENTION).items() if attention[name] != value} == {"residual"}
     assert hashes(ENDS) == ends
 
