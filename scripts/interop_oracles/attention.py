@@ -9,7 +9,7 @@ WIDE = {name: value for name, value in SMALL.items() if name != "head_dim"} | {"
 LAYERS = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
 
 
-def rope(kind: str = "default", theta: float = 500.0, **more: Any) -> dict[str, Any]:
+def rope(kind: str = "default", theta: float | None = 500.0, **more: Any) -> dict[str, Any]:
     return {"rope_type": kind, "rope_theta": theta, **more}
 
 

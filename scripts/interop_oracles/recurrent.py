@@ -116,6 +116,7 @@ RECURRENT: dict[str, Oracle] = {
         {
             **{**WIDE, "num_hidden_layers": 2, "linear_allow_neg_eigval": False, "linear_conv_kernel_dim": 3},
             **{"layer_types": ["linear_attention", "full_attention"], "tie_word_embeddings": True},
+            "rope_parameters": rope(theta=None),
         },
     ),
     "kimi_linear": Oracle(

@@ -26,7 +26,8 @@ def _strongest(fields: Fields, layer: int) -> float:
 
 
 def _positions(fields: Fields, layer: int) -> dict[str, Any]:
-    return {"position": "none"} if fields("rope_parameters", None) is None else rope(fields, layer)
+    given = fields("rope_parameters", None) or {}
+    return {"position": "none"} if given.get("rope_theta") is None else rope(fields, layer)
 
 
 DELTA_NET = Part(
