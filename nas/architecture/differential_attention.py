@@ -19,15 +19,16 @@ class DifferentialAttention(GroupedHeads):
 
     kind: ClassVar[str] = "differential_attention"
 
+    head_dim: int = option(64, role="head_dim", minimum=32, maximum=256)
     lambda_init: float = option(0.5, minimum=0, maximum=1)
     position: Position = option("rope")
     rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
 
     def check(self) -> None:
-        if self.head_dim % 8 or not 32 <= self.head_dim <= 256:
+        if self.head_dim % 8:
             raise ArchitectureError(
-                "head_dim of differential attention must be a multiple of 8 from 32 to 256, because its queries have "
-                f"half of it, but got {self.head_dim}."
+                "head_dim of differential attention must be a multiple of 8, because its queries have half of it, but "
+                f"got {self.head_dim}."
             )
         self.halves()  # raises what does not hold between the other options
 

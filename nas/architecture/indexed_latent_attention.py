@@ -19,7 +19,7 @@ class IndexedLatentAttention(LatentAttention):
 
     kind: ClassVar[str] = "indexed_latent_attention"
 
-    top_k: int = option(64, role="tokens", minimum=1)
+    top_k: int = option(64, role="tokens", minimum=2)  # attention to one token teaches no query
     index_heads: int = option(4, minimum=1)
     index_dim: int = option(32, role="head_dim", minimum=4)
     index_weight: float = option(1.0, minimum=0, rare=True)

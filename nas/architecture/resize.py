@@ -130,7 +130,7 @@ def _resize_part(part: PartT, scale: Scale, num_heads: int) -> PartT:
             case "state":
                 changes[f.name] = _whole(value * scale.head_dim)
             case "tokens":
-                changes[f.name] = _whole(value * scale.tokens)
+                changes[f.name] = max(_whole(value * scale.tokens), f.metadata["minimum"] or 1)
     return replace(part, **changes)
 
 

@@ -75,7 +75,7 @@ def test_sizes_go_to_the_nearest_choice_and_other_options_must_be_those_of_the_s
         ({"latent_dim": 30}, "latent_dim must be a multiple of 4, but got 30"),
         ({"latent_dim": 1024}, "latent_dim must be at most 512, but got 1024"),
         ({"selected_blocks": 2}, "selected_blocks must be at least 3, but got 2"),
-        ({"head_dim": 16}, "head_dim of differential attention must be a multiple of 8 from 32 to 256"),
+        ({"head_dim": 16}, "head_dim must be at least 32, but got 16"),
         ({"pattern": "random"}, "pattern does not know 'random'"),
     ],
 )
