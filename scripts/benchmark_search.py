@@ -16,7 +16,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -182,7 +182,14 @@ def make_record(found: Sequence[Found], runs: Sequence[Run], arguments: argparse
         },
         "searches of each": arguments.seeds,
         "problems": problems,
+        "left out": left_out(problems),
     }
+
+
+def left_out(problems: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Of each problem, the variants that there are and that were not replayed."""
+    judged = {problem: problems.get(problem, {}).get("variants", {}) for problem in PROBLEMS}
+    return {problem: [name for name in variants() if name not in found] for problem, found in judged.items()}
 
 
 def write(record: dict[str, Any], out: Path) -> None:

@@ -7,8 +7,8 @@
 
 Random architectures of the space are resized to the deployment, and each distinct block that they are made of is
 measured once in each phase, the most frequent first. What is in the table and still true is not measured again, so the
-same command goes on where it stopped. The overrides are those of search.py; `nas/measure/tables` ships in the
-repository.
+same command goes on where it stopped. The overrides are those of search.py; without --out the table is the user's own,
+beside which those of `nas/measure/tables` are read.
 """
 
 import argparse

@@ -31,6 +31,8 @@ def page(record: dict[str, Any]) -> str:
         order = sorted(judged["variants"], key=lambda name: -judged["variants"][name]["mean_over_budget"])
         lines += [f"| {name} | {' | '.join(cells(judged['variants'][name], judged))} |" for name in order]
         lines.append("")
+    for problem, names in record["left out"].items():
+        lines += [f"Not replayed with objectives={problem}: {', '.join(names)}.", ""] if names else []
     lines += [
         "Hypervolume is that of what a search trained to the full budget, by the true values, as a share of the "
         "true front's; training on all rungs counts, of whatever is left there. Intervals in brackets: 95 %, "

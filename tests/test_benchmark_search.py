@@ -71,6 +71,8 @@ def test_every_variant_is_held_against_random_search_with_intervals(table, tmp_p
     assert judged["variants"]["random"]["better_than_random"] == 0.5
     text = (tmp_path / "search.md").read_text()
     assert text == page(record) and text in done.stdout
+    (left_out,) = [line for line in text.splitlines() if line.startswith("Not replayed with objectives=quality: ")]
+    assert "nsga3+rungs" in left_out and "tpe+rungs" not in left_out
     assert "Aim, random search's final hypervolume with a third of its training (3 of 8)" in text
     assert (tmp_path / "search.png").stat().st_size > 0
 
