@@ -20,12 +20,27 @@ from nas.ffns.mlp import MlpFfn
 from nas.layers.linear import INIT_STD, Linear
 
 
+class HashedExperts(nn.Module):
+    """Which experts a hash of a token's id names; a module of its own, so that measuring can put others in place."""
+
+    def __init__(self, num_experts: int, top_k: int) -> None:
+        super().__init__()
+        self.num_experts, self.top_k = num_experts, top_k
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids [N] -> the expert that is named, and the next ones, [N, k]."""
+        mixed = (ids.unsqueeze(1).long() * 0x9E3779B1) & 0xFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 15)) * 0x6C8E9CF5) & 0xFFFFFFFF
+        return ((mixed >> 8) + torch.arange(self.top_k, device=ids.device)) % self.num_experts
+
+
 class MoeFfn(Ffn):
     """Expert weights are stacked: `experts_in` [E, d, 2 d_ff] (gate, then up; [E, d, d_ff] without a gate), and
     `experts_out` [E, d_ff, d]; their biases are [E, ...] likewise."""
 
     selection_bias: Tensor | None
     router: Linear | None
+    hashed: HashedExperts | None
 
     def __init__(self, options: Moe, d_model: int) -> None:
         super().__init__()
@@ -34,6 +49,7 @@ class MoeFfn(Ffn):
         self.balance_weight = options.balance_weight
         self.routed = options.num_experts + options.num_zero
         hashed = options.choice == "hash"
+        self.hashed = HashedExperts(self.routed, self.top_k) if hashed else None
         # The only weight of a single hashed expert is one.
         settled = hashed and options.normalise and options.top_k == 1
         self.router = None if settled else Linear(d_model, self.routed, bias=options.router_bias)
@@ -98,8 +114,8 @@ class MoeFfn(Ffn):
     def _routed(self, tokens: Tensor, context: Context | None) -> tuple[Tensor, Tensor]:
         """Of tokens [N, d] the experts chosen, [N, k], those from `num_experts` on zero experts, and their weights."""
         options = self.options
-        if options.choice == "hash":
-            chosen = self._hashed(tokens, context)
+        if self.hashed is not None:
+            chosen = self.hashed(_ids(tokens, context))
             if self.router is None:
                 return chosen, torch.ones_like(chosen, dtype=torch.float32)
             scores = self._scores(self.router(tokens)).gather(1, chosen)
@@ -123,18 +139,6 @@ class MoeFfn(Ffn):
             self._move_bias(chosen)
         return chosen, weights
 
-    def _hashed(self, tokens: Tensor, context: Context | None) -> Tensor:
-        """The expert that a hash of each token's id names, and the next ones, [N, k]."""
-        if context is None or context.tokens is None or context.tokens.numel() != tokens.shape[0]:
-            raise ValueError(
-                "Hash routing needs the ids of the tokens that it routes in context.tokens, one for each of the "
-                f"{tokens.shape[0]} tokens: call it from a model."
-            )
-        ids = context.tokens.reshape(-1, 1).long()
-        mixed = (ids * 0x9E3779B1) & 0xFFFFFFFF
-        mixed = ((mixed ^ (mixed >> 15)) * 0x6C8E9CF5) & 0xFFFFFFFF
-        return ((mixed >> 8) + torch.arange(self.top_k, device=ids.device)) % self.routed
-
     def _scores(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(-1) if self.options.router == "softmax" else logits.float().sigmoid()
 
@@ -149,6 +153,16 @@ class MoeFfn(Ffn):
         assert self.selection_bias is not None, "what is moved is there"
         times = _times(chosen.flatten(), self.routed).to(self.selection_bias.dtype)
         self.selection_bias.add_(self.options.bias_rate * (times.mean() - times).sign())
+
+
+def _ids(tokens: Tensor, context: Context | None) -> Tensor:
+    """The ids of the tokens [N, d] that are routed, [N]."""
+    if context is None or context.tokens is None or context.tokens.numel() != tokens.shape[0]:
+        raise ValueError(
+            "Hash routing needs the ids of the tokens that it routes in context.tokens, one for each of the "
+            f"{tokens.shape[0]} tokens: call it from a model."
+        )
+    return context.tokens.reshape(-1)
 
 
 def _times(expert_of: Tensor, experts: int) -> Tensor:

@@ -16,6 +16,7 @@ from nas.layers.kv_cache import append, empty_cache, extend, pairs_in_window, sl
 from nas.layers.linear import Linear
 from nas.layers.qkv import QkvProjection
 from nas.mixers.base import Mixer, State, linear_flops
+from nas.mixers.selection import Selection
 
 QUERIES_PER_CHUNK = 256  # so many are compared with all keys at a time
 
@@ -30,6 +31,7 @@ class HashAttentionMixer(Mixer):
         self.family = options.family
         self.top_k, self.num_hashes = options.top_k, options.num_hashes
         self.qkv = QkvProjection(options, d_model)
+        self.selection = Selection(last=1)
         shape = (options.head_dim, options.num_hashes, options.num_buckets // 2)
         drawn = torch.randn(shape, generator=torch.Generator().manual_seed(options.seed), device="cpu")
         self.register_buffer("directions", drawn.to(torch.get_default_device()), persistent=False)
@@ -96,4 +98,4 @@ class HashAttentionMixer(Mixer):
             shared = ((chunk == of_keys).any(-1) & (key < position)) | (key == position)  # [B, H, chunk, Tk]
             latest = torch.where(shared, key, -1).topk(min(self.top_k, keys), dim=-1).values
             parts.append(latest)
-        return torch.cat(parts, dim=2).transpose(1, 2)
+        return self.selection(torch.cat(parts, dim=2).transpose(1, 2), keys)

@@ -16,6 +16,7 @@ from nas.layers.kv_cache import extend, pairs_in_window
 from nas.layers.rope import Rope
 from nas.mixers.base import State, linear_flops
 from nas.mixers.latent_attention import LatentAttentionMixer
+from nas.mixers.selection import Selection
 
 
 class IndexedLatentAttentionMixer(LatentAttentionMixer):
@@ -31,6 +32,7 @@ class IndexedLatentAttentionMixer(LatentAttentionMixer):
         self.indexer = Indexer(
             d_model, query_size, heads=options.index_heads, size=options.index_dim, rope=rope
         )  # fmt: skip
+        self.selection = Selection()
 
     def forward(
         self, x: Tensor, state: State | None = None, context: Context | None = None
@@ -45,7 +47,7 @@ class IndexedLatentAttentionMixer(LatentAttentionMixer):
             latent = extend(state["latent"], latent, context.position)
             index_k = extend(state["index"], index_k, context.position)
         k, v = self._written_out(latent)
-        picks = self.indexer.picks(index_q, weight, index_k, self.top_k)
+        picks = self._picks(index_q, weight, index_k)
         if k.shape[1] <= self.top_k:
             o = attention(q, k, v, scale=self.scale)
         else:
@@ -65,7 +67,7 @@ class IndexedLatentAttentionMixer(LatentAttentionMixer):
         if length <= self.top_k:
             return self._absorbed(q, seen, length), state
         index_q, weight = self.indexer.queries(short, x, context)
-        picks = self.indexer.picks(index_q, weight, state["index"][:, :length].to(q.dtype), self.top_k)[:, 0, 0]
+        picks = self._picks(index_q, weight, state["index"][:, :length].to(q.dtype))[:, 0, 0]
         rows = picks.view(*picks.shape, 1, 1).expand(-1, -1, -1, seen.shape[3])
         return self._absorbed(q, seen.gather(1, rows), self.top_k), state
 
@@ -84,3 +86,8 @@ class IndexedLatentAttentionMixer(LatentAttentionMixer):
         cached = (self.latent_dim + self.shared) * dtype.itemsize
         picked = min(end, pairs_in_window(tokens, context_len, self.top_k))
         return (end + tokens) * index + (picked + tokens) * cached
+
+    def _picks(self, index_q: Tensor, weight: Tensor, index_k: Tensor) -> Tensor:
+        """The tokens that the last Tq see, of queries, weights and all keys of the indexer: [B, Tq, 1, S]."""
+        picks = self.indexer.picks(index_q, weight, index_k, self.top_k)
+        return self.selection(picks, index_k.shape[1])

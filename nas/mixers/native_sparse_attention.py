@@ -20,6 +20,7 @@ from nas.layers.kv_cache import empty_cache, extend, pairs_in_window
 from nas.layers.linear import Linear
 from nas.layers.qkv import QkvProjection
 from nas.mixers.base import Mixer, State, linear_flops
+from nas.mixers.selection import Selection
 
 BRANCHES = 3
 
@@ -35,6 +36,7 @@ class NativeSparseAttentionMixer(Mixer):
         sizes = {"size": options.compressed_size, "stride": options.compressed_stride}
         self.k_compression = RunCompression(options.head_dim, **sizes, kind=options.compression)
         self.v_compression = RunCompression(options.head_dim, **sizes, kind=options.compression)
+        self.selection = Selection(block_size=options.block_size, first=1, last=2)
         self.gate_proj = Linear(d_model, BRANCHES * options.num_heads)
         self.out_proj = Linear(options.num_heads * options.head_dim, d_model)
 
@@ -126,7 +128,7 @@ class NativeSparseAttentionMixer(Mixer):
 
     def _picks(self, q: Tensor, k_runs: Tensor, length: int) -> Tensor:
         """The blocks that each of the last Tq of `length` tokens sees, [B, Tq, Hkv, S]."""
-        return nsa_blocks(
+        picks = nsa_blocks(
             q,
             k_runs,
             length,
@@ -134,7 +136,10 @@ class NativeSparseAttentionMixer(Mixer):
             top_k=self.options.top_k,
             compressed_size=self.options.compressed_size,
             compressed_stride=self.options.compressed_stride,
+            first=self.selection.first,
+            last=self.selection.last,
         )
+        return self.selection(picks, length)
 
     def _finish(self, x: Tensor, *branches: Tensor) -> Tensor:
         """Branches [..., H, D] times their gates, added up and projected."""
