@@ -60,6 +60,11 @@ def recurrence_sizes() -> list[tuple[str, Operation]]:
             "gated_delta_rule B1 T32768 H64/16 D128",
             Recurrence(B=1, T=32768, Hqk=16, Hv=64, K=128, V=128, gate="head", delta=True),
         ),
+        (
+            "gated_delta_rule B8 T4096 H64/16 D128",
+            Recurrence(B=8, T=4096, Hqk=16, Hv=64, K=128, V=128, gate="head", delta=True),
+        ),
+        ("kda B1 T8192 H64 D128", Recurrence(B=1, T=8192, Hqk=64, Hv=64, K=128, V=128, gate="channel", delta=True)),
     ]
     for layer, B in itertools.product(("simple_gla", "gated_delta_rule", "gla", "kda", "rwkv7"), (1, 64)):
         one = RecurrenceStep(B=B, Hqk=32, Hv=32, K=128, V=128, **asdict(LAYERS[layer]))
@@ -71,6 +76,7 @@ def scan_sizes() -> list[tuple[str, Operation]]:
     return [
         ("B1 T8192 D4096 N16", SelectiveScan(B=1, T=8192, Dm=4096, N=16)),
         ("B8 T2048 D4096 N16", SelectiveScan(B=8, T=2048, Dm=4096, N=16)),
+        ("B1 T131072 D1536 N16", SelectiveScan(B=1, T=131072, Dm=1536, N=16)),  # a long one, as of the other scans
         ("step B1 D4096 N16", SelectiveScanStep(B=1, Dm=4096, N=16)),
         ("step B64 D4096 N16", SelectiveScanStep(B=64, Dm=4096, N=16)),
     ]

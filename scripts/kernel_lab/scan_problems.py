@@ -19,6 +19,7 @@ def benchmark_sizes() -> Named:
         ("B8 T8192 D1536 backwards", VectorRecurrence(B=8, T=8192, D=1536, reverse=True)),
         ("B64 D4096", VectorRecurrenceStep(B=64, D=4096)),
         ("B8 T8192 D1536", Wkv(B=8, T=8192, D=1536)),
+        ("B1 T131072 D1536", Wkv(B=1, T=131072, D=1536)),
         ("B64 D4096", WkvStep(B=64, D=4096)),
     ]
 
