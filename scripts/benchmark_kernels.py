@@ -31,7 +31,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import kernels
-from kernels.backend import OPERATIONS
 from nas.devices import DeviceSpec, find_spec, spec_from
 from nas.measure.clock import time_together
 from nas.measure.device import choose_device, describe_device
@@ -39,7 +38,7 @@ from nas.measure.graph import CannotCapture, capture
 from nas.measure.rivals import Rival, gpu_is_spoilt, refused_rivals, verified_rivals
 from nas.workload import WorkloadError
 from scripts.exit_codes import UNFINISHED
-from scripts.kernel_lab.problem_lists import benchmark_problems, tiny_problems
+from scripts.kernel_lab.problem_lists import FUNCTIONS, benchmark_problems, tiny_problems
 from scripts.kernel_lab.problems import DTYPES, Inputs, Problem, Result, worst
 from scripts.kernel_lab.rows import OURS, Row, bad_row, done_already, key_of, read, right_row, write
 
@@ -100,7 +99,7 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--op", choices=OPERATIONS, help="only this function (default: all)")
+    parser.add_argument("--op", choices=FUNCTIONS, help="only this function (default: all)")
     parser.add_argument("--out", type=Path, default=Path("outputs/kernels"), help="folder (default: outputs/kernels)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of samples a problem and direction (default: 1)")
@@ -138,7 +137,8 @@ def compare_direction(
     device = settings.device
     verified = verified_rivals(device, DTYPES[problem.dtype], gradients=direction == "forward_backward")
     rows, checks, launches = [], {}, {}
-    contenders: dict[str, Rival | None] = {OURS: None, **{rival.name: rival for rival in verified[problem.op]}}
+    # Where a function has no kernels of its own, no rival stands in its place.
+    contenders: dict[str, Rival | None] = {OURS: None, **{rival.name: rival for rival in verified.get(problem.op, [])}}
     for name, rival in list(contenders.items()):
         # Whatever an implementation raises is its result here, and the others are measured all the same.
         try:

@@ -10,7 +10,7 @@ import kernels
 from kernels._attention import portable
 from scripts import benchmark_kernels
 from scripts.kernel_lab.attention_operations import Attention, AttentionStep
-from scripts.kernel_lab.operations import GroupedMatmul, Recurrence
+from scripts.kernel_lab.operations import GroupedMatmul, Mlstm, Recurrence
 from scripts.kernel_lab.problem_lists import benchmark_problems, launch_problems, tiny_problems
 from scripts.kernel_lab.problems import check, worst
 from scripts.kernel_lab.sparse_operations import BlockSparseAttention
@@ -23,7 +23,7 @@ def run(tmp_path, *arguments):
 
 
 def test_every_function_of_the_door_has_problems_in_every_list():
-    functions = set(kernels.backend.OPERATIONS)
+    functions = {*kernels.backend.OPERATIONS, "mlstm"}
     for problems in (benchmark_problems("cuda"), benchmark_problems("cpu"), launch_problems(), tiny_problems()):
         assert {problem.op for problem in problems} == functions
         assert len({(one.op, one.name, one.dtype) for one in problems}) == len(problems)
@@ -75,6 +75,9 @@ def test_costs_are_what_a_hand_counts():
     # A full chunk of simple linear attention with K = V = D: 4 C D + 4 D² for each token and head.
     recurrence = Recurrence(B=1, T=64, Hqk=2, Hv=2, K=32, V=32, gate="head")
     assert recurrence.forward_cost(2).flops == 64 * 2 * (4 * 64 * 32 + 4 * 32 * 32)
+    memories = Mlstm(B=1, T=64, Hqk=1, Hv=2, K=32, V=31)
+    assert memories.forward_cost(2).flops == recurrence.forward_cost(2).flops, "a column beside v is one more value"
+    assert memories.forward_cost(2).bytes == 64 * (2 * 2 * (32 + 2 * 31) + 4 * 2 * 2)
     assert GroupedMatmul(M=5, E=2, K=3, N=4).forward_cost(4).flops == 2 * 5 * 3 * 4
 
 

@@ -190,6 +190,47 @@ class RecurrenceStep(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mlstm(Operation):
+    """`kernels.mlstm`: the matrix recurrence with exponential input gates and a normaliser, a column beside v."""
+
+    B: int
+    T: int
+    Hqk: int
+    Hv: int
+    K: int
+    V: int
+    function: ClassVar[str] = "mlstm"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        return ("q", "k", "v", "input_gate", "forget_gate")
+
+    def arguments(self, random: Random) -> Arguments:
+        q, k = (random.normal(self.B, self.T, self.Hqk, self.K) for _ in range(2))
+        v = random.normal(self.B, self.T, self.Hv, self.V)
+        write, keep = (random.normal(self.B, self.T, self.Hv, dtype=torch.float32) for _ in range(2))
+        # Layers begin with input gates nearly closed (xLSTM 7B with a bias of -10, arXiv 2503.13427). Open ones divide
+        # by sums near zero, whose rounding in 16 bits would be all that is seen.
+        return {"q": q, "k": k, "v": v, "input_gate": write - 3, "forget_gate": F.logsigmoid(keep + 3)}
+
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return tuple(arguments["v"].shape)
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        return self._cost(1.0, itemsize, keys=2, values=2, gates=2)  # q, k; v, h; both gates
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        # Read q, k, v, dh and the gates; write dq, dk, dv and the gates' gradients.
+        return self._cost(BACKWARD_FACTOR, itemsize, keys=4, values=3, gates=4)
+
+    def _cost(self, factor: float, itemsize: int, *, keys: int, values: int, gates: int) -> Cost:
+        tokens, columns = self.B * self.T, self.V + 1
+        flops = 2 * CHUNK * (self.K + columns) + 4 * self.K * columns
+        moved = itemsize * (keys * self.Hqk * self.K + values * self.Hv * self.V) + 4 * gates * self.Hv
+        return Cost(factor * tokens * self.Hv * flops, tokens * moved)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SelectiveScan(Operation):
     """`kernels.selective_scan` with skip and gate, as in Mamba; state: it starts from one and returns the last."""
 

@@ -9,10 +9,12 @@
 import itertools
 from dataclasses import asdict, replace
 
+from kernels.backend import OPERATIONS
 from scripts.kernel_lab import attention_problems, fused_problems, scan_problems, sparse_problems
 from scripts.kernel_lab.attention_problems import FLA_SHAPES
 from scripts.kernel_lab.operations import (
     GroupedMatmul,
+    Mlstm,
     Operation,
     Recurrence,
     RecurrenceStep,
@@ -21,6 +23,9 @@ from scripts.kernel_lab.operations import (
     Setting,
 )
 from scripts.kernel_lab.problems import DTYPES, Problem
+
+FUNCTIONS = (*OPERATIONS, "mlstm")
+"""The public functions that have problems: those with kernels of their own, and one that runs on such kernels."""
 
 # The published layer of each setting of the recurrence; the settings beyond the first four on two shapes alone.
 LAYERS: dict[str, Setting] = {
@@ -64,6 +69,8 @@ def recurrence_sizes() -> list[tuple[str, Operation]]:
             "gated_delta_rule B8 T4096 H64/16 D128",
             Recurrence(B=8, T=4096, Hqk=16, Hv=64, K=128, V=128, gate="head", delta=True),
         ),
+        ("B1 T8192 H96 D128", Mlstm(B=1, T=8192, Hqk=96, Hv=96, K=128, V=128)),
+        ("B4 T4096 H8 K256 V128", Mlstm(B=4, T=4096, Hqk=8, Hv=8, K=256, V=128)),
         ("kda B1 T8192 H64 D128", Recurrence(B=1, T=8192, Hqk=64, Hv=64, K=128, V=128, gate="channel", delta=True)),
     ]
     for layer, B in itertools.product(("simple_gla", "gated_delta_rule", "gla", "kda", "rwkv7"), (1, 64)):
@@ -102,6 +109,7 @@ def cpu_sizes() -> list[tuple[str, Operation]]:
         ("gated_delta_rule B1 T512 H4 D64", replace(recurrence, delta=True)),
         ("gla B1 T512 H4 D64", replace(recurrence, gate="channel")),
         ("rwkv7 B1 T512 H4 D64", replace(recurrence, gate="channel", erase=True)),
+        ("B1 T512 H4 D64", Mlstm(B=1, T=512, Hqk=4, Hv=4, K=64, V=64)),
         ("gated_delta_rule step B1 H4 D64", RecurrenceStep(B=1, Hqk=4, Hv=4, K=64, V=64, gate="head", delta=True)),
         ("B1 T512 D512 N16", SelectiveScan(B=1, T=512, Dm=512, N=16)),
         ("step B1 D512 N16", SelectiveScanStep(B=1, Dm=512, N=16)),
@@ -129,6 +137,7 @@ def launch_problems() -> list[Problem]:
         problems += [Problem(name=name, operation=one, dtype=dtype, exact="step" in name) for name, one in latent]
         named = [
             ("uneven head", Recurrence(B=1, T=130, Hqk=2, Hv=6, K=128, V=48, gate="head", delta=True, state=True)),
+            ("memories", Mlstm(B=2, T=130, Hqk=2, Hv=4, K=64, V=48)),
             ("channels", SelectiveScan(B=2, T=200, Dm=72, N=16, state=True)),
             ("channels, long", SelectiveScan(B=2, T=1100, Dm=40, N=16, state=True)),
             ("odd channels", SelectiveScan(B=1, T=77, Dm=21, N=10)),
@@ -154,6 +163,7 @@ def tiny_problems(dtype: str = "float32") -> list[Problem]:
         ("gla", replace(recurrence, gate="channel")),
         ("rwkv7", replace(recurrence, gate="channel", erase=True)),
         ("rwkv6", replace(recurrence, gate="channel", bonus=True)),
+        ("memories", Mlstm(B=1, T=20, Hqk=1, Hv=2, K=16, V=15)),
         ("step of gated_delta_rule", RecurrenceStep(B=1, Hqk=1, Hv=2, K=16, V=16, gate="head", delta=True)),
         ("scan", SelectiveScan(B=1, T=20, Dm=16, N=4)),
         ("step of scan", SelectiveScanStep(B=1, Dm=16, N=4)),
