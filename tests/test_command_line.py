@@ -35,7 +35,7 @@ def run(*arguments: str, script: str = "search.py", cwd: Path | None = None) -> 
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 
