@@ -2,93 +2,205 @@
 
     python scripts/benchmark_default.py                      the default search's designs, tasks and budget, 3 seeds
     python scripts/benchmark_default.py --seeds 5 budget=gpu_1h
+    python scripts/benchmark_default.py --limit 600          exit code 3 when 600 seconds were not enough
 
-A number carries a signal where the designs' means differ by more than one design differs over its seeds. Prints a
-table and writes it with device, versions, n and every single value.
+A number carries a signal where the designs' means differ by more than one design differs over its seeds. Each training
+is written as it ends, with device and versions; the same command trains what is missing, and goes on within a training
+that was interrupted. The table is printed and written beside it once nothing is missing.
 """
 
 import argparse
 import json
+import shutil
 import statistics
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nas.tasks import cache_folder, task_configs
-from scripts.command_line import composing, speaking_to_users
+from nas.architecture import Architecture, canonical_id
+from nas.study.events import Observer
+from scripts.command_line import UserError, composing, speaking_to_users
+from scripts.exit_codes import UNFINISHED
 from scripts.settings import SearchSettings
+
+if TYPE_CHECKING:
+    from nas.study.confirmation.retraining import Retrainer
 
 OUT = Path("docs/benchmarks/default.json")
 TITLE = "Reference designs of the default search on several seeds"
+TRAINED_WITH = ("search_space", "task", "train", "seed", "fidelity")  # of the definition; the rest trains nothing
 Values = dict[str, dict[str, list[float]]]
+Record = dict[str, Any]
+
+
+class Unheard(Observer):
+    """Nobody watches a benchmark."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="overrides of search.py, such as budget=cpu")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each design (default: 3)")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no training is begun")
     parser.add_argument("--out", type=Path, default=OUT, help=f"where the numbers are written (default: {OUT})")
     arguments = parser.parse_intermixed_args()
-    with speaking_to_users(interrupted="Nothing was written; the same command starts from the beginning."):
+    deadline = time.monotonic() + arguments.limit
+    with speaking_to_users(interrupted="Every finished training is kept; the same command goes on from here."):
+        if arguments.seeds < 1:
+            raise UserError(f"--seeds must be at least 1, but got {arguments.seeds}.")
         with composing(arguments.overrides):
             settings = SearchSettings.from_overrides(arguments.overrides)
-        values, seconds = train_designs(settings, arguments.seeds)
-        record = make_record(settings, values, seconds, arguments.seeds)
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-        text = f"# {TITLE}\n\n{table(record)}\n"
-        arguments.out.with_suffix(".md").write_text(text)
-        print(text)
-        print(f"written {arguments.out} and .md")
+        finished = run(settings, arguments.seeds, arguments.out, deadline)
+    if not finished:
+        sys.exit(UNFINISHED)
 
 
-def train_designs(settings: SearchSettings, seeds: int) -> tuple[Values, list[float]]:
-    """Every score of every reference design over seeds, and the seconds that each training took."""
-    from nas.study.events import Observer
-    from nas.study.training.evaluator import open_evaluator
+def run(settings: SearchSettings, seeds: int, out: Path, deadline: float) -> bool:
+    """Train what the record lacks; the page once nothing is missing, and whether that is so.
 
-    class Unheard(Observer):
-        """Nobody watches a benchmark."""
+    Raises UserError for a training that broke, after all the others.
+    """
+    from nas.measure import choose_device
+    from nas.study.confirmation.retraining import open_retrainer
 
+    designs = matched_designs(settings)
+    record = open_record(out, settings, designs)
+    write(out, record)  # before anything is trained, so that no checkpoint is taken for one of other settings
     for task in settings.tasks.values():
         task.prepare()
+    checkpoints = out.with_suffix(".trainings")
+    tasks, wanted = list(settings.tasks), range(settings.seed, settings.seed + seeds)
+    place = choose_device(settings.device)
+    with open_retrainer(settings.tasks, settings.recipes, device=place, folder=checkpoints, seconds=None) as trainer:
+        broke = fill(record, designs, tasks, wanted, trainer, deadline, lambda: write(out, record))
+    left = sum(len(lacking) for _, _, lacking in missing(record, designs, tasks, wanted))
+    if left > len(broke):
+        print(f"{left} trainings are missing; the same command goes on")
+        return False
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    if broke:
+        raise UserError(f"{'; '.join(broke)}; the others are kept, and the same command tries those again.")
+    record |= summary(record, designs, tasks, wanted)
+    write(out, record)
+    text = f"# {TITLE}\n\n{table(record)}\n"
+    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+    print(f"written {out} and .md")
+    return True
+
+
+def matched_designs(settings: SearchSettings) -> dict[str, Architecture]:
+    """The reference designs in the space, with the parameters of its proxies. Raises CannotMatch."""
+    from nas.count import match_parameters
+
+    placed = {name: settings.space.at(params) for name, params in settings.space.references(settings.designs)}
+    if settings.parameters is None:
+        return placed
+    return {name: match_parameters(design, settings.parameters) for name, design in placed.items()}
+
+
+def open_record(path: Path, settings: SearchSettings, designs: Mapping[str, Architecture]) -> Record:
+    """The record so far, or the beginning of one. Raises UserError for one of other trainings."""
+    from nas.measure import choose_device, describe_device
+
+    definition = json.loads(json.dumps(settings.definition))
+    made = {
+        "environment": describe_device(choose_device(settings.device)),
+        "designs": {name: canonical_id(design) for name, design in designs.items()},
+    }
+    if not path.exists():
+        return {**made, "definition": definition, "trainings": {}, "seconds": {}}
+    record = json.loads(path.read_text(encoding="utf-8"))
+    before = record.get("definition", {})
+    other = [f"definition.{key}" for key in TRAINED_WITH if before.get(key) != definition.get(key)]
+    other += [key for key, value in made.items() if record.get(key) != value]
+    if other:
+        raise UserError(
+            f"{path} was trained with other settings ({', '.join(other)} differ); take those back, or name another "
+            "file with --out."
+        )
+    return record
+
+
+def write(path: Path, record: Record) -> None:
+    """Write the record, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def missing(
+    record: Record, designs: Mapping[str, Architecture], tasks: Sequence[str], seeds: Sequence[int]
+) -> Iterator[tuple[str, int, list[str]]]:
+    """Design, seed and the tasks that the record lacks; every design once before any again."""
+    for seed in seeds:
+        for name in designs:
+            there = record["trainings"].get(name, {}).get(str(seed), {})
+            if lacking := [task for task in tasks if task not in there]:
+                yield name, seed, lacking
+
+
+def fill(
+    record: Record,
+    designs: Mapping[str, Architecture],
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    trainer: "Retrainer",
+    deadline: float,
+    keep: Callable[[], None],
+) -> list[str]:
+    """Train what is missing into the record, kept after each training; what broke, a clause each.
+
+    deadline: of time.monotonic; no training is begun after it. The seconds of all tasks of a design are recorded where
+    they were trained in one go, and are null elsewhere.
+    """
+    broke = []
+    for name, seed, lacking in list(missing(record, designs, tasks, seeds)):
+        began = time.monotonic()
+        if began > deadline:
+            break
+        there = record["trainings"].setdefault(name, {}).setdefault(str(seed), {})
+        seconds = record["seconds"].setdefault(name, {})
+        first = str(seed) not in seconds
+        seconds[str(seed)] = None
+        keep()
+        for group in [lacking] if trainer.workers is not None else [[task] for task in lacking]:
+            if time.monotonic() > deadline:
+                break
+            for training in trainer(designs[name], seed, dict.fromkeys(group, 1.0), Unheard()):
+                what = f"{name}, seed {seed}, {training.task}"
+                if training.failed is not None:
+                    broke.append(f"{what} broke: {training.failed}")
+                    print(broke[-1], flush=True)
+                    continue
+                there[training.task] = {metric: score.value for metric, score in training.scores.items()}
+                keep()
+                shown = ", ".join(f"{metric} {value:.4f}" for metric, value in there[training.task].items())
+                print(f"{what}: {shown}; {training.seconds:.1f} s", flush=True)
+        if first and set(there) >= set(tasks):
+            seconds[str(seed)] = time.monotonic() - began
+            keep()
+    return broke
+
+
+def summary(record: Record, designs: Iterable[str], tasks: Sequence[str], seeds: Sequence[int]) -> Record:
+    """Every score by design, one value a seed, the spreads, and the seconds of all tasks of one design."""
     values: Values = {}
-    seconds: list[float] = []
-    designs = [(name, settings.space.at(p)) for name, p in settings.space.references(settings.designs)]
-    with open_evaluator(
-        settings.tasks,
-        settings.recipes,
-        settings.deployment,
-        settings.parameters,
-        task_configs(settings.config["task"]),
-        device=settings.device,
-        tables=cache_folder() / "tables",
-    ) as evaluator:
-        for name, sampled in designs:
-            for seed in range(settings.seed, settings.seed + seeds):
-                candidate = evaluator.admit(sampled)
-                began = time.perf_counter()
-                evaluator.train(candidate, seed, Unheard())
-                seconds.append(time.perf_counter() - began)
-                for metric, score in candidate.scores.items():
-                    values.setdefault(metric, {}).setdefault(name, []).append(score.value)
-                shown = ", ".join(f"{metric} {score.value:.4f}" for metric, score in candidate.scores.items())
-                print(f"{name}, seed {seed}: {shown}; {seconds[-1]:.1f} s", flush=True)
-    return values, seconds
-
-
-def make_record(settings: SearchSettings, values: Values, seconds: list[float], seeds: int) -> dict[str, Any]:
-    """Everything that was measured, with what it was measured on."""
-    from nas.measure import describe_device
-
+    for name in designs:
+        for seed in seeds:
+            for task in tasks:
+                for metric, value in record["trainings"][name][str(seed)][task].items():
+                    values.setdefault(metric, {}).setdefault(name, []).append(value)
+    seconds = [record["seconds"][name][str(seed)] for name in designs for seed in seeds]
+    whole = [one for one in seconds if one is not None]
     return {
-        "environment": describe_device(),
-        "definition": settings.definition,
-        "seeds": seeds,
-        "seconds_per_training": {"median": statistics.median(seconds), "n": len(seconds)},
+        "seeds": len(seeds),
+        "seconds_per_training": {"median": statistics.median(whole) if whole else None, "n": len(whole)},
         "values": values,
-        "spreads": {metric: spreads(designs) for metric, designs in values.items()},
+        "spreads": {metric: spreads(by_design) for metric, by_design in values.items()},
     }
 
 
@@ -115,12 +227,17 @@ def table(record: Mapping[str, Any]) -> str:
     ):
         cells = [f"{record['spreads'][metric][key]:.3f}" for metric in metrics]
         lines.append(f"| **{label}** | {' | '.join(cells)} |")
-    verdicts = [verdict(metric, record["spreads"][metric]) for metric in metrics]
+    verdicts = ["One seed tells no spread over seeds, and so nothing of the signal."]
+    if record["seeds"] > 1:
+        verdicts = [verdict(metric, record["spreads"][metric]) for metric in metrics]
     environment, seconds = record["environment"], record["seconds_per_training"]
+    took = "no design was trained in one go, so its seconds are not known"
+    if seconds["n"]:
+        took = f"{seconds['median']:.1f} s for all tasks of one design (median of n = {seconds['n']})"
     source = (
         f"{record['seeds']} seeds each, one value a seed. {environment['name']}, {environment['cores']} cores, torch "
-        f"{environment['torch']}; {seconds['median']:.1f} s for all tasks of one design (median of n = {seconds['n']})."
-        " Written by `python scripts/benchmark_default.py`; every setting stands in the JSON file beside this one."
+        f"{environment['torch']}; {took}. Written by `python scripts/benchmark_default.py`; every setting "
+        "stands in the JSON file beside this one."
     )
     return "\n".join([*lines, "", *verdicts, "", source])
 

@@ -104,6 +104,7 @@ class Outcome:
 def stages(work: Path, arch: int, device_name: str) -> list[Stage]:
     """All stages, the ones that the others rest on first. arch: compute capability, such as 90."""
     seconds = f"{LIMIT_SECONDS - 120:.0f}"  # what is begun last has to end in time
+    compiled = ("--arch", str(arch), "--jobs", str(os.cpu_count() or 1))
     tests = ("--jobs", str(min(8, os.cpu_count() or 1)), "--out", str(work / "tests"))
     tune = [
         Stage(f"tune-{op}", script("tune_kernels", "--op", op, "--seconds", seconds), f"kernels/tuned, {device_name}")
@@ -111,7 +112,7 @@ def stages(work: Path, arch: int, device_name: str) -> list[Stage]:
     ]
     bench = ("--limit", seconds, "--out", str(work / "bench"))
     return [
-        Stage("compile", (sys.executable, "-m", "kernels.ahead_of_time", "--arch", str(arch)), "compile.log"),
+        Stage("compile", (sys.executable, "-m", "kernels.ahead_of_time", *compiled), "compile.log"),
         Stage("tests", script("check_kernels", *tests), "tests/findings.json", ("yaml",)),
         *tune,
         *(
@@ -131,7 +132,8 @@ def network_stages(work: Path) -> list[Stage]:
     limit = f"{LIMIT_SECONDS - 60:.0f}"
     table = script("measure_table", "--limit", limit, "--out", str(work / "table"), "budget=gpu_1h")
     measurement = script("benchmark_measurement", "--limit", limit, "--out", str(work / "measurement"), "budget=gpu_1h")
-    default = script("benchmark_default", "budget=gpu_1h", "--seeds", "1", "--out", str(work / "default.json"))
+    trained = ("--limit", limit, "--seeds", "1", "--out", str(work / "default.json"))
+    default = script("benchmark_default", *trained, "budget=gpu_1h")
     real = search("search-real", "budget=gpu_1h", "budget.trials=6")
     return [
         Stage("table", table, "table", MEASURE_PACKAGES),

@@ -25,6 +25,14 @@ def test_the_promised_devices_are_shipped() -> None:
     assert {"h200", "h100", "a100", "rtx4090"} <= set(described_devices())
 
 
+def test_a_cpu_is_shipped_under_the_name_that_it_gives_itself() -> None:
+    cpus = [spec for spec in described_devices().values() if spec.name.endswith(" cores")]  # nas.measure.device_name
+    assert cpus, "no CPU is described"
+    for spec in cpus:
+        assert spec.dtype == "float32" and spec.source.startswith("measured with torch")
+        assert spec.slug == slug_of(spec.name)
+
+
 def test_the_bound_of_a_matrix_product_on_an_h200_is_right_by_hand() -> None:
     h200 = described_devices()["h200"]
     n = 8192

@@ -60,6 +60,22 @@ def test_every_function_is_benchmarked_and_every_command_exists(tmp_path):
         assert one.command[1] == "-m" or (gpu_suite.ROOT / one.command[1]).exists(), one.command
 
 
+def test_stages_of_many_trainings_or_timings_stop_by_themselves_before_the_limit(tmp_path):
+    limits = {}
+    for one in gpu_suite.stages(tmp_path, 90, "a GPU"):
+        for option in ("--limit", "--seconds"):
+            if option in one.command:
+                limits[one.name] = float(one.command[one.command.index(option) + 1])
+    assert {"tune-attention", "bench-attention", "table", "measurement", "default"} <= set(limits)
+    assert all(0 < limit < gpu_suite.LIMIT_SECONDS for limit in limits.values())
+
+
+def test_kernels_are_compiled_on_every_core(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_suite.os, "cpu_count", lambda: 16)
+    compiled = next(one for one in gpu_suite.stages(tmp_path, 90, "a GPU") if one.name == "compile")
+    assert compiled.command[-4:] == ("--arch", "90", "--jobs", "16")
+
+
 def test_a_run_says_what_passed_failed_and_was_skipped_and_goes_on(tmp_path, capsys):
     work, out = tmp_path / "work", tmp_path / "out"
     stages = [stage("a", PASSES), stage("b", FAILS), stage("c", PASSES, packages=("no_such_package",))]

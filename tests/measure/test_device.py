@@ -1,11 +1,12 @@
-"""What a device is called: two processors that a hypervisor gives one name are not one device."""
+"""What a device is called, as two processors of one name are not one device; and what is said of one that is gone."""
 
 from pathlib import Path
 
 import pytest
+import torch
 
 from nas.measure import device
-from nas.measure.device import cpu_name
+from nas.measure.device import DeviceGone, cpu_name, while_it_answers
 
 EPYC = {"cpu family": "25", "model": "1", "model name": "AMD EPYC", "stepping": "1"}
 
@@ -33,3 +34,28 @@ def test_a_name_with_a_model_stands_alone(tmp_path: Path, monkeypatch: pytest.Mo
     named = EPYC | {"model name": "AMD EPYC 7763 64-Core Processor"}
     assert name_of(named, tmp_path, monkeypatch) == "AMD EPYC 7763 64-Core Processor"
     assert name_of({"model name": "Neoverse"}, tmp_path, monkeypatch) == "Neoverse"
+
+
+def test_an_error_after_which_a_gpu_answers_no_more_is_one_sentence() -> None:
+    with pytest.raises(DeviceGone) as caught, while_it_answers(torch.device("cuda:1")):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with TORCH_USE_CUDA_DSA\n")
+    assert str(caught.value) == (
+        "cuda:1 does not answer any more (CUDA error: an illegal memory access was encountered); what is finished is "
+        "kept, and the same command goes on once the device is back."
+    )
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA error: out of memory\nTried to allocate 2 GiB"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        ValueError("CUDA error: said by something else"),
+    ],
+    ids=["out of memory", "another rule", "another kind"],
+)
+def test_an_error_that_a_gpu_survives_passes_as_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, while_it_answers(torch.device("cuda")):
+        raise error
+    assert caught.value is error
