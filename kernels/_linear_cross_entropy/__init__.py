@@ -29,15 +29,17 @@ def linear_cross_entropy(
     Args:
         x: [..., d].
         weight: [V, d], in the type of x; under autocast both are cast to its type.
-        targets: int64 [...], below V; `ignore_index` asks for nothing, and such tokens cost nothing on a CPU.
+        targets: int64 [...], between 0 and V - 1; `ignore_index` asks for nothing, and such tokens cost nothing on a
+            CPU.
         soft_cap: logits become soft_cap * tanh(logits / soft_cap); left out, they stay.
         reduction: the mean over the tokens that ask for something (NaN where none does), or the sum.
 
     Returns a float32 scalar in nats. x and weight receive gradients, once: the backward pass itself is not
     differentiable. Softmax and sums are in float32.
 
-    Raises ValueError when shapes, types or devices do not belong together. That targets are below V is checked by the
-    portable backend only: the GPU would have to wait for it.
+    Raises ValueError when shapes, types or devices do not belong together. That targets lie between 0
+    and V - 1 is checked by the portable backend only, as a GPU would have to wait for it: there, any other target but
+    `ignore_index` makes the loss and its gradients NaN.
     """
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)

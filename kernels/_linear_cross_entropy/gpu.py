@@ -36,7 +36,8 @@ def rows_kernel(
     logits, targets, losses, V, ignore_index, cap,
     CAP: tl.constexpr, GRADIENT: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """The loss of one row and, with GRADIENT, its gradient in the place of the logits; zeros where nothing is asked."""
+    """The loss of one row and, with GRADIENT, its gradient in the place of the logits: zeros where nothing is
+    asked, NaN where the target is no word."""
     row = tl.program_id(0).to(tl.int64)
     target = tl.load(targets + row)
     logits += row * V
@@ -50,6 +51,7 @@ def rows_kernel(
         total = total * tl.exp(highest - higher) + tl.sum(tl.exp(block - higher), 0)
         highest = higher
     asked = target != ignore_index
+    total = tl.where((target >= 0) & (target < V), total, float("nan"))  # a target that is no word has no loss
     tl.store(losses + row, tl.where(asked, highest + tl.log(total) - of_target, 0.0))
     if GRADIENT:
         for start in range(0, V, BLOCK_V):

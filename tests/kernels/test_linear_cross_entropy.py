@@ -53,7 +53,7 @@ def test_exact_example(backend):
 @pytest.mark.parametrize("dtype", VALUES, ids=str)
 @pytest.mark.parametrize(
     ("rows", "size", "words", "options"),
-    [(1, 3, 2, {}), (15, 20, 100, {"soft_cap": 3.0}), (63, 7, 33, {"reduction": "sum"})],
+    [(1, 3, 2, {}), (15, 20, 100, {"soft_cap": 3.0}), (63, 7, 33, {"reduction": "sum"}), (100, 5, 130, {})],
 )
 def test_equals_the_definition(backend, rows, size, words, options, dtype):
     assert_equals_the_definition(backend, problem(rows, size, words, dtype), **options)
@@ -118,6 +118,20 @@ def test_autocast_computes_in_its_type(backend):
     assert loss.dtype == torch.float32
     assert 0 < abs(float((loss - expected).detach())) < 1e-2
     assert torch.autograd.grad(loss, x)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("wrong", [-1, -101, 8, 2**33])
+def test_a_target_that_is_no_word_makes_the_loss_of_the_gpu_and_its_gradients_nan(wrong):
+    from kernels._linear_cross_entropy import gpu
+
+    x, weight, targets = problem(5, 4, 8, ignored=0.0)
+    targets[2] = wrong
+    with use_backend("gpu"):
+        assert linear_cross_entropy(x.detach(), weight.detach(), targets).isnan()
+        assert not linear_cross_entropy(x.detach(), weight.detach(), targets, ignore_index=wrong).isnan()
+    _, grad_x, grad_weight = gpu._summed(x, weight, targets, -100, 0.0, True, True)
+    assert grad_x.isnan().any(1).tolist() == [False, False, True, False, False]
+    assert grad_weight.isnan().all()
 
 
 def test_a_compiled_loss_gives_the_same():
