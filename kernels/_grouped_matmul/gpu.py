@@ -169,8 +169,8 @@ def ahead_of_time_cases() -> list[Case]:
     return [launch_case(key, default_launch(key)) for key in keys]
 
 
-def launch_case(key: Key, config: Config) -> Case:
-    """One launch of one key, over up to 63 groups; 16-bit types stand for each other as bfloat16."""
+def launch_case(key: Key, config: Config, groups: int = 63) -> Case:
+    """One launch of one key, over so many groups at most; 16-bit types stand for each other as bfloat16."""
     flags = dict(key.flags)
     kernel = rows_kernel if key.kernel == "grouped_matmul.rows" else matrices_kernel
     variant = PLAIN_ROWS if kernel is rows_kernel else PLAIN_MATRICES
@@ -179,7 +179,7 @@ def launch_case(key: Key, config: Config) -> Case:
     constants: dict[str, object] = blocks | {"PRECISION": "tf32" if flags["tf32"] else "ieee"}
     constants |= {name.upper(): flags[name] > 0 for name in variant}
     if kernel is rows_kernel:
-        constants |= {"BLOCK_E": 64, "w_k" if flags["transposed"] else "w_n": 1}
+        constants |= {"BLOCK_E": triton.next_power_of_2(groups + 1), "w_k" if flags["transposed"] else "w_n": 1}
     types = dict.fromkeys(("x", "w", "grad", "out", "bias"), "*fp32" if key.element_bytes == 4 else "*bf16")
     types |= {"tile_ends": "*i32", "row_ends": "*i64", "order": "*i32", "factor": "*fp32"}
     signature = {arg: types.get(arg, "i32") for arg in kernel.arg_names if arg not in constants}

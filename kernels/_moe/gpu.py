@@ -240,19 +240,32 @@ def ahead_of_time_cases() -> list[Case]:
     keys.append(
         rows_key(half, 256, True, False, False, {**PLAIN_ROWS, "scatter": True, "scaled": True, "biased": True})
     )
-    return [launch_case(key, launch_candidates(key)[0]) for key in keys]
+    cases = [launch_case(key, launch_candidates(key)[0]) for key in keys]
+    return cases + [case for experts in (128, 256) for case in _cases_of_many(experts)]
 
 
-def launch_case(key: Key, config: Config) -> Case:
-    """One launch of one key, over up to 63 experts; 16-bit types stand for each other as bfloat16."""
+def _cases_of_many(experts: int) -> list[Case]:
+    """Each kernel that looks for the expert of its tile, where there are more experts than in the other cases."""
+    half, plain = torch.empty(0, dtype=torch.bfloat16), Expert("silu", True, None, 0.0)
+    scattered = {**PLAIN_ROWS, "scatter": True}
+    keys = [in_key(half, 256, True, False, True, plain), hidden_grad_key(half, 256, True, True, False, plain)]
+    keys.append(rows_key(half, 256, True, False, False, scattered | {"scaled": True}))
+    keys.append(rows_key(half, 256, True, True, False, scattered))
+    cases = [launch_case(key, launch_candidates(key)[0], experts) for key in keys]
+    return [replace(case, name=f"{case.name} of {experts}") for case in cases]
+
+
+def launch_case(key: Key, config: Config, experts: int = 63) -> Case:
+    """One launch of one key, over so many experts at most; 16-bit types stand for each other as bfloat16."""
     if key.kernel.startswith("grouped_matmul."):
-        return grouped_launch_case(key, config)
+        return grouped_launch_case(key, config, experts)
     flags = dict(key.flags)
     is_in = key.kernel == "moe.in"
     kernel = moe_in_kernel if is_in else moe_hidden_grad_kernel
     blocks = {name: size for name, size in config.items() if name.startswith("BLOCK")}
     options = {name: size for name, size in config.items() if name not in blocks}
-    constants: dict[str, object] = blocks | {"PRECISION": "tf32" if flags["tf32"] else "ieee", "BLOCK_E": 64}
+    constants: dict[str, object] = blocks | {"PRECISION": "tf32" if flags["tf32"] else "ieee"}
+    constants["BLOCK_E"] = triton.next_power_of_2(experts + 1)
     constants["ACTIVATION"] = next(name for name in ACTIVATIONS if name in flags)
     constants |= {"GATED": "ungated" not in flags, "CLAMPED": "clamped" in flags}
     if is_in:

@@ -14,7 +14,7 @@ CASES = {  # T, d, I, E, K, activation
     "every expert": (15, 20, 8, 3, 3, "relu2"),
     "several tiles": (100, 32, 80, 4, 2, "silu"),
     "odd widths": (63, 25, 37, 5, 2, "gelu"),
-    "more experts than choices": (5, 16, 16, 70, 2, "silu"),
+    "many more experts than choices": (5, 12, 8, 256, 2, "silu"),
     "wide": (33, 130, 68, 2, 1, "relu2"),
     "gpt-oss": (63, 36, 20, 5, 2, "quick_gelu"),
     "no gate": (33, 16, 32, 4, 2, "gelu_tanh"),
