@@ -53,7 +53,7 @@ def test_every_activation_equals_its_formula(backend, activation, dtype):
 
 
 @pytest.mark.usefixtures("nan_filled_memory")
-@pytest.mark.parametrize("shape", [(1,), (1, 1), (130, 3), (3, 1100), (2, 15, 3, 63)])
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (130, 3), (3, 1100), (1, 100, 20), (2, 15, 3, 63)])
 def test_triton_equals_the_definition_at_odd_sizes(shape):
     assert_equals_the_definition("gpu", *problem(shape), "silu")
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from kernels import grouped_matmul, use_backend
 from tests.kernels.closeness import assert_close_relative
@@ -55,6 +56,36 @@ def test_values_and_gradients_equal_the_definition(shape, dtype, backend):
     for actual, wanted in zip(run(backend, *inputs), expected, strict=True):
         assert actual.dtype == dtype
         assert_close_relative(actual, wanted, LIMITS[dtype])
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_equals_the_grouped_product_of_pytorch(backend):
+    x, w, sizes, grad = problem(100, 20, 36, [0, 63, 7, 30], torch.float32)
+    expected = F.grouped_mm(x, w, offs=sizes.cumsum(0).int())
+    grads = torch.autograd.grad(expected, (x, w), grad)
+    for actual, wanted in zip(run(backend, x, w, sizes, grad), (expected, *grads), strict=True):
+        assert_close_relative(actual, wanted, LIMITS[torch.float32])
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_an_incoming_gradient_may_be_one_number_expanded(backend):
+    x, w, sizes, _ = problem(9, 6, 8, [4, 5], torch.float32)
+    one = torch.ones(()).expand(9, 8)
+    assert one.stride() == (0, 0)
+    for actual, wanted in zip(
+        run(backend, x, w, sizes, one), run("reference", x, w, sizes, torch.ones(9, 8)), strict=True
+    ):
+        assert_close_relative(actual, wanted, LIMITS[torch.float32])
+
+
+def test_a_compiled_product_gives_the_same():
+    x, w, sizes, grad = problem(9, 6, 8, [4, 5], torch.float32)
+    compiled = torch.compile(grouped_matmul, fullgraph=True, backend="aot_eager")
+    with use_backend("gpu"):
+        out = compiled(x, w, sizes)
+    found = (out, *torch.autograd.grad(out, (x, w), grad))
+    for actual, wanted in zip(found, run("reference", x, w, sizes, grad), strict=True):
+        assert_close_relative(actual, wanted, LIMITS[torch.float32])
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])

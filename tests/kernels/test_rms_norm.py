@@ -160,6 +160,41 @@ def test_l2_norm_equals_the_definition_down_to_zero(backend, dtype):
     assert_close_relative(found[0][1], found[1][1], GRADIENTS[dtype])
 
 
+def l2_with_gradient(backend, x, grad):
+    with use_backend(backend):
+        y = l2_norm(x)
+    return y, torch.autograd.grad(y, x, grad)[0]
+
+
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize("shape", [(1, 1, 2, 3), (1, 63, 1, 20), (2, 130, 1, 5), (3, 100)])
+def test_l2_norm_in_triton_equals_the_definition_at_odd_sizes(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    for found, expected in zip(*(l2_with_gradient(name, x, grad) for name in ("gpu", "reference")), strict=True):
+        assert_close_relative(found, expected, 1e-5)
+
+
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_the_gradient_of_an_l2_norm_may_be_one_number_expanded(backend):
+    x = torch.randn(2, 15, 12, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    one, ones = torch.ones(()).expand(2, 15, 12), torch.ones(2, 15, 12)
+    assert_close_relative(l2_with_gradient(backend, x, one)[1], l2_with_gradient("reference", x, ones)[1], 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch itself
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+def test_l2_norm_compiles_as_one_graph_with_its_gradient(backend):
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    grad = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1))
+    with use_backend(backend):
+        y = torch.compile(l2_norm, fullgraph=True, backend="aot_eager")(x)
+        found = (y, torch.autograd.grad(y, x, grad)[0])
+    for one, right in zip(found, l2_with_gradient("reference", x, grad), strict=True):
+        assert_close_relative(one, right, 1e-5)
+
+
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
 def test_equals_pytorch_and_transformers(backend):
     from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated

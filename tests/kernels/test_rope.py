@@ -60,7 +60,7 @@ def test_equals_the_definition(backend, interleaved, batch, length, heads, size,
 
 
 @pytest.mark.usefixtures("nan_filled_memory")
-@pytest.mark.parametrize("length", [63, 130])
+@pytest.mark.parametrize("length", [63, 100, 130])
 def test_triton_equals_the_definition_at_odd_lengths(length):
     assert_equals_the_definition("gpu", *problem(1, length, 1, 16, 12), False)
 
