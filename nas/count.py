@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 
 from nas.architecture import Architecture, Block, NoFfn, NoMixer, resized
-from nas.deployment import Deployment
+from nas.deployment import MATCHED_WITHIN, Deployment
 from nas.parts import (
     active_parameters,
     ffn_flops,
@@ -153,7 +153,7 @@ def width_for(architecture: Architecture, deployment: Deployment, target: int) -
 
 
 def match_parameters(
-    architecture: Architecture, target: int, *, multiple: int = 8, tolerance: float = 0.03
+    architecture: Architecture, target: int, *, multiple: int = 8, tolerance: float = MATCHED_WITHIN
 ) -> Architecture:
     """The architecture with all FFN widths times one factor, such that its parameters are nearest to `target`.
 

@@ -27,6 +27,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Method = Literal["model", "table", "auto"]
 CostModel = Literal["own", "best", "roofline"]
 Busy = Literal["flag", "refuse"]
+MATCHED_WITHIN = 0.03  # of the wanted number of parameters
 AT_HAND = re.compile(r"auto|cpu|cuda(:\d+)?")
 ONLY_WHOLE = ("peak_reserved_bytes", "train_peak_reserved_bytes", "saved_for_backward_bytes")
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -28,6 +28,7 @@ from nas.study.rungs import Fidelity
 from nas.tasks import TASKS, Task, make_tasks
 from nas.training.recipe import Recipe, recipe_from
 from scripts.command_line import CONF, DESIGNS, UserError
+from scripts.contradictions import refuse_contradictions
 from search_spaces import SearchSpace, build_space
 
 BUDGET_FIELDS = (
@@ -125,6 +126,7 @@ class SearchSettings:
                 raise UserError(f"budget.{field} is needed, but it was taken away; leave it out to get the default.")
         named = [*objectives, *(r.objective for r in judged), *(limit.objective for limit in limits)]
         deployment = Deployment.from_config(plain["measure"]).asked_for(objective.name for objective in named)
+        refuse_contradictions(limits, judged, deployment)
         refuse_unknown("", plain, TOP_FIELDS)
         train = budget["train"]
         fidelity = fidelity_from(plain["fidelity"])

@@ -67,6 +67,11 @@ def mistake(*arguments: str, cwd: Path, script: str = "search.py") -> str:
         ("optimize=[text_los]", "There is no objective 'text_los'. Did you mean 'text_loss'?"),
         ("require.recal=0.9", "require has no field 'recal' (require.recal=0.9). Did you mean 'recall'?"),
         ("limits.parameters=many", "limits.parameters must be a number above zero"),
+        (
+            "limits.parameters=1e6",
+            "limits.parameters=1,000,000 can never be met, because every design is deployed with",
+        ),
+        ("+require.parameters=27000000", "require.parameters=27,000,000 can never be met"),
         ("measure.context=-1", "measure.context must be a whole number of at least 1, but got -1."),
         ("references=[nope]", "There is no design and no file 'nope'."),
         ("study=../elsewhere", "study must be a name of letters, digits, dots and dashes, but got '../elsewhere'."),
@@ -107,6 +112,15 @@ def test_the_argument_that_is_wrong_is_blamed_with_the_names_of_the_chosen_group
         SearchSettings.from_overrides(arguments)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["limits.parameters=27200000"], ["limits.parameters=1e6", "measure.parameters=null", "measure.width=2"]],
+)
+def test_a_limit_on_parameters_that_some_design_may_meet_is_taken(arguments):
+    (limit,) = SearchSettings.from_overrides(arguments).limits
+    assert limit.name == "parameters"
 
 
 def test_a_group_is_named_by_its_choice_and_by_its_fields_alone():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
 
 from nas.study.candidate import CannotMeasure, Rejected
@@ -58,6 +59,18 @@ def test_a_failing_trial_is_recorded_with_its_reason_and_the_search_goes_on(tmp_
     failed = [row for row in loop.rows if row.state == "failed"]
     assert [row.reason for row in failed] == ["FloatingPointError: the loss of mmmm is not finite"]
     assert loop.done == 15
+
+
+def test_a_training_that_runs_out_of_memory_is_recorded_with_its_reason_and_the_search_goes_on(tmp_path):
+    def on_train(name):
+        if name == "mmmm":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nOf the allocated memory ...")
+
+    loop = run_toy(tmp_path, trials=15, evaluator=FreeEvaluator(on_train=on_train), sampler="brute_force")
+    (failed,) = [row for row in loop.rows if row.state == "failed"]
+    assert failed.reason == "OutOfMemoryError: CUDA out of memory. Tried to allocate 9 GiB."
+    assert failed.architecture.name == "mmmm"
+    assert loop.done == 15 and {row.state for row in loop.rows if row is not failed} == {"complete"}
 
 
 def test_five_failures_at_the_start_stop_the_search_with_the_reason(tmp_path):

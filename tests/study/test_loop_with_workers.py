@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from nas.study.storage.studies import open_study
+from nas.study.storage.studies import close_study, open_study
 from nas.study.trials import PROXY, RETRY_OF, WORKER, note_start
+from tests.study.postgresql import running_server
 from tests.study.toys import OBJECTIVES, FreeEvaluator, run_toy, space
 
-TOTAL = 12
+WORKERS = 4
+TRAINED = "trained.txt"
 
 
-def work(directory: Path, seed: int, dies_at: int | None, gate: Any) -> None:
-    """One worker; it kills itself in the training after so many."""
+def work(directory: Path, storage: str | None, total: int, seed: int, dies_at: int | None, gate: Any) -> None:
+    """One worker, which writes down what it has trained; it kills itself in the training after so many."""
     trained = 0
 
     def on_train(name: str) -> None:
@@ -29,15 +32,18 @@ def work(directory: Path, seed: int, dies_at: int | None, gate: Any) -> None:
         if trained == dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
         trained += 1
+        with (directory / TRAINED).open("a") as file:
+            file.write(f"{name}\n")
 
     gate.wait(60)
-    run_toy(directory, trials=TOTAL, evaluator=FreeEvaluator(on_train=on_train), seed=seed, patience=500)
+    evaluator = FreeEvaluator(on_train=on_train)
+    run_toy(directory, trials=total, evaluator=evaluator, seed=seed, patience=500, storage=storage)
 
 
-def run_workers(directory: Path, dies_at: int | None) -> list[int | None]:
+def run_workers(directory: Path, storage: str | None, total: int, dies_at: int | None) -> list[int | None]:
     context = multiprocessing.get_context("spawn")
-    gate = context.Barrier(3)
-    arguments = [(directory, seed, dies_at if seed == 0 else None, gate) for seed in range(3)]
+    gate = context.Barrier(WORKERS)
+    arguments = [(directory, storage, total, seed, dies_at if seed == 0 else None, gate) for seed in range(WORKERS)]
     processes = [context.Process(target=work, args=own) for own in arguments]
     for process in processes:
         process.start()
@@ -46,14 +52,35 @@ def run_workers(directory: Path, dies_at: int | None) -> list[int | None]:
     return [process.exitcode for process in processes]
 
 
-@pytest.mark.parametrize("dies_at", [None, 1], ids=["all live", "one is killed"])
-def test_workers_share_the_total_and_train_nothing_twice(tmp_path: Path, dies_at: int | None) -> None:
-    assert run_workers(tmp_path, dies_at) == [0 if dies_at is None else -signal.SIGKILL, 0, 0]
-    loop = run_toy(tmp_path, trials=TOTAL)
+@pytest.fixture
+def storage(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """A storage of its own: a journal, or a server that ends with the test."""
+    if request.param == "journal":
+        yield None
+    else:
+        with running_server() as server:
+            yield server.url
+
+
+@pytest.mark.parametrize(
+    ("storage", "total", "dies_at"),
+    [("journal", 12, None), ("journal", 12, 1), ("postgresql", 6, 0)],
+    ids=["journal, all live", "journal, one is killed", "PostgreSQL, one is killed"],
+    indirect=["storage"],
+)
+def test_workers_share_the_total_lose_nothing_and_train_nothing_twice(
+    tmp_path: Path, storage: str | None, total: int, dies_at: int | None
+) -> None:
+    codes = run_workers(tmp_path, storage, total, dies_at)
+    assert codes == [0 if dies_at is None else -signal.SIGKILL, *[0] * (WORKERS - 1)]
+    loop = run_toy(tmp_path, trials=total, storage=storage)
     trials = loop.study.trials
+    close_study(loop.study)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    assert len(complete) == TOTAL and loop.evaluator.trained == [], "the workers had finished the study"
-    assert len({trial.user_attrs[PROXY] for trial in complete}) == TOTAL
+    assert len(complete) == total and loop.evaluator.trained == [], "the workers had finished the study"
+    assert len({trial.user_attrs[PROXY] for trial in complete}) == total
+    names = sorted(row.architecture.name for row in loop.rows if row.state == "complete")
+    assert names == sorted((tmp_path / TRAINED).read_text().split()), "each is in the study that was trained to its end"
     assert len({trial.user_attrs[WORKER] for trial in complete}) >= 2, "more than one has worked"
     assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
     interrupted = [trial.number for trial in trials if trial.state == TrialState.FAIL]

@@ -112,6 +112,7 @@ def run_toy(
     patience: int = 50,
     definition: dict[str, Any] | None = None,
     fidelity: Fidelity | None = None,
+    storage: str | None = None,
 ) -> Loop:
     """One run of the toy study in `directory`, as search.py would make it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -122,7 +123,8 @@ def run_toy(
         limits=parse_limits(limits),
         reference="all-attention",
     )
-    study = open_study(directory, "toy", OBJECTIVES, definition or {"search_space": {"mixers": ["a", "m"]}}, None)
+    definition = definition or {"search_space": {"mixers": ["a", "m"]}}
+    study = open_study(directory, "toy", OBJECTIVES, definition, None, storage=storage)
     with Crew(study) as crew:
         with crew.turn():
             enqueue_references(study, [("all-attention", ALL_ATTENTION)])

@@ -17,6 +17,7 @@ from nas.compile import compile_architecture
 from nas.measure import DeviceLock
 from nas.measurement import Measurement
 from nas.study.training.outcomes import ENDING, Outcome, read_outcome, write_outcome
+from nas.study.training.release import release
 from nas.tasks import Task
 from nas.training import Device, Recipe, evaluate, fit, learning_rates
 
@@ -96,7 +97,11 @@ class TaskTrainer:
         known = None if path is None else read_outcome(path, self._stamp())
         if known is not None:
             return known
-        outcome = self._train(job, on_step)
+        try:
+            outcome = self._train(job, on_step)
+        except Exception as error:
+            release(error)
+            raise
         problem = None if path is None else write_outcome(path, outcome, self._stamp())
         if problem is None:
             return outcome

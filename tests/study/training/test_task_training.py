@@ -1,6 +1,7 @@
 """One task's copy of an architecture, trained and scored: what comes back, and that measuring is given way."""
 
 import pickle
+import weakref
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from nas.architecture import Architecture, Attention, Block, Glu
+from nas.compile import compile_architecture
 from nas.measure import DeviceLock
+from nas.study.training import task_training
 from nas.study.training.task_training import Job, TaskTrainer, TookTooLong
 from nas.tasks import RecallTask
 from nas.training import Recipe
@@ -115,6 +118,25 @@ def test_an_interrupted_training_goes_on_from_its_last_checkpoint(
 def test_a_training_that_takes_too_long_is_given_up() -> None:
     with pytest.raises(TookTooLong, match=r"training recall took longer than budget.trial_minutes=0.0001"):
         quick_trainer(10_000)(Job(architecture=ARCHITECTURE, seed=0, seconds=0.006), lambda *_: None)
+
+
+def test_a_training_that_runs_out_of_memory_holds_none_while_its_error_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    models: list[weakref.ref[torch.nn.Module]] = []
+
+    def remembered(*arguments: Any, **options: Any) -> torch.nn.Module:
+        model = compile_architecture(*arguments, **options)
+        models.append(weakref.ref(model))
+        return model
+
+    def run_out(step: int, total: int, loss: float) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(task_training, "compile_architecture", remembered)
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        try:
+            quick_trainer(2)(Job(architecture=ARCHITECTURE, seed=0), run_out)
+        finally:
+            assert [model() for model in models] == [None]
 
 
 def test_a_training_that_ended_is_not_repeated_when_its_trial_is_taken_up_again(tmp_path: Path) -> None:
