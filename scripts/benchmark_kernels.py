@@ -6,8 +6,9 @@
 All implementations of a problem are measured in one process, with their samples in turn and their inputs rotated
 through more memory than the cache holds. An answer is compared with float32 before it is timed, and no time is taken
 for a wrong one. `kernels.json` and `kernels.md` are written after every problem: a run that is stopped leaves what it
-has, and the same command goes on from there. Exit code 1 when a kernel of ours is wrong or fails, 3 when the time was
-up first.
+has, and the same command at the same commit goes on from there. On a GPU one large copy is timed, too: its bandwidth is
+what byte-bound kernels are compared with beside the roofline. Exit code 1 when a kernel of ours is wrong or fails, 3
+when the time was up first.
 
 Needs torch alone; `fla-core` where its recurrences are to be compared.
 """
@@ -32,7 +33,7 @@ import torch
 
 import kernels
 from nas.devices import DeviceSpec, find_spec, spec_from
-from nas.measure.clock import time_together
+from nas.measure.clock import time_call, time_together
 from nas.measure.device import choose_device, describe_device
 from nas.measure.graph import CannotCapture, capture
 from nas.measure.rivals import Rival, gpu_is_spoilt, refused_rivals, verified_rivals
@@ -40,20 +41,23 @@ from nas.workload import WorkloadError
 from scripts.exit_codes import UNFINISHED
 from scripts.kernel_lab.problem_lists import FUNCTIONS, benchmark_problems, tiny_problems
 from scripts.kernel_lab.problems import DTYPES, Inputs, Problem, Result, worst
-from scripts.kernel_lab.rows import OURS, Row, bad_row, done_already, key_of, read, right_row, write
+from scripts.kernel_lab.rows import COPY, OURS, Row, bad_row, done_already, key_of, read, right_row, write
+from scripts.provenance import commit
 
 CACHES = 3  # the rotated inputs fill the cache so many times
 MOST_BUFFERS = {False: 64, True: 8}  # of decode steps, which take microseconds, and of what has a backward pass
 CPU_CACHE_BYTES = 32e6
+COPY_BYTES = 2**29  # of each buffer of the large copy: several times the cache of any GPU
 
 
 @dataclass(frozen=True)
 class Settings:
-    """seconds: for the samples of all implementations of one problem in one direction."""
+    """seconds: for the samples of all implementations of one problem in one direction. copy: GB/s of a large copy."""
 
     device: torch.device
     spec: DeviceSpec | None
     seconds: float
+    copy: float | None
 
 
 def main(arguments: list[str]) -> int:
@@ -63,21 +67,25 @@ def main(arguments: list[str]) -> int:
     except WorkloadError as error:
         print(error, file=sys.stderr)
         return 2
-    described = describe_device(device)
+    described: dict[str, object] = {**describe_device(device), "commit": commit()}
     spec = find_spec(str(described["name"]))
     if options.tflops is not None:
         spec = spec_from({"tflops": options.tflops, "bandwidth": options.bandwidth, "memory": 1})
     problems = tiny_problems() if options.tiny else benchmark_problems(device.type)
     problems = [one for one in problems if options.op in (None, one.op)]
-    rows = [] if options.again else read(options.out, described)
+    rows, copy = ([], None) if options.again else read(options.out, described)
     start = time.monotonic()
+    if copy is None and device.type == "cuda":
+        copy = copy_bandwidth(device, options.seconds)
+    if copy is not None:
+        described[COPY] = copy
     for problem in problems:
         if key_of(problem) in done_already(rows):
             continue
         if options.limit is not None and time.monotonic() - start > options.limit:
             print(f"The time is up before {problem.op} {problem.name}; the same command goes on from there.")
             return UNFINISHED
-        found = compare(problem, Settings(device, spec, options.seconds))
+        found = compare(problem, Settings(device, spec, options.seconds, copy))
         rows += found
         write(rows, described, options.out)
         show(found)
@@ -112,6 +120,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if (options.tflops is None) != (options.bandwidth is None):
         parser.error("--tflops and --bandwidth belong together: give both or neither")
     return options
+
+
+def copy_bandwidth(device: torch.device, seconds: float, size: int = COPY_BYTES) -> float:
+    """GB/s that a large `copy_` reads and writes together, by the clock of all rows and with buffers in rotation.
+
+    What byte-bound kernels can reach: no program moves all that the memory's data sheet says.
+    """
+    pairs = [torch.zeros(2, size, dtype=torch.uint8, device=device) for _ in range(2)]
+    timing = time_call([partial(pair[0].copy_, pair[1]) for pair in pairs], device, seconds=seconds)
+    del pairs
+    free_memory(device)
+    return round(2 * size / timing.value / 1e6, 1)
 
 
 def compare(problem: Problem, settings: Settings) -> list[Row]:
@@ -164,13 +184,15 @@ def compare_direction(
     }
     timings = time_together(calls, device, seconds=settings.seconds) if calls else {}
     for name, timing in timings.items():
-        rows.append(right_row(problem, direction, name, checks[name], timing, settings.spec, launches[name]))
+        check, launched = checks[name], launches[name]
+        rows.append(right_row(problem, direction, name, check, timing, settings.spec, launched, settings.copy))
     if device.type == "cuda" and not problem.has_backward:
         captured = {name: graphs for name, one in calls.items() if (graphs := captured_calls(one, device))}
         timings = time_together(captured, device, seconds=settings.seconds) if captured else {}
         for name, timing in timings.items():
             check, launched = checks[name], launches[name]
-            rows.append(right_row(problem, "forward in a graph", name, check, timing, settings.spec, launched))
+            graphed = "forward in a graph"
+            rows.append(right_row(problem, graphed, name, check, timing, settings.spec, launched, settings.copy))
     return rows
 
 
@@ -230,6 +252,7 @@ def show(rows: list[Row]) -> None:
     for row in rows:
         time_taken = row.status if row.milliseconds is None else f"{row.milliseconds[0]:.4g} ms"
         share = "" if row.roofline is None else f"{row.roofline:.0%} of roofline"
+        share += "" if row.copy_share is None else f", {row.copy_share:.0%} of a copy"
         print(f"{row.op} {row.problem} {row.direction}: {row.name} {time_taken} {share} {row.reason}", flush=True)
 
 

@@ -1,5 +1,6 @@
 """What a committed number depends on beside its device: the commit of the code, and versions of libraries."""
 
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -8,7 +9,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def commit() -> str:
-    """The commit of the code at hand, marked where files differ from it; `unknown` outside a repository."""
+    """The commit of the code at hand, marked where files differ from it; `unknown` without a repository or git."""
+    if shutil.which("git") is None:
+        return "unknown"
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
         cwd=ROOT,

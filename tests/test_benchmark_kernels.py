@@ -8,12 +8,17 @@ import torch
 
 import kernels
 from kernels._attention import portable
+from kernels.backend import OPERATIONS
+from nas.devices import spec_from
+from nas.measurement import Measurement
 from scripts import benchmark_kernels
 from scripts.kernel_lab.attention_operations import Attention, AttentionStep
 from scripts.kernel_lab.operations import GroupedMatmul, Mlstm, Recurrence
 from scripts.kernel_lab.problem_lists import benchmark_problems, launch_problems, tiny_problems
 from scripts.kernel_lab.problems import check, worst
+from scripts.kernel_lab.rows import COPY, read, right_row, table_line, write
 from scripts.kernel_lab.sparse_operations import BlockSparseAttention
+from scripts.provenance import commit
 
 
 def run(tmp_path, *arguments):
@@ -23,7 +28,7 @@ def run(tmp_path, *arguments):
 
 
 def test_every_function_of_the_door_has_problems_in_every_list():
-    functions = {*kernels.backend.OPERATIONS, "mlstm"}
+    functions = {*OPERATIONS, "mlstm"}
     for problems in (benchmark_problems("cuda"), benchmark_problems("cpu"), launch_problems(), tiny_problems()):
         assert {problem.op for problem in problems} == functions
         assert len({(one.op, one.name, one.dtype) for one in problems}) == len(problems)
@@ -100,10 +105,51 @@ def test_a_run_writes_its_rows_and_a_second_one_has_nothing_left_to_do(tmp_path,
     assert 0 < low <= median <= high
     assert 0 < rows["ours"]["roofline"] < 1
     assert "| ours |" in (tmp_path / "kernels.md").read_text()
+    assert record["environment"]["commit"] == commit()
+    assert all(row["copy_share"] is None for row in rows.values()), "of a CPU no copy is measured"
     capsys.readouterr()
     assert run(tmp_path, "--op", "attention_step") == 0
     assert "attention_step" not in capsys.readouterr().out
     assert json.loads((tmp_path / "kernels.json").read_text()) == record
+
+
+def test_a_run_of_another_commit_begins_anew(tmp_path, monkeypatch, capsys):
+    assert run(tmp_path, "--op", "attention_step") == 0
+    capsys.readouterr()
+    monkeypatch.setattr(benchmark_kernels, "commit", lambda: "another")
+    assert run(tmp_path, "--op", "attention_step") == 0
+    assert "attention_step" in capsys.readouterr().out
+    assert json.loads((tmp_path / "kernels.json").read_text())["environment"]["commit"] == "another"
+
+
+def test_a_copy_is_timed_over_buffers_in_rotation_and_counts_what_is_read_and_written(monkeypatch):
+    timed = []
+
+    def two_milliseconds(calls, device, *, seconds):
+        timed.extend(call() for call in calls)
+        return Measurement(value=2.0, unit="ms", low=2.0, high=2.0, n=1)
+
+    monkeypatch.setattr(benchmark_kernels, "time_call", two_milliseconds)
+    found = benchmark_kernels.copy_bandwidth(torch.device("cpu"), 1.0, size=1_000_000)
+    assert found == 1.0, "two megabytes in two milliseconds"
+    assert len({one.data_ptr() for one in timed}) == len(timed) > 1
+    assert all(one.numel() == 1_000_000 for one in timed)
+
+
+def test_rows_bound_by_bytes_have_their_share_of_a_copy_and_a_second_run_keeps_it(tmp_path):
+    spec = spec_from({"tflops": 1000, "bandwidth": 10, "memory": 1})
+    step = next(one for one in tiny_problems() if one.op == "attention_step")
+    right = check("o", torch.ones(2, 2), torch.ones(2, 2), 1e-5)
+    timing = Measurement(value=step.cost("forward").bytes / 4e6, unit="ms", low=1.0, high=1.0, n=1)  # 4 GB/s
+    row = right_row(step, "forward", "ours", right, timing, spec, {}, 8.0)
+    assert (row.bound, row.roofline, row.copy_share) == ("bytes", pytest.approx(0.4), pytest.approx(0.5))
+    assert "40% of bytes, 50% of a copy" in table_line(row)
+    slow = spec_from({"tflops": 1e-9, "bandwidth": 10, "memory": 1})
+    assert right_row(step, "forward", "ours", right, timing, slow, {}, 8.0).copy_share is None
+    here: dict[str, object] = {"name": "a GPU", "commit": "one"}
+    write([row], here | {COPY: 8.0}, tmp_path)
+    assert read(tmp_path, here) == ([row], 8.0)
+    assert read(tmp_path, here | {"commit": "two"}) == ([], None)
 
 
 def test_a_wrong_result_has_no_time_and_fails_the_run(tmp_path, monkeypatch):

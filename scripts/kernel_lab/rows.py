@@ -10,6 +10,7 @@ from nas.measurement import Measurement
 from scripts.kernel_lab.problems import Check, Problem
 
 OURS = "ours"
+COPY = "copy_gigabytes_per_second"  # in the environment: read and written by one large copy, measured once a record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +19,9 @@ class Row:
 
     status: `right`, `wrong` (no time is taken), `failed` (it raised, see `reason`), `skipped` (nobody could say what is
     right). error: the worst relative error, of the tensor `error_of`. milliseconds: median, 20th and 80th percentile.
-    roofline: share of the best possible time on the described device. launches: kernel -> tuned, nearest or default;
-    empty for implementations that are not ours.
+    roofline: share of the best possible time on the described device. copy_share: of the bandwidth of a large copy that
+    was measured on it, where bytes are the bound. launches: kernel -> tuned, nearest or default; empty for
+    implementations that are not ours.
     """
 
     op: str
@@ -37,6 +39,7 @@ class Row:
     gigabytes_per_second: float | None = None
     bound: str = ""
     roofline: float | None = None
+    copy_share: float | None = None
     launches: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -49,8 +52,9 @@ def right_row(
     timing: Measurement,
     spec: DeviceSpec | None,
     launches: Mapping[str, str],
+    copy: float | None = None,
 ) -> Row:
-    """With its time, and what that time means."""
+    """With its time, and what that time means. copy: GB/s of a large copy on this device, where it was measured."""
     cost = problem.cost("forward" if direction.startswith("forward in") else direction)
     roofline, bound = None, ""
     if spec is not None:
@@ -58,6 +62,7 @@ def right_row(
         arithmetic = spec.milliseconds(cost.flops, 0.0, peak_type)
         traffic = spec.milliseconds(0.0, cost.bytes, peak_type)
         roofline, bound = max(arithmetic, traffic) / timing.value, "FLOP" if arithmetic > traffic else "bytes"
+    rate = cost.bytes / timing.value / 1e6
     return Row(
         op=problem.op,
         problem=problem.name,
@@ -70,9 +75,10 @@ def right_row(
         milliseconds=(timing.value, timing.low, timing.high),
         n=timing.n,
         tflops=cost.flops / timing.value / 1e9,
-        gigabytes_per_second=cost.bytes / timing.value / 1e6,
+        gigabytes_per_second=rate,
         bound=bound,
         roofline=roofline,
+        copy_share=rate / copy if copy is not None and bound == "bytes" else None,
         launches=dict(launches),
         notes=timing.notes,
     )
@@ -110,20 +116,24 @@ def write(rows: Sequence[Row], environment: Mapping[str, object], folder: Path) 
     (folder / "kernels.md").write_text(markdown(rows, environment))
 
 
-def read(folder: Path, environment: Mapping[str, object]) -> list[Row]:
-    """The rows of an earlier run with the same device and versions; none where there is none."""
+def read(folder: Path, environment: Mapping[str, object]) -> tuple[list[Row], float | None]:
+    """The rows of an earlier run with the same device, versions and commit, and the copy they are compared with.
+
+    Nothing where there is no such run.
+    """
     path = folder / "kernels.json"
     if not path.exists():
-        return []
+        return [], None
     record = json.loads(path.read_text())
+    copy = record["environment"].pop(COPY, None)
     if record["environment"] != dict(environment):
-        return []
+        return [], None
     rows = []
     for data in record["rows"]:
         times = data["milliseconds"]
         times = None if times is None else tuple(times)
         rows.append(Row(**{**data, "milliseconds": times, "notes": tuple(data["notes"])}))
-    return rows
+    return rows, copy
 
 
 def markdown(rows: Sequence[Row], environment: Mapping[str, object]) -> str:
@@ -133,8 +143,8 @@ def markdown(rows: Sequence[Row], environment: Mapping[str, object]) -> str:
     lines += [
         "",
         "Milliseconds are medians with their 20th and 80th percentile; `share` is that of the roofline, of FLOP or of "
-        "bytes; `error` is the worst relative error of outputs and gradients against float32. What is wrong has "
-        "no time.",
+        "bytes, and on a GPU, where bytes are the bound, also that of the bandwidth of one large copy; `error` is the "
+        "worst relative error of outputs and gradients against float32. What is wrong has no time.",
     ]
     for op in dict.fromkeys(row.op for row in rows):
         lines += [
@@ -159,6 +169,7 @@ def table_line(row: Row) -> str:
     flops = f"{row.tflops:.3g} TFLOP/s" if row.tflops >= 1 else f"{row.tflops * 1e3:.3g} GFLOP/s"
     rate = f"{row.gigabytes_per_second:.0f} GB/s" if by_bytes else flops
     share = "" if row.roofline is None else f"{row.roofline:.0%} of {row.bound}"
+    share += "" if row.copy_share is None else f", {row.copy_share:.0%} of a copy"
     launch = ", ".join(sorted(set(row.launches.values())))
     times = f"{median:.4g} ({low:.4g} to {high:.4g})"
     return "| " + " | ".join([*cells, times, str(row.n), rate, share, error, launch]) + " |"
