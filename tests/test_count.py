@@ -180,7 +180,8 @@ def check_against_the_built_network(architecture: Architecture) -> None:
     state = model.init_state(1, 37, torch.bfloat16)
     assert counts.sequence_bytes == sum(t.nbytes for layer in state.layers for t in layer.values())
     flops = 2 * architecture.vocab_size * architecture.d_model
-    flops += sum(0 if block.mixer is None else block.mixer.flops(1, 37) for block in model.blocks)
+    context = 37 + architecture.num_meta_tokens
+    flops += sum(0 if block.mixer is None else block.mixer.flops(1, context) for block in model.blocks)
     flops += sum(0 if block.ffn is None else block.ffn.flops(1) for block in model.blocks)
     assert counts.flops_decode == flops
 
