@@ -15,6 +15,7 @@ from nas.mixers.gated_deltanet import GatedDeltaNetMixer
 from nas.mixers.mamba1 import Mamba1Mixer
 from nas.mixers.mamba2 import Mamba2Mixer
 from scripts.interop_oracles.models import without_fla
+from tests.alike import copy, randomise
 
 D_MODEL, BATCH, TOKENS = 32, 2, 37
 
@@ -23,22 +24,6 @@ D_MODEL, BATCH, TOKENS = 32, 2, 37
 def x() -> Tensor:
     torch.manual_seed(1)
     return torch.randn(BATCH, TOKENS, D_MODEL)
-
-
-def randomise(module: nn.Module) -> None:
-    """Weights at which every path matters: matrices of unit gain, vectors moved off their defaults."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(std=parameter[0].numel() ** -0.5)
-            else:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-
-
-def copy(ours: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Fill every parameter of ours; a name or shape that does not fit is an error."""
-    ours.load_state_dict({name: weight.detach().clone() for name, weight in weights.items()}, strict=True)
 
 
 def assert_same(ours: Tensor, theirs: Tensor) -> None:

@@ -14,6 +14,7 @@ from nas.context import Context
 from nas.mixers.base import Mixer
 from nas.mixers.matrix_recurrence import MatrixRecurrenceMixer
 from scripts.interop_oracles.models import without_fla
+from tests.alike import assert_near, copy, randomise
 from tests.fla_naive import naive
 
 D_MODEL, BATCH, TOKENS = 32, 2, 37
@@ -26,16 +27,6 @@ def x() -> Tensor:
     return torch.randn(BATCH, TOKENS, D_MODEL)
 
 
-def randomise(module: nn.Module) -> None:
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(std=parameter[0].numel() ** -0.5)
-            else:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-
-
 def preset_mixer(name: str, **options: object) -> MatrixRecurrenceMixer:
     mixer = build_mixer(preset(name, **{"num_heads": H, "head_dim": V, "key_dim": K} | options), D_MODEL)
     assert isinstance(mixer, MatrixRecurrenceMixer)
@@ -43,27 +34,18 @@ def preset_mixer(name: str, **options: object) -> MatrixRecurrenceMixer:
     return mixer
 
 
-def copy(ours: nn.Module, weights: dict[str, Tensor]) -> None:
-    ours.load_state_dict({name: weight.detach().clone() for name, weight in weights.items()}, strict=True)
-
-
-def assert_same(ours: Tensor, theirs: Tensor, limit: float = 1e-5) -> None:
-    error = ((ours - theirs).square().mean() / theirs.square().mean()).sqrt().item()
-    assert error < limit, f"relative RMS error {error:.1e}"
-
-
 def assert_same_layer(ours: Mixer, theirs: Callable[[Tensor], Tensor], x: Tensor) -> None:
     """The same outputs, and the same gradient of the input; and the last of them by decoding."""
     x = x.clone().requires_grad_()
     outputs = [ours(x)[0], theirs(x)]
-    assert_same(*outputs)
+    assert_near(*outputs)
     readout = torch.randn_like(x)
-    assert_same(*(torch.autograd.grad((y * readout).sum(), x)[0] for y in outputs))
+    assert_near(*(torch.autograd.grad((y * readout).sum(), x)[0] for y in outputs))
     with torch.no_grad():
         state = ours.init_state(BATCH, TOKENS, torch.float32, torch.device("cpu"))
         for position in range(TOKENS):
             y, state = ours.step(x[:, position], state, Context(position=position))
-        assert_same(y, outputs[1][:, -1])
+        assert_near(y, outputs[1][:, -1])
 
 
 def test_kda_is_that_of_kimi_linear(x: Tensor):
@@ -137,7 +119,7 @@ def test_mlstm_is_that_of_xlstm(x: Tensor):
         "out_proj.weight": theirs.out_proj.weight,
     }
     copy(ours, weights)
-    assert_same(ours(x)[0], theirs(x)[0], 1e-4)
+    assert_near(ours(x)[0], theirs(x)[0], 1e-4)
 
 
 SAME_LAYERS = {
@@ -280,7 +262,7 @@ CHANGED = {"hgrn2": {"decay_floor": 0.25}, "based": {"feature_dim": K}}
 def test_presets_are_the_naive_functions_between_their_projections(name: str, x: Tensor):
     mixer = preset_mixer(name, **CHANGED.get(name, {}))
     given, finish = case(name, mixer, x)
-    assert_same(mixer(x)[0], mixer.out_proj(finish(NAIVE[name](*given))))
+    assert_near(mixer(x)[0], mixer.out_proj(finish(NAIVE[name](*given))))
 
 
 BAD = [

@@ -9,6 +9,7 @@ from torch import Tensor
 from nas.architecture import ArchitectureError, GatedSlotAttention, S4d, TttLinear
 from nas.compile import build_mixer
 from nas.mixers.base import Mixer
+from tests.alike import assert_near
 from tests.fla_naive import naive
 
 D_MODEL, BATCH, TOKENS = 32, 2, 37
@@ -34,11 +35,6 @@ def random_mixer(options) -> Mixer:
     return mixer
 
 
-def assert_same(ours: Tensor, theirs: Tensor) -> None:
-    error = ((ours - theirs).square().mean() / theirs.square().mean()).sqrt().item()
-    assert error < 1e-5, f"relative RMS error {error:.1e}"
-
-
 def root_mean_square(x: Tensor) -> Tensor:
     return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
 
@@ -50,7 +46,7 @@ def test_gated_slot_attention_is_the_naive_function_between_its_projections(x: T
     q, k, v = (F.silu(p).unflatten(-1, (H, SIZE)) for p in qkv)
     g = F.logsigmoid(f).unflatten(-1, (H, 5)) / 8
     o, _ = naive("gsa").naive_recurrent_gsa(q, k, v, 1 - g.exp(), g)
-    assert_same(m(x)[0], m.out_proj(root_mean_square(F.silu(o).flatten(2)) * m.norm.weight))
+    assert_near(m(x)[0], m.out_proj(root_mean_square(F.silu(o).flatten(2)) * m.norm.weight))
 
 
 @torch.no_grad()
@@ -66,7 +62,7 @@ def test_ttt_linear_is_the_naive_function_between_its_projections(mini_batch: in
         mini_batch_size=mini_batch, initial_state=m.start.repeat(BATCH, 1, 1, 1),
         initial_state_bias=m.start_bias.repeat(BATCH, 1, 1, 1),
     )  # fmt: skip
-    assert_same(m(x)[0], m.out_proj(root_mean_square(o.flatten(2)) * m.norm.weight * F.silu(z)))
+    assert_near(m(x)[0], m.out_proj(root_mean_square(o.flatten(2)) * m.norm.weight * F.silu(z)))
 
 
 @torch.no_grad()
@@ -78,7 +74,7 @@ def test_s4d_is_a_convolution(x: Tensor):
     times = torch.arange(TOKENS).view(-1, 1, 1)
     kernel = (read * (times * step * decay).exp()).sum(-1)  # [T, channels]
     y = torch.stack([sum(kernel[t - i] * u[:, i] for i in range(t + 1)) for t in range(TOKENS)], 1)
-    assert_same(m(x)[0], m.out_proj((y + m.D * u) * F.silu(z)))
+    assert_near(m(x)[0], m.out_proj((y + m.D * u) * F.silu(z)))
 
 
 def test_groups_that_do_not_divide_heads_and_too_many_slots_are_one_sentence():

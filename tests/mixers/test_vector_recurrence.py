@@ -9,6 +9,7 @@ from nas.architecture import ArchitectureError, VectorRecurrence, preset
 from nas.compile import build_mixer
 from nas.context import Context
 from nas.mixers.vector_recurrence import VectorRecurrenceMixer
+from tests.alike import assert_near
 from tests.fla_naive import naive
 
 D_MODEL, BATCH, TOKENS = 32, 2, 37
@@ -33,11 +34,6 @@ def mixer_of(name: str, **options: object) -> VectorRecurrenceMixer:
     assert isinstance(mixer, VectorRecurrenceMixer)
     randomise(mixer)
     return mixer
-
-
-def assert_same(ours: Tensor, theirs: Tensor) -> None:
-    error = ((ours - theirs).square().mean() / theirs.square().mean()).sqrt().item()
-    assert error < 1e-5, f"relative RMS error {error:.1e}"
 
 
 def test_rg_lru_in_its_block_is_that_of_recurrent_gemma(x: Tensor):
@@ -67,14 +63,14 @@ def test_rg_lru_in_its_block_is_that_of_recurrent_gemma(x: Tensor):
     x = x.requires_grad_()
     positions = torch.arange(TOKENS).expand(BATCH, -1)
     outputs = [ours(x)[0], theirs(x, positions, None, use_cache=False)[0]]
-    assert_same(*outputs)
+    assert_near(*outputs)
     readout = torch.randn_like(x)
-    assert_same(*(torch.autograd.grad((y * readout).sum(), x)[0] for y in outputs))
+    assert_near(*(torch.autograd.grad((y * readout).sum(), x)[0] for y in outputs))
     with torch.no_grad():
         state = ours.init_state(BATCH, TOKENS, torch.float32, torch.device("cpu"))
         for position in range(TOKENS):
             y, state = ours.step(x[:, position], state, Context(position=position))
-        assert_same(y, outputs[1][:, -1])
+        assert_near(y, outputs[1][:, -1])
 
 
 @torch.no_grad()
@@ -84,7 +80,7 @@ def test_hgrn_is_the_naive_function_between_its_projections(x: Tensor):
     kept = 0.25 + 0.75 * (f + mixer.cell.bias).sigmoid()
     h, _ = naive("hgrn").naive_recurrent_hgrn((1 - kept) * F.silu(u), kept.log())
     normed = h / (h.square().mean(-1, keepdim=True) + 1e-6).sqrt() * mixer.norm.weight
-    assert_same(mixer(x)[0], mixer.out_proj(normed * F.silu(z)))
+    assert_near(mixer(x)[0], mixer.out_proj(normed * F.silu(z)))
 
 
 @torch.no_grad()
@@ -102,7 +98,7 @@ def test_minimal_rnns_follow_their_equations_token_by_token(name: str, x: Tensor
             f, i = torch.sigmoid(f + mixer.cell.bias), torch.sigmoid(i)
             h = f / (f + i) * h + i / (f + i) * u
         outputs.append(h)
-    assert_same(mixer(x)[0], mixer.out_proj(torch.stack(outputs, 1)))
+    assert_near(mixer(x)[0], mixer.out_proj(torch.stack(outputs, 1)))
 
 
 def test_a_least_decay_belongs_to_hgrn_and_is_below_one():
