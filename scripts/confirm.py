@@ -27,8 +27,9 @@ from nas.study.events import Observer
 from nas.tasks import Task, make_tasks
 from nas.training.recipe import Recipe
 from scripts.command_line import UserError, speaking_to_users
+from scripts.config_values import minutes, whole
 from scripts.recommend import read_config
-from scripts.settings import fidelity_from, minutes, recipe_for, recipe_on_rungs, whole
+from scripts.settings import fidelity_from, recipe_for, recipe_on_rungs
 
 if TYPE_CHECKING:
     from nas.report import Progress

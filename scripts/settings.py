@@ -28,6 +28,7 @@ from nas.study.rungs import Fidelity
 from nas.tasks import TASKS, Task, make_tasks
 from nas.training.recipe import Recipe, recipe_from
 from scripts.command_line import CONF, DESIGNS, UserError
+from scripts.config_values import as_list, fresh_seeds, minutes, one_of, refuse_unknown, whole, word, worker_number
 from scripts.contradictions import refuse_contradictions
 from search_spaces import SearchSpace, build_space
 
@@ -106,9 +107,7 @@ class SearchSettings:
         """Raises one of the user errors, a sentence each, for whatever does not hold."""
         plain = plain_config(config)
         require_fields(plain)
-        study = plain["study"]
-        if not isinstance(study, str) or not STUDY_NAME.fullmatch(study):
-            raise UserError(f"study must be a name of letters, digits, dots and dashes, but got {study!r}.")
+        study = study_name(plain["study"])
         tasks = make_tasks(plain["task"])
         space_name = HydraConfig.get().runtime.choices["search_space"]
         vocab_size = next(iter(tasks.values())).vocab_size
@@ -119,11 +118,7 @@ class SearchSettings:
         scored = {metric.name for task in tasks.values() for metric in task.metrics}
         check_scored((*objectives, *(limit.objective for limit in limits)), scored, tasks)
         judged = tuple(r for r in requirements if r.objective.stage != "train" or r.name in scored)
-        budget = plain["budget"]
-        refuse_unknown("budget", budget, BUDGET_FIELDS)
-        for field in ("trials", "noise_seeds", "patience", "train"):
-            if field not in budget:
-                raise UserError(f"budget.{field} is needed, but it was taken away; leave it out to get the default.")
+        budget = whole_budget(plain["budget"])
         named = [*objectives, *(r.objective for r in judged), *(limit.objective for limit in limits)]
         deployment = Deployment.from_config(plain["measure"]).asked_for(objective.name for objective in named)
         refuse_contradictions(limits, judged, deployment)
@@ -132,11 +127,7 @@ class SearchSettings:
         fidelity = fidelity_from(plain["fidelity"])
         begun = [Path(str(path)) for path in as_list("warm_start", plain["warm_start"])]
         designs = tuple(read_design(name) for name in as_list("references", plain["references"]))
-        baseline = str(plain["baseline"])
-        if baseline not in (names := [design.name for design in designs]):
-            raise UserError(
-                f"baseline must be one of the references, but got {baseline!r}. {did_you_mean(baseline, names)}"
-            )
+        baseline = one_of_the_references(str(plain["baseline"]), designs)
         return cls(
             study=study,
             directory=Path(str(plain["outputs"])) / study,
@@ -191,6 +182,31 @@ def definition_of(
     }
 
 
+def study_name(given: object) -> str:
+    """A study's name, which is also that of its folder; raises UserError for any other word."""
+    if not isinstance(given, str) or not STUDY_NAME.fullmatch(given):
+        raise UserError(f"study must be a name of letters, digits, dots and dashes, but got {given!r}.")
+    return given
+
+
+def whole_budget(budget: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The budget, if it has what every search needs and nothing that none reads; raises UserError otherwise."""
+    refuse_unknown("budget", budget, BUDGET_FIELDS)
+    for field in ("trials", "noise_seeds", "patience", "train"):
+        if field not in budget:
+            raise UserError(f"budget.{field} is needed, but it was taken away; leave it out to get the default.")
+    return budget
+
+
+def one_of_the_references(baseline: str, designs: Sequence[Architecture]) -> str:
+    """The baseline's name, if it is that of a reference design; raises UserError otherwise."""
+    if baseline not in (names := [design.name for design in designs]):
+        raise UserError(
+            f"baseline must be one of the references, but got {baseline!r}. {did_you_mean(baseline, names)}"
+        )
+    return baseline
+
+
 def require_fields(plain: Mapping[str, Any]) -> None:
     """Raise UserError for a field or group that was taken away (`~tracker`) or emptied (`tracker=null`)."""
     for name in TOP_FIELDS:
@@ -199,14 +215,6 @@ def require_fields(plain: Mapping[str, Any]) -> None:
     for name in ("search_space", "task", "measure", "tracker", "budget", "sampler", "priors", "fidelity"):
         if not isinstance(plain[name], Mapping):
             raise UserError(f"{name} must be a group of fields, but got {plain[name]!r}.")
-
-
-def refuse_unknown(section: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise UserError for a field that `+field=value` added and nothing reads."""
-    for name in given:
-        if name not in known:
-            place = f"{section} has no field" if section else "There is no field"
-            raise UserError(f"{place} {name!r}. {did_you_mean(name, known)}")
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:
@@ -290,29 +298,6 @@ def read_design(name: object) -> Architecture:
     return read_architecture(str(name))
 
 
-def whole(name: str, value: object, *, minimum: int = 1) -> int:
-    """`value` if it is a whole number of at least `minimum`; raises UserError otherwise."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise UserError(f"{name} must be a whole number of at least {minimum}, but got {value!r}.")
-    return value
-
-
-def fresh_seeds(name: str, value: object) -> int:
-    """0 for none, or at least 2; raises UserError otherwise."""
-    if value == 1:
-        raise UserError(f"{name} must be 0 for no confirmation or at least 2, because one seed tells no spread; got 1.")
-    return whole(name, value, minimum=0)
-
-
-def minutes(name: str, value: object) -> float | None:
-    """A number above zero, or None; raises UserError otherwise."""
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-        raise UserError(f"{name} must be a number of minutes above zero, or null for no limit, but got {value!r}.")
-    return float(value)
-
-
 def dealt_out(devices: int, train: Any, tasks: Mapping[str, Task]) -> int:
     """The number of devices, if they can share every batch alike; raises UserError otherwise."""
     for name in tasks:
@@ -323,33 +308,3 @@ def dealt_out(devices: int, train: Any, tasks: Mapping[str, Task]) -> int:
                 f"budget.train.{name}.batch_size={size}."
             )
     return devices
-
-
-def one_of(name: str, value: object, known: Sequence[str]) -> str:
-    """`value` if it is one of the known words; raises UserError otherwise."""
-    if value not in known:
-        raise UserError(f"{name} must be one of {', '.join(known)}, but got {value!r}. {did_you_mean(value, known)}")
-    return str(value)
-
-
-def worker_number(value: object) -> int:
-    """The number of this worker; raises UserError, also for several numbers in a run without `-m`."""
-    if isinstance(value, str | list):
-        raise UserError(f"worker is one number in a run of its own; several workers need -m, but got worker={value!r}.")
-    return whole("worker", value, minimum=0)
-
-
-def word(name: str, value: object) -> str:
-    """`value` if it is a string; raises UserError otherwise."""
-    if not isinstance(value, str):
-        raise UserError(f"{name} must be a word, but got {value!r}.")
-    return value
-
-
-def as_list(name: str, value: object) -> list[Any]:
-    """A list, or a scalar as a list of one; raises UserError for a mapping."""
-    if isinstance(value, Mapping):
-        raise UserError(f"{name} must be a list, but got {value!r}.")
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]

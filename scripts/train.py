@@ -14,7 +14,8 @@ from nas.architecture import Architecture, diagram, write_architecture
 from nas.tasks import Task, make_tasks, task_configs
 from nas.training.recipe import Recipe, recipe_from
 from scripts.command_line import UserError, names_group, run_command, speaking_to_users
-from scripts.settings import plain_config, read_design, whole
+from scripts.config_values import whole
+from scripts.settings import plain_config, read_design
 
 
 @dataclass(frozen=True, kw_only=True)

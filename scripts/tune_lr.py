@@ -31,7 +31,8 @@ from nas.architecture import (
 from nas.tasks import TASKS, Task, make_tasks
 from nas.training.recipe import Recipe
 from scripts.command_line import UserError, run_command, speaking_to_users
-from scripts.settings import as_list, plain_config, recipe_for, whole
+from scripts.config_values import as_list, whole
+from scripts.settings import plain_config, recipe_for
 
 # The score that decides; the accuracy of a synthetic task is at chance for too long to tell rates apart.
 DECIDES = {name: "text_loss" if name == "text" else f"{name}_bits" for name in TASKS} | {"mixed": "recall_bits"}
