@@ -30,6 +30,7 @@ from nas.tasks import TASKS, Task
 from nas.training.recipe import Recipe
 from scripts.command_line import CONF, UserError, composing, speaking_to_users
 from scripts.exit_codes import UNFINISHED
+from scripts.provenance import commit
 from scripts.settings import SearchSettings
 from scripts.variance_shares import (
     flips_between_rates,
@@ -151,7 +152,9 @@ def open_section(
     """The part of a budget, without the runs of tasks and designs that have changed since."""
     from nas.measure import describe_device
 
-    section = record["budgets"].setdefault(budget, {"environment": describe_device(), "designs": {}, "tasks": {}})
+    section = record["budgets"].setdefault(
+        budget, {"environment": describe_device() | {"commit": commit()}, "designs": {}, "tasks": {}}
+    )
     shown = {name: diagram(design) for name, design in designs.items()}
     if any(section["designs"].get(name, text) != text for name, text in shown.items()):
         section["tasks"] = {}
@@ -276,7 +279,9 @@ def page(record: Record) -> str:
         for task in section["tasks"].values():
             lines += [table_row(task, metric, list(section["designs"])) for metric in task["metrics"]]
         took = f"{statistics.median(seconds):.1f} s for one training (median of n = {len(seconds)})" if seconds else ""
-        lines += ["", f"{environment['name']}, {environment['cores']} cores, torch {environment['torch']}; {took}.", ""]
+        begun = f", begun at commit {environment['commit']}" if "commit" in environment else ""
+        here = f"{environment['name']}, threads {environment['threads']}, torch {environment['torch']}{begun}"
+        lines += ["", f"{here}; {took}.", ""]
         silent = silent_scores(section)
         lines += [f"Without a signal at this budget: {', '.join(silent) or 'none of those that were judged'}.", ""]
         lines += ["Designs:", "", *(f"* {name}: `{text}`" for name, text in section["designs"].items()), ""]

@@ -96,7 +96,7 @@ def section(values: dict[str, list[list[float | None]]]) -> dict:
         for s, v in enumerate(seeds)
     ]
     task = {"definition": {}, "metrics": {metric: "maximize"}, "runs": runs}
-    environment = {"name": "a CPU", "cores": 2, "torch": "2.13"}
+    environment = {"name": "a CPU", "threads": 2, "torch": "2.13"}
     return {"environment": environment, "designs": {f"d{d}": "a" for d in range(len(designs))}, "tasks": {"t": task}}
 
 
