@@ -7,8 +7,8 @@ Random architectures of equal parameters are measured as whole networks and pred
 way. Per phase: the error of the prediction (median and worst), and of the pairs whose measured times lie within a tenth
 of each other, the share that the prediction orders right, beside what the roofline and the number of active parameters
 achieve. All are then measured a second time, because no prediction can do better than the device repeats itself, and
-one again and again. Writes measurement.json, from which the same command goes on, and measurement.md
-(scripts/measurement_page.py).
+one again and again. Writes measurement.json, from which the same command goes on, measuring anew what a busy device
+had flagged, and measurement.md (scripts/measurement_page.py).
 """
 
 import argparse
@@ -29,6 +29,7 @@ from scripts.settings import SearchSettings
 
 if TYPE_CHECKING:
     from nas.measure.meter import TableMeter
+    from nas.measurement import Measurement
 
 OUT = Path("docs/benchmarks")
 UNSEEN, UNSEEN_SEED = 100, 1_000_000
@@ -79,11 +80,13 @@ def run(settings: SearchSettings, architectures: int, repeats: int, out: Path, l
     for architecture in chosen:
         row = record["architectures"].get(canonical_id(architecture))
         if row is not None and "again" not in row and time.perf_counter() < deadline:
-            row["again"] = values_of(meter.whole.measure(architecture).costs["own"])
+            whole = meter.whole.measure(architecture).costs["own"]
+            row["again"], row["flags_again"] = values_of(whole), flags_of(whole)
             save(record, out)
             print(f"again: {', '.join(f'{q} {value:.4g} ms' for q, value in row['again'].items())}", flush=True)
     while len(record["repeats"]) < repeats and time.perf_counter() < deadline:
-        record["repeats"].append(values_of(meter.whole.measure(chosen[0]).costs["own"]))
+        whole = meter.whole.measure(chosen[0]).costs["own"]
+        record["repeats"].append({"times": values_of(whole), "flags": flags_of(whole)})
         save(record, out)
     record["predictions_per_second"] = prediction_rate(chosen, meter, record)
     record["deployed_per_second"] = deploying_rate(settings)
@@ -108,9 +111,19 @@ def open_record(path: Path, settings: SearchSettings) -> Record:
     if path.exists():
         found = json.loads(path.read_text())
         if {key: found.get(key) for key in made} == made:
-            return found
+            return without_flagged(found)
     made |= {"seconds_allowed": deployment.seconds, "block_seconds_allowed": deployment.block_seconds}
     return {**made, "architectures": {}, "repeats": []}
+
+
+def without_flagged(record: Record) -> Record:
+    """The record without what was measured on a busy, throttled or swapping device, which is measured anew."""
+    rows = {identity: dict(row) for identity, row in record["architectures"].items() if not row["flags"]}
+    for row in rows.values():
+        if row.get("flags_again"):
+            del row["again"], row["flags_again"]
+    repeats = [repeat for repeat in record["repeats"] if not repeat["flags"]]
+    return {**record, "architectures": rows, "repeats": repeats}
 
 
 def save(record: Record, out: Path) -> None:
@@ -132,7 +145,6 @@ def distinct(settings: SearchSettings, wanted: int) -> list[Architecture]:
 def compare(architecture: Architecture, meter: "TableMeter", settings: SearchSettings) -> Record:
     """One architecture predicted and measured, and the seconds of each."""
     from nas.count import count
-    from nas.measure.conditions import FLAG_KINDS
 
     assert meter.whole is not None
     phases = {settings.deployment.workload.phase(quantity) for quantity in settings.deployment.quantities}
@@ -144,7 +156,7 @@ def compare(architecture: Architecture, meter: "TableMeter", settings: SearchSet
     return {
         "measured": values_of(whole.costs["own"]),
         "spread": {q: (m.high - m.low) / 2 / m.value for q, m in whole.costs["own"].items()},
-        "flags": sorted({n for m in whole.costs["own"].values() for n in m.notes if n.startswith(FLAG_KINDS)}),
+        "flags": flags_of(whole.costs["own"]),
         "predicted": values_of(predicted.costs["own"]),
         "roofline": values_of(predicted.costs["roofline"]),
         "parameters": counts.parameters,
@@ -177,8 +189,15 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def values_of(times: Mapping[str, Any]) -> dict[str, float]:
+def values_of(times: Mapping[str, "Measurement"]) -> dict[str, float]:
     return {quantity: time.value for quantity, time in times.items()}
+
+
+def flags_of(times: Mapping[str, "Measurement"]) -> list[str]:
+    """What forbids to trust these times: the device was busy, throttled or swapping."""
+    from nas.measure.conditions import FLAG_KINDS
+
+    return sorted({note for time in times.values() for note in time.notes if note.startswith(FLAG_KINDS)})
 
 
 def progress(record: Record, architecture: Architecture) -> str:

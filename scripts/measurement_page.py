@@ -44,7 +44,9 @@ def summary(record: Record) -> str:
         f"* Device: {environment}.",
         f"* Deployment: {deployment}; {record['seconds_allowed']:g} s for one candidate, "
         f"{record['block_seconds_allowed']:g} s for one block in one phase.",
-        f"* Flagged as busy or swapping: {sum(bool(row['flags']) for row in rows)} of {len(rows)} architectures.",
+        f"* Flagged as busy or swapping: {sum(bool(row['flags']) for row in rows)} of {len(rows)} architectures, "
+        f"{sum(bool(row.get('flags_again')) for row in rows)} when measured again, "
+        f"{sum(bool(repeat['flags']) for repeat in record['repeats'])} of {len(record['repeats'])} repeats.",
         "",
         f"| {' | '.join(HEAD)} |",
         "|---" * len(HEAD) + "|",
@@ -58,7 +60,7 @@ def summary(record: Record) -> str:
         f"Peak memory predicted from blocks: median error {statistics.median(map(abs, memory)):.1%}, worst "
         f"{max(map(abs, memory)):.1%}.",
         "",
-        *repeatability(record["repeats"]),
+        *repeatability([repeat["times"] for repeat in record["repeats"]]),
         *costs(rows, record["predictions_per_second"], record["deployed_per_second"]),
         "",
     ]

@@ -1,6 +1,7 @@
 """scripts/benchmark_search.py: real searches on a made-up table, and what is said of them."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from nas.architecture import canonical_id
 from nas.count import Counts
 from nas.measurement import Measurement
 from nas.study.truth.oracle import Entry, Oracle
+from scripts import benchmark_search
 from scripts.command_line import composing
 from scripts.search_page import between, page
 from scripts.search_verdict import Found, Recorder, against_random, aims, curve, first_at, interval
@@ -77,11 +79,11 @@ def test_every_variant_is_held_against_random_search_with_intervals(table, tmp_p
     assert (tmp_path / "search.png").stat().st_size > 0
 
 
-def test_searches_that_are_known_are_not_repeated_and_a_later_command_adds_to_them(table, tmp_path):
+def test_searches_that_are_known_are_not_repeated_and_a_later_command_adds_to_them(table, tmp_path, monkeypatch):
     def replays(*arguments):
         common = (*SPACE, "--problems", "quality", "--seeds", "2", "--table", str(table), "--out", str(tmp_path))
-        done = run(*common, *arguments, script="scripts/benchmark_search.py")
-        assert done.returncode == 0, done.stderr
+        monkeypatch.setattr(sys, "argv", ["benchmark_search.py", *common, *arguments])
+        benchmark_search.main()
         lines = [json.loads(line) for line in (tmp_path / "searches.jsonl").read_text().splitlines()]
         return [(line["variant"], line["seed"]) for line in lines], json.loads((tmp_path / "search.json").read_text())
 

@@ -118,8 +118,23 @@ def test_the_benchmark_of_measuring_writes_its_numbers_and_goes_on(tmp_path, mon
     capsys.readouterr()
     assert run(benchmark_measurement, monkeypatch, *arguments) == 0
     again = json.loads((tmp_path / "measurement.json").read_text())
-    for part in ("architectures", "repeats", "environment"):
-        assert again[part] == record[part], "what is there is not measured again"
+    kept = benchmark_measurement.without_flagged(record)
+    assert again["environment"] == record["environment"]
+    assert again["repeats"][: len(kept["repeats"])] == kept["repeats"], "what is there is not measured again"
+    for identity, row in kept["architectures"].items():
+        assert again["architectures"][identity] | row == again["architectures"][identity]
+
+
+def test_what_a_busy_device_had_flagged_is_measured_anew():
+    rows = {
+        "quiet": {"flags": [], "again": {"ms": 1.0}, "flags_again": []},
+        "busy": {"flags": ["busy: other processes took 30 % of the CPU"]},
+        "busy later": {"flags": [], "again": {"ms": 3.0}, "flags_again": ["swapping: 2 MB"]},
+    }
+    repeats = [{"times": {"ms": 1.0}, "flags": []}, {"times": {"ms": 9.0}, "flags": ["throttled: by heat"]}]
+    kept = benchmark_measurement.without_flagged({"architectures": rows, "repeats": repeats})
+    assert kept["architectures"] == {"quiet": rows["quiet"], "busy later": {"flags": []}}
+    assert kept["repeats"] == repeats[:1]
 
 
 def test_close_pairs_are_counted_by_hand():
