@@ -3,6 +3,9 @@
 All of them count in blocks: query block i and key block n hold `block` tokens from i block and n block on. Causal lists
 name no block after the query's own, and those of the first blocks are the same however many follow; from `start` on
 lists are made alone, for queries that read on. Patterns of single tokens are those of blocks of one.
+
+With `at`, [] int64 on a device, only the list of that one block of queries is made, there and without waiting for it:
+[1, 1, 1, S], S as long as any of `count` could be; `start` and `device` then mean nothing.
 """
 
 import torch
@@ -19,6 +22,7 @@ def local_global_blocks(
     seed: int = 0,
     start: int = 0,
     device: torch.device | str = "cpu",
+    at: Tensor | None = None,
 ) -> Tensor:
     """Neighbours, the first blocks, and some drawn at random, for each of `count` blocks of queries from `start` on.
 
@@ -33,7 +37,7 @@ def local_global_blocks(
     meaning.
     """
     _check(count, start, local=(local, 1), global_blocks=(global_blocks, 0), random_blocks=(random_blocks, 0))
-    query, key = torch.arange(start, count).unsqueeze(1), torch.arange(count)
+    query, key = _grid(count, start, at)
     sees = (query - key < local) & (key - query < local)
     sees |= (key < global_blocks) | (query < global_blocks)
     allowed = key <= query if causal else torch.ones_like(sees)
@@ -41,11 +45,19 @@ def local_global_blocks(
         draw = _scrambled(query, key, seed).masked_fill(sees | ~allowed, -1)
         drawn = draw.topk(min(random_blocks, count), dim=-1)
         sees = sees.scatter(1, drawn.indices, sees.gather(1, drawn.indices) | (drawn.values >= 0))
-    return _as_lists(sees & allowed).to(device)
+    longest = min(count, local + global_blocks + random_blocks) if causal else count
+    return _as_lists(sees & allowed, device, at, longest)
 
 
 def strided_blocks(
-    count: int, *, local: int, stride: int, causal: bool = True, start: int = 0, device: torch.device | str = "cpu"
+    count: int,
+    *,
+    local: int,
+    stride: int,
+    causal: bool = True,
+    start: int = 0,
+    device: torch.device | str = "cpu",
+    at: Tensor | None = None,
 ) -> Tensor:
     """The `local` blocks up to the own one, and every `stride`-th counted back from it.
 
@@ -53,10 +65,11 @@ def strided_blocks(
     [1, count - start, 1, S]. Raises ValueError for sizes that have no meaning.
     """
     _check(count, start, local=(local, 1), stride=(stride, 1))
-    query, key = torch.arange(start, count).unsqueeze(1), torch.arange(count)
+    query, key = _grid(count, start, at)
     distance = query - key
     sees = (distance.abs() < local) | (distance % stride == 0)
-    return _as_lists(sees & (distance >= 0) if causal else sees).to(device)
+    longest = min(count, local + max(0, (count - 1) // stride - (local - 1) // stride)) if causal else count
+    return _as_lists(sees & (distance >= 0) if causal else sees, device, at, longest)
 
 
 def dilated_blocks(
@@ -67,6 +80,7 @@ def dilated_blocks(
     causal: bool = True,
     start: int = 0,
     device: torch.device | str = "cpu",
+    at: Tensor | None = None,
 ) -> Tensor:
     """Of the own segment every r-th block, for several lengths of segments with a dilation each.
 
@@ -78,19 +92,31 @@ def dilated_blocks(
         raise ValueError(f"segments and dilations must pair up, but got {segments} and {dilations}.")
     for segment, dilation in zip(segments, dilations, strict=True):
         _check(count, start, segments=(segment, 1), dilations=(dilation, 1))
-    query, key = torch.arange(start, count).unsqueeze(1), torch.arange(count)
-    sees = torch.zeros(count - start, count, dtype=torch.bool)
+    query, key = _grid(count, start, at)
+    sees = torch.zeros(len(query), count, dtype=torch.bool, device=key.device)
     for segment, dilation in zip(segments, dilations, strict=True):
         sees |= (query // segment == key // segment) & ((query - key) % dilation == 0)
-    return _as_lists(sees & (key <= query) if causal else sees).to(device)
+    others = (-(-min(segment, count) // r) - 1 for segment, r in zip(segments, dilations, strict=True))
+    longest = min(count, 1 + sum(others))
+    return _as_lists(sees & (key <= query) if causal else sees, device, at, longest)
 
 
-def _as_lists(sees: Tensor) -> Tensor:
-    """sees [query blocks, key blocks] as lists [1, query blocks, 1, S], as long as the longest."""
-    longest = int(sees.sum(1).max())
-    key = torch.arange(sees.shape[1]).expand_as(sees)
+def _grid(count: int, start: int, at: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Numbers of the blocks of queries that lists are made for, [n, 1], and of those of keys, [count]."""
+    if at is not None:
+        return at.view(1, 1), torch.arange(count, device=at.device)
+    return torch.arange(start, count).unsqueeze(1), torch.arange(count)
+
+
+def _as_lists(sees: Tensor, device: torch.device | str, at: Tensor | None, longest: int) -> Tensor:
+    """sees [query blocks, key blocks] as lists [1, query blocks, 1, S] on `device`, as long as the longest of them;
+    beside `at`, whose list must not be looked at, as long as the longest that there is."""
+    if at is None:
+        longest = int(sees.sum(1).max())
+    key = torch.arange(sees.shape[1], device=sees.device).expand_as(sees)
     ordered = torch.where(sees, key, sees.shape[1]).sort(dim=1).values[:, :longest]
-    return ordered.masked_fill(ordered == sees.shape[1], -1).to(torch.int32).view(1, len(sees), 1, longest)
+    lists = ordered.masked_fill(ordered == sees.shape[1], -1).to(torch.int32).view(1, len(sees), 1, longest)
+    return lists if at is not None else lists.to(device)
 
 
 def _scrambled(query: Tensor, key: Tensor, seed: int) -> Tensor:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from kernels._block_sparse_attention import selection_checks as checks
+
 SCORES_AT_A_TIME = 2**26  # elements
 TIE = 1e-30  # for each position: orders sums of zero and is lost in any other
 
@@ -24,8 +26,10 @@ def top_blocks(scores: Tensor, own: Tensor, top_k: int, *, first: int = 0, last:
     Returns lists [B, T, Hkv, min(top_k, N)] int64, -1 where fewer can be seen. MoBA's rule is `first=0, last=1` (Lu et
     al., arXiv 2502.13189, section 2.2), NSA's `first=1, last=2` (Yuan et al., arXiv 2502.11089, section 3.3.2).
 
-    Raises ValueError when top_k is less than the blocks that are forced.
+    Raises ValueError when shapes do not belong together, or top_k is less than the blocks that are forced.
     """
+    checks.check_floats("scores", scores, "[B, T, Hkv, N]", scores)
+    checks.check_own(own, scores)
     if top_k < first + last or last < 1:
         raise ValueError(
             f"top_k must be at least the {first + last} blocks that are forced, the own one among them, but got "
@@ -43,9 +47,13 @@ def top_blocks(scores: Tensor, own: Tensor, top_k: int, *, first: int = 0, last:
 def moba_blocks(q: Tensor, k: Tensor, *, block_size: int, top_k: int) -> Tensor:
     """MoBA: for each query of q [B, Tq, Hq, D] the own block and the best of the others by q . mean(keys of a block).
 
-    k [B, Tk, Hkv, D]; scores of the heads of a group are added, in float32. Returns lists [B, Tq, Hkv, S] for lists of
-    single queries. Source: Lu et al. (arXiv 2502.13189), section 2.2.
+    k [B, Tk, Hkv, D], of which the queries are the last Tq; scores of the heads of a group are added, in float32.
+    Returns lists [B, Tq, Hkv, S] for lists of single queries. Source: Lu et al. (arXiv 2502.13189), section 2.2. Raises
+    ValueError when shapes and sizes do not belong together.
     """
+    checks.check_heads(q, k, "k")
+    checks.check_position(None, q, k.shape[1])
+    checks.check_sizes(block_size=block_size, top_k=top_k)
     keys, kv_heads = k.shape[1:3]
     complete = keys // block_size
     means = k[:, : complete * block_size].unflatten(1, (complete, block_size)).float().mean(2)
@@ -73,18 +81,25 @@ def nsa_blocks(
     scale: float | None = None,
     first: int = 1,
     last: int = 2,
+    position: Tensor | None = None,
 ) -> Tensor:
     """NSA: for each query the blocks that hold most of its attention to compressed keys, and those that are forced.
 
     Args:
         q: [B, Tq, Hq, D], the last Tq of `keys` positions.
+        position: [Tq] int64 on the device of q, where the queries stand instead; `keys` is then how many there is room
+            for.
         k_compressed: [B, N, Hkv, D]; number n stands for keys n compressed_stride to that plus compressed_size, and is
             seen once all of them are past.
 
     A block's score is the attention of all compressed keys that overlap it, once for each stride of the overlap, summed
     over the heads of a group (equations 9 and 10). Returns lists [B, Tq, Hkv, S] for lists of single queries. Source:
-    Yuan et al. (arXiv 2502.11089), section 3.3.2. Raises ValueError when strides and sizes do not divide.
+    Yuan et al. (arXiv 2502.11089), section 3.3.2. Raises ValueError when shapes do not belong together, or strides and
+    sizes do not divide.
     """
+    checks.check_heads(q, k_compressed, "k_compressed")
+    checks.check_position(position, q, keys)
+    checks.check_sizes(block_size=block_size, compressed_size=compressed_size, compressed_stride=compressed_stride)
     if block_size % compressed_stride != 0 or compressed_size % compressed_stride != 0:
         raise ValueError(
             f"compressed_stride must divide compressed_size and block_size, but got {compressed_stride} beside "
@@ -92,7 +107,7 @@ def nsa_blocks(
         )
     kv_heads, number = k_compressed.shape[2], k_compressed.shape[1]
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    position = torch.arange(keys - q.shape[1], keys, device=q.device)
+    position = torch.arange(keys - q.shape[1], keys, device=q.device) if position is None else position
     ends = torch.arange(number, device=q.device) * compressed_stride + compressed_size - 1
     count, strides = -(-keys // block_size), block_size // compressed_stride
 
@@ -114,17 +129,30 @@ def nsa_blocks(
 
 
 @torch.no_grad()
-def indexed_tokens(q: Tensor, k: Tensor, weight: Tensor, top_k: int, *, scale: float | None = None) -> Tensor:
+def indexed_tokens(
+    q: Tensor, k: Tensor, weight: Tensor, top_k: int, *, scale: float | None = None, position: Tensor | None = None
+) -> Tensor:
     """DSA: for each query the `top_k` keys with the largest sum_h weight_h relu(scale q_h . k), of those up to it.
 
     q [B, Tq, H, D] and k [B, Tk, D] are those of the indexer, with one key for all of its heads; weight [B, Tq, H].
+    Queries are the last Tq of the Tk positions, or stand at `position` [Tq] int64 on the device of q.
     Of keys that no head likes, whose sum is exactly zero, the latest go first, so that a choice does not depend on how
     many queries are asked about. Returns lists [B, Tq, 1, min(top_k, Tk)] of blocks of one key, for all heads. Source:
-    DeepSeek-V3.2 (arXiv 2512.02556), section 2.1, equation 1.
+    DeepSeek-V3.2 (arXiv 2512.02556), section 2.1, equation 1. Raises ValueError when shapes do not belong together.
     """
+    checks.check_floats("q", q, "[B, Tq, H, D]", q)
+    checks.check_floats("k", k, "[B, Tk, D]", q)
+    checks.check_floats("weight", weight, "[B, Tq, H]", q)
+    if (k.shape[0], k.shape[2], weight.shape) != (q.shape[0], q.shape[3], q.shape[:3]):
+        raise ValueError(
+            f"k must be [B, Tk, D] and weight [B, Tq, H] beside q {list(q.shape)}, but got {list(k.shape)} and "
+            f"{list(weight.shape)}."
+        )
+    checks.check_position(position, q, k.shape[1])
+    checks.check_sizes(top_k=top_k)
     queries, keys = q.shape[1], k.shape[1]
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    position = torch.arange(keys - queries, keys, device=q.device).view(-1, 1)
+    position = (torch.arange(keys - queries, keys, device=q.device) if position is None else position).view(-1, 1)
     key = torch.arange(keys, device=q.device)
 
     def pick(start: int, stop: int) -> Tensor:

@@ -78,7 +78,7 @@ def _check(x: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None, r
             f"x, weight and targets must be on one device, x and weight of one type, but got x {x.dtype} on "
             f"{x.device}, weight {weight.dtype} on {weight.device} and targets on {targets.device}: convert them first."
         )
-    if soft_cap is not None and soft_cap <= 0:
+    if soft_cap is not None and not soft_cap > 0:
         raise ValueError(f"soft_cap must be positive or None, but got {soft_cap}.")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', but got {reduction!r}.")

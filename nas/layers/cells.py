@@ -22,10 +22,11 @@ class GatedCell(nn.Module, ABC):
     inputs: int
 
     @abstractmethod
-    def forward(self, given: Tensor, *, starts: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, given: Tensor, *, starts: bool | Tensor) -> tuple[Tensor, Tensor]:
         """given [B, T, inputs W], or [B, inputs W] of one token -> (x [..., W] in its type, log α [..., W] float32).
 
-        starts: whether the first token of these is that of the sequence.
+        starts: whether the first token of these is that of the sequence; of one token as [] bool on its device, so that
+            a CUDA graph of a step serves every position.
         """
 
     def flops(self, tokens: int) -> int:
@@ -51,13 +52,13 @@ class RgLru(GatedCell):
         kept = torch.empty(heads * size).uniform_(0.9**2, 0.999**2)
         self.rate = nn.Parameter((kept**-0.5 - 1).log())
 
-    def forward(self, given: Tensor, *, starts: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, given: Tensor, *, starts: bool | Tensor) -> tuple[Tensor, Tensor]:
         r = _by_block(given, self.recurrent_gate, self.recurrent_bias)
         i = _by_block(given, self.input_gate, self.input_bias)
         log_decay = -RATE * r * F.softplus(self.rate.float())
         share = (-torch.expm1(2 * log_decay)).clamp_min(SMALLEST_SQUARE).sqrt()
-        if starts and given.ndim == 2:
-            share = torch.ones_like(share)
+        if isinstance(starts, Tensor):
+            share = share.masked_fill(starts, 1.0)
         elif starts:
             share = torch.cat((torch.ones_like(share[:, :1]), share[:, 1:]), 1)
         return (share * i * given.float()).to(given.dtype), log_decay
@@ -85,7 +86,7 @@ class Hgrn(BiasedCell):
         super().__init__(heads, size)
         self.floor = floor
 
-    def forward(self, given: Tensor, *, starts: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, given: Tensor, *, starts: bool | Tensor) -> tuple[Tensor, Tensor]:
         u, f = given.chunk(2, -1)
         f = f.float() + self.bias.float()
         log_decay = (self.floor + (1 - self.floor) * f.sigmoid()).log() if self.floor else F.logsigmoid(f)
@@ -97,7 +98,7 @@ class MinGru(BiasedCell):
 
     inputs, keeps = 2, -1
 
-    def forward(self, given: Tensor, *, starts: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, given: Tensor, *, starts: bool | Tensor) -> tuple[Tensor, Tensor]:
         u, k = given.chunk(2, -1)
         k = k.float() + self.bias.float()
         return (k.sigmoid() * u.float()).to(u.dtype), F.logsigmoid(-k)
@@ -108,7 +109,7 @@ class MinLstm(BiasedCell):
 
     inputs = 3
 
-    def forward(self, given: Tensor, *, starts: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, given: Tensor, *, starts: bool | Tensor) -> tuple[Tensor, Tensor]:
         u, f, i = given.chunk(3, -1)
         more = F.softplus(-(f.float() + self.bias.float())) - F.softplus(-i.float())  # log i - log f
         return (more.sigmoid() * u.float()).to(u.dtype), -F.softplus(more)

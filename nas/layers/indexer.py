@@ -41,9 +41,10 @@ class Indexer(nn.Module):
         """x [B, T, d] -> [B, T, 1, size]."""
         return self._rotated(self.k_norm(self.k_proj(x.detach())).unsqueeze(2), context)
 
-    def picks(self, q: Tensor, weight: Tensor, k: Tensor, top_k: int) -> Tensor:
-        """The tokens of k [B, Tk, 1, size] that the last Tq see: [B, Tq, 1, min(top_k, Tk)], -1 where fewer are."""
-        return indexed_tokens(q, k.squeeze(2), weight, top_k, scale=self.size**-0.5)
+    def picks(self, q: Tensor, weight: Tensor, k: Tensor, top_k: int, position: Tensor | None = None) -> Tensor:
+        """The tokens of k [B, Tk, 1, size] that the last Tq, or those at `position` [Tq], see: [B, Tq, 1, min(top_k,
+        Tk)], -1 where fewer are."""
+        return indexed_tokens(q, k.squeeze(2), weight, top_k, scale=self.size**-0.5, position=position)
 
     def flops(self, tokens: int, pairs: int) -> int:
         """Of projections of so many tokens and scores of so many pairs of a query and a key."""

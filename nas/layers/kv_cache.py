@@ -35,8 +35,19 @@ def slot_and_length(context: Context, slots: int, num_global: int, device: torch
 
 def append(cache: Tensor, new: Tensor, slot: Tensor) -> Tensor:
     """Write new [B, H, D], one token, to the slot [1]; returns the whole cache in the type of `new`."""
-    cache.index_copy_(1, slot, new.unsqueeze(1).to(cache.dtype))
+    write(cache, new, slot)
     return cache.to(new.dtype)
+
+
+def write(cache: Tensor, new: Tensor, slot: Tensor) -> None:
+    """Write new [B, H, D] to the slot [1] of cache [B, S, H, D], in the type of the cache."""
+    cache.index_copy_(1, slot, new.unsqueeze(1).to(cache.dtype))
+
+
+def write_if(condition: Tensor, cache: Tensor, new: Tensor, slot: Tensor) -> None:
+    """`write` where the condition [], on the device, holds; else the cache stays, and the slot [] may be none of it."""
+    slot = slot.clamp(0, cache.shape[1] - 1).reshape(1)
+    write(cache, torch.where(condition, new.to(cache.dtype), cache.index_select(1, slot)[:, 0]), slot)
 
 
 def extend(cache: Tensor, new: Tensor, position: int, num_global: int = 0) -> Tensor:

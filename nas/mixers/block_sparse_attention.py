@@ -15,8 +15,9 @@ from kernels import attention, attention_step, block_sparse_attention, top_block
 from nas.architecture.mixers import BlockSparseAttention
 from nas.context import Context
 from nas.layers.block_counts import keys_in_blocks
-from nas.layers.kv_cache import empty_cache, extend
+from nas.layers.kv_cache import empty_cache, extend, slot_and_length, write, write_if
 from nas.layers.linear import Linear
+from nas.layers.listed_blocks import attend_to_blocks
 from nas.layers.qkv import QkvProjection
 from nas.mixers.base import Mixer, State, linear_flops
 
@@ -63,20 +64,18 @@ class BlockSparseAttentionMixer(Mixer):
         return self.out_proj(o.flatten(2)), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
-        q, k, v = (tensor[:, 0] for tensor in self.qkv(x.unsqueeze(1), context))
-        position, size = context.position, self.block_size
-        state["k"][:, position], state["v"][:, position] = k, v
-        own = position // size
-        if own <= self.top_k:
-            o = attention_step(q, state["k"].to(q.dtype), state["v"].to(q.dtype), position + 1)
+        q, k, v = self.qkv(x.unsqueeze(1), context)
+        slots, position = state["k"].shape[1], context.clock_on(x.device)
+        slot, length = slot_and_length(context, slots, 0, x.device)
+        write(state["k"], k[:, 0], slot)
+        write(state["v"], v[:, 0], slot)
+        blocks = self._blocks(q, state["means"], slots, position.view(1))
+        if blocks is None:  # and nobody will ask for a mean
+            o = attention_step(q[:, 0], state["k"].to(q.dtype), state["v"].to(q.dtype), length)
         else:
-            relevance = self.relevance(q.unsqueeze(1), state["means"][:, :own])[:, 0]
-            picked = relevance.topk(self.top_k, dim=-1).indices
-            slots = self._slots(picked, own * size, position + 1)
-            k_seen, v_seen = (self._gather(state[name], slots).to(q.dtype) for name in ("k", "v"))
-            o = attention_step(q, k_seen, v_seen, slots.shape[1])
-        if (position + 1) % size == 0:
-            state["means"][:, own] = self._block_means(state["k"][:, own * size : position + 1])[:, 0]
+            picked = blocks[:, 0]
+            o = attend_to_blocks(q[:, 0], state["k"], state["v"], picked, position, block_size=self.block_size)
+            self._keep_mean(state, position)
         return self.out_proj(o.flatten(1)), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
@@ -104,29 +103,29 @@ class BlockSparseAttentionMixer(Mixer):
         complete = k.shape[1] // self.block_size
         return k[:, : complete * self.block_size].unflatten(1, (complete, self.block_size)).float().mean(2)
 
-    def _blocks(self, q: Tensor, means: Tensor, length: int) -> Tensor | None:
-        """The blocks that each of the last Tq of `length` tokens sees, [B, Tq, Hkv, top_k + 1]; None: all of them.
+    def _keep_mean(self, state: State, position: Tensor) -> None:
+        """Where the token at `position` ends a block, the mean of the block's keys goes into the state."""
+        if state["means"].shape[1] == 0:
+            return
+        size, own = self.block_size, position // self.block_size
+        tokens = (own * size + torch.arange(size, device=position.device)).clamp(max=state["k"].shape[1] - 1)
+        mean = self._block_means(state["k"].index_select(1, tokens))[:, 0]
+        write_if((position + 1) % size == 0, state["means"], mean, own)
+
+    def _blocks(self, q: Tensor, means: Tensor, length: int, position: Tensor | None = None) -> Tensor | None:
+        """The blocks that each of the last Tq of `length` tokens, or those at `position` [Tq], sees, [B, Tq, Hkv,
+        top_k + 1]; None: all of them.
 
         The token's own block first; -1 stands for none.
         """
         count = -(-length // self.block_size)
         if count <= self.top_k + 1:
             return None
-        own = torch.arange(length - q.shape[1], length, device=q.device) // self.block_size
+        if position is None:
+            position = torch.arange(length - q.shape[1], length, device=q.device)
         with torch.no_grad():
             relevance = F.pad(self.relevance(q, means), (0, count - means.shape[1]))
-        return top_blocks(relevance, own, self.top_k + 1)
-
-    def _slots(self, picked: Tensor, own_start: int, end: int) -> Tensor:
-        """Slots of the picked blocks [B, Hkv, k] and of the own block up to the token: [B, n, Hkv]."""
-        within = torch.arange(self.block_size, device=picked.device)
-        chosen = (picked.unsqueeze(-1) * self.block_size + within).flatten(2)
-        own = torch.arange(own_start, end, device=picked.device).expand(*picked.shape[:2], -1)
-        return torch.cat((chosen, own), dim=-1).transpose(1, 2)
-
-    def _gather(self, cache: Tensor, slots: Tensor) -> Tensor:
-        """cache [B, S, Hkv, D] at slots [B, n, Hkv]: [B, n, Hkv, D]; what is read grows with n, not with S."""
-        return cache.gather(1, slots.unsqueeze(-1).expand(-1, -1, -1, cache.shape[3]))
+        return top_blocks(relevance, position // self.block_size, self.top_k + 1)
 
     def _keys_seen(self, tokens: int) -> int:
         """Keys seen by the first `tokens` tokens together: the own block up to the token, and at most top_k others."""

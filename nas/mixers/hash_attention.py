@@ -12,8 +12,9 @@ from torch import Tensor
 from kernels import block_sparse_attention
 from nas.architecture.hash_attention import HashAttention
 from nas.context import Context
-from nas.layers.kv_cache import append, empty_cache, extend, pairs_in_window, slot_and_length
+from nas.layers.kv_cache import empty_cache, extend, pairs_in_window, slot_and_length, write
 from nas.layers.linear import Linear
+from nas.layers.listed_blocks import attend_to_blocks
 from nas.layers.qkv import QkvProjection
 from nas.mixers.base import Mixer, State, linear_flops
 from nas.mixers.selection import Selection
@@ -46,14 +47,19 @@ class HashAttentionMixer(Mixer):
         if state is not None:
             read = (("k", k), ("v", v), ("buckets", of_keys))
             k, v, of_keys = (extend(state[name], new, context.position) for name, new in read)
-        return self.out_proj(self._attended(q, k, v, of_keys).flatten(2)), state
+        position = torch.arange(k.shape[1] - q.shape[1], k.shape[1], device=q.device)
+        picks = self.selection(self._picks(q, of_keys, position), k.shape[1])
+        return self.out_proj(block_sparse_attention(q, k, v, picks, block_size=1).flatten(2)), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
         q, k, v = self.qkv(x.unsqueeze(1), context)
         slot, _ = slot_and_length(context, state["k"].shape[1], 0, x.device)
-        read = (("k", k), ("v", v), ("buckets", self._buckets(k)))
-        k, v, of_keys = (append(state[name], new[:, 0], slot)[:, : context.position + 1] for name, new in read)
-        return self.out_proj(self._attended(q, k, v, of_keys).flatten(1)), state
+        for name, new in (("k", k), ("v", v), ("buckets", self._buckets(k))):
+            write(state[name], new[:, 0], slot)
+        position = context.clock_on(x.device)
+        picks = self.selection(self._picks(q, state["buckets"], position.view(1)), context.position + 1)[:, 0]
+        o = attend_to_blocks(q[:, 0], state["k"], state["v"], picks, position)
+        return self.out_proj(o.flatten(1)), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
         heads = self.qkv.kv_heads
@@ -79,13 +85,9 @@ class HashAttentionMixer(Mixer):
         along = torch.einsum("bthd,dnr->bthnr", x.float(), self.directions.float())
         return torch.cat((along, -along), dim=-1).argmax(-1).float()
 
-    def _attended(self, q: Tensor, k: Tensor, v: Tensor, of_keys: Tensor) -> Tensor:
-        """The last Tq queries over the tokens of their buckets: [B, Tq, Hq, D]."""
-        return block_sparse_attention(q, k, v, self._picks(q, of_keys), block_size=1)
-
     @torch.no_grad()
-    def _picks(self, q: Tensor, of_keys: Tensor) -> Tensor:
-        """The tokens that each of the last Tq sees, [B, Tq, Hkv, min(top_k, Tk)], -1 where there are fewer."""
+    def _picks(self, q: Tensor, of_keys: Tensor, position: Tensor) -> Tensor:
+        """The tokens that queries at `position` [Tq] see: [B, Tq, Hkv, min(top_k, Tk)], -1 where there are fewer."""
         keys = of_keys.shape[1]
         of_queries = self._buckets(q.unflatten(2, (self.qkv.kv_heads, -1)).sum(3)).transpose(1, 2).unsqueeze(3)
         # Rounded, so that the random contents of a state that is measured are buckets too.
@@ -94,8 +96,8 @@ class HashAttentionMixer(Mixer):
         parts = []
         for start in range(0, q.shape[1], QUERIES_PER_CHUNK):
             chunk = of_queries[:, :, start : start + QUERIES_PER_CHUNK]
-            position = (torch.arange(chunk.shape[2], device=q.device) + keys - q.shape[1] + start).unsqueeze(1)
-            shared = ((chunk == of_keys).any(-1) & (key < position)) | (key == position)  # [B, H, chunk, Tk]
+            own = position[start : start + QUERIES_PER_CHUNK].unsqueeze(1)
+            shared = ((chunk == of_keys).any(-1) & (key < own)) | (key == own)  # [B, H, chunk, Tk]
             latest = torch.where(shared, key, -1).topk(min(self.top_k, keys), dim=-1).values
             parts.append(latest)
-        return self.selection(torch.cat(parts, dim=2).transpose(1, 2), keys)
+        return torch.cat(parts, dim=2).transpose(1, 2)

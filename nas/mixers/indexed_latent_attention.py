@@ -12,7 +12,8 @@ from kernels import attention, block_sparse_attention
 from nas.architecture.indexed_latent_attention import IndexedLatentAttention
 from nas.context import Context
 from nas.layers.indexer import Indexer
-from nas.layers.kv_cache import extend, pairs_in_window
+from nas.layers.kv_cache import extend, pairs_in_window, slot_and_length, write
+from nas.layers.listed_blocks import gathered, slots_of
 from nas.layers.rope import Rope
 from nas.mixers.base import State, linear_flops
 from nas.mixers.latent_attention import LatentAttentionMixer
@@ -47,7 +48,7 @@ class IndexedLatentAttentionMixer(LatentAttentionMixer):
             latent = extend(state["latent"], latent, context.position)
             index_k = extend(state["index"], index_k, context.position)
         k, v = self._written_out(latent)
-        picks = self._picks(index_q, weight, index_k)
+        picks = self.selection(self.indexer.picks(index_q, weight, index_k, self.top_k), k.shape[1])
         if k.shape[1] <= self.top_k:
             o = attention(q, k, v, scale=self.scale)
         else:
@@ -58,18 +59,20 @@ class IndexedLatentAttentionMixer(LatentAttentionMixer):
         return self.out_proj(o.flatten(2)), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
-        x, length = x.unsqueeze(1), context.position + 1
+        x = x.unsqueeze(1)
         short = self._short_queries(x)
-        q = self._queries(short, context)[:, 0]
-        state["latent"][:, context.position] = self._latent(x, context)[:, 0]
-        state["index"][:, context.position] = self.indexer.keys(x, context)[:, 0]
-        seen = state["latent"].to(q.dtype)
-        if length <= self.top_k:
-            return self._absorbed(q, seen, length), state
+        q, latent = self._queries(short, context)[:, 0], state["latent"]
+        slot, length = slot_and_length(context, latent.shape[1], 0, x.device)
+        write(latent, self._latent(x, context)[:, 0], slot)
+        write(state["index"], self.indexer.keys(x, context)[:, 0], slot)
+        if latent.shape[1] <= self.top_k:
+            return self._absorbed(q, latent.to(q.dtype), length), state
         index_q, weight = self.indexer.queries(short, x, context)
-        picks = self._picks(index_q, weight, state["index"][:, :length].to(q.dtype))[:, 0, 0]
-        rows = picks.view(*picks.shape, 1, 1).expand(-1, -1, -1, seen.shape[3])
-        return self._absorbed(q, seen.gather(1, rows), self.top_k), state
+        position, index_k = context.clock_on(x.device), state["index"].to(q.dtype)
+        picks = self.indexer.picks(index_q, weight, index_k, self.top_k, position.view(1))
+        picks = self.selection(picks, context.position + 1)[:, 0]
+        slots, seen = slots_of(picks, position, latent.shape[1])
+        return self._absorbed(q, gathered(latent, slots).to(q.dtype), slots.shape[2], seen), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
         index = torch.zeros(batch, max_len, 1, self.indexer.size, dtype=dtype, device=device)
@@ -86,8 +89,3 @@ class IndexedLatentAttentionMixer(LatentAttentionMixer):
         cached = (self.latent_dim + self.shared) * dtype.itemsize
         picked = min(end, pairs_in_window(tokens, context_len, self.top_k))
         return (end + tokens) * index + (picked + tokens) * cached
-
-    def _picks(self, index_q: Tensor, weight: Tensor, index_k: Tensor) -> Tensor:
-        """The tokens that the last Tq see, of queries, weights and all keys of the indexer: [B, Tq, 1, S]."""
-        picks = self.indexer.picks(index_q, weight, index_k, self.top_k)
-        return self.selection(picks, index_k.shape[1])

@@ -16,8 +16,9 @@ from nas.architecture.native_sparse_attention import NativeSparseAttention
 from nas.context import Context
 from nas.layers.block_counts import keys_in_blocks
 from nas.layers.compression import RunCompression
-from nas.layers.kv_cache import empty_cache, extend, pairs_in_window
+from nas.layers.kv_cache import empty_cache, extend, pairs_in_window, slot_and_length, write, write_if
 from nas.layers.linear import Linear
+from nas.layers.listed_blocks import attend_to_blocks
 from nas.layers.qkv import QkvProjection
 from nas.mixers.base import Mixer, State, linear_flops
 from nas.mixers.selection import Selection
@@ -51,22 +52,26 @@ class NativeSparseAttentionMixer(Mixer):
             k, v = extend(state["k"], k, context.position), extend(state["v"], v, context.position)
             k_runs, v_runs = self._compressed(state, k, v, context.position)
         compressed = self._over_runs(q, k_runs, v_runs, k.shape[1])
-        selected = block_sparse_attention(q, k, v, self._picks(q, k_runs, k.shape[1]), block_size=self._block_size)
+        picks = self.selection(self._picks(q, k_runs, k.shape[1]), k.shape[1])
+        selected = block_sparse_attention(q, k, v, picks, block_size=self._block_size)
         near = attention(q, k, v, window=self.options.window)
         return self._finish(x, compressed, selected, near), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
-        q, new_k, new_v = self.qkv(x.unsqueeze(1), context)
-        position, length = context.position, context.position + 1
-        state["k"][:, position], state["v"][:, position] = new_k[:, 0], new_v[:, 0]
-        k, v = (state[name][:, :length].to(q.dtype) for name in ("k", "v"))
-        k_runs, v_runs = self._compressed(state, k, v, position)
-        compressed = torch.zeros_like(q[:, 0])
+        q, k, v = self.qkv(x.unsqueeze(1), context)
+        slots, position = state["k"].shape[1], context.clock_on(x.device)
+        slot, _ = slot_and_length(context, slots, 0, x.device)
+        write(state["k"], k[:, 0], slot)
+        write(state["v"], v[:, 0], slot)
+        k_runs, v_runs = self._runs_of_step(state, position, q.dtype)
+        picks = self.selection(self._picks(q, k_runs, slots, position.view(1)), context.position + 1)[:, 0]
+        q, compressed = q[:, 0], torch.zeros_like(q[:, 0])
         if k_runs.shape[1]:
-            compressed = attention_step(q[:, 0], k_runs, v_runs, k_runs.shape[1])
-        selected = block_sparse_attention(q, k, v, self._picks(q, k_runs, length), block_size=self._block_size)[:, 0]
-        k, v = k[:, -self.options.window :], v[:, -self.options.window :]
-        near = attention_step(q[:, 0], k, v, k.shape[1])
+            past = (position + 1 - self.options.compressed_size) // self.options.compressed_stride + 1
+            compressed = attention_step(q, k_runs, v_runs, past.clamp(min=0))
+        selected = attend_to_blocks(q, state["k"], state["v"], picks, position, block_size=self._block_size)
+        last = position - torch.arange(min(self.options.window, slots), device=x.device)
+        near = attend_to_blocks(q, state["k"], state["v"], last.clamp(min=-1).view(1, 1, -1), position)
         return self._finish(x, compressed, selected, near), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
@@ -109,6 +114,18 @@ class NativeSparseAttentionMixer(Mixer):
         k_runs, v_runs = (state[name][:, :complete].to(k.dtype) for name in ("k_runs", "v_runs"))
         return k_runs, v_runs
 
+    def _runs_of_step(self, state: State, position: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """All runs that there is room for, of which the token at `position` [] may have completed one just now."""
+        size, stride = self.options.compressed_size, self.options.compressed_stride
+        if state["k_runs"].shape[1]:
+            first = position + 1 - size
+            tokens = (first + torch.arange(size, device=position.device)).clamp(min=0)
+            complete = (first >= 0) & (first % stride == 0)
+            for name, compression in (("k", self.k_compression), ("v", self.v_compression)):
+                run = compression(state[name].index_select(1, tokens).to(dtype))[:, 0]
+                write_if(complete, state[f"{name}_runs"], run, first // stride)
+        return state["k_runs"].to(dtype), state["v_runs"].to(dtype)
+
     def _over_runs(self, q: Tensor, k_runs: Tensor, v_runs: Tensor, length: int) -> Tensor:
         """Attention of the last Tq of `length` tokens to the runs that are past; zeros where none is."""
         runs = k_runs.shape[1]
@@ -126,9 +143,9 @@ class NativeSparseAttentionMixer(Mixer):
         o = block_sparse_attention(filled, k_runs, v_runs, lists, block_size=1, query_block=stride, causal=False)
         return o[:, fillers:]
 
-    def _picks(self, q: Tensor, k_runs: Tensor, length: int) -> Tensor:
-        """The blocks that each of the last Tq of `length` tokens sees, [B, Tq, Hkv, S]."""
-        picks = nsa_blocks(
+    def _picks(self, q: Tensor, k_runs: Tensor, length: int, position: Tensor | None = None) -> Tensor:
+        """The blocks that the last Tq of `length` tokens, or those at `position` [Tq], see: [B, Tq, Hkv, S]."""
+        return nsa_blocks(
             q,
             k_runs,
             length,
@@ -138,8 +155,8 @@ class NativeSparseAttentionMixer(Mixer):
             compressed_stride=self.options.compressed_stride,
             first=self.selection.first,
             last=self.selection.last,
+            position=position,
         )
-        return self.selection(picks, length)
 
     def _finish(self, x: Tensor, *branches: Tensor) -> Tensor:
         """Branches [..., H, D] times their gates, added up and projected."""

@@ -15,8 +15,9 @@ from torch import Tensor
 from kernels import attention_step, block_sparse_attention, dilated_blocks, local_global_blocks, strided_blocks
 from nas.architecture.pattern_attention import PatternAttention
 from nas.context import Context
-from nas.layers.kv_cache import empty_cache, extend
+from nas.layers.kv_cache import append, empty_cache, extend, slot_and_length, write
 from nas.layers.linear import Linear
+from nas.layers.listed_blocks import attend_to_blocks
 from nas.layers.qkv import QkvProjection
 from nas.mixers.base import Mixer, State, linear_flops
 
@@ -52,19 +53,24 @@ class PatternAttentionMixer(Mixer):
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
         q, k, v = (tensor[:, 0] for tensor in self.qkv(x.unsqueeze(1), context))
-        position, size = context.position, self.block_size
-        if self.options.pattern == "chunked":
-            slot = position % size
-            seen: Tensor | slice = slice(slot + 1)
+        slot, _ = slot_and_length(context, state["k"].shape[1], 0, x.device)
+        if self.options.pattern == "chunked":  # the cache is one block, which starts anew
+            k_seen, v_seen = append(state["k"], k, slot), append(state["v"], v, slot)
+            o = attention_step(q, k_seen, v_seen, slot[0] + 1)
         else:
-            slot, own = position, position // size
-            blocks = block_lists(self.options, own, own + 1)[0, 0, 0].long().sort().values
-            slots = (blocks.unsqueeze(1) * size + torch.arange(size)).flatten()
-            seen = slots[slots <= position].to(x.device)
-        state["k"][:, slot], state["v"][:, slot] = k, v
-        k_seen, v_seen = (state[name][:, seen].to(q.dtype) for name in ("k", "v"))
-        o = attention_step(q, k_seen, v_seen, k_seen.shape[1])
+            write(state["k"], k, slot)
+            write(state["v"], v, slot)
+            blocks, position = self._listed(context, state["k"].shape[1], x.device), context.clock_on(x.device)
+            o = attend_to_blocks(q, state["k"], state["v"], blocks, position, block_size=self.block_size)
         return self.out_proj(o.flatten(1)), state
+
+    def _listed(self, context: Context, slots: int, device: torch.device) -> Tensor:
+        """The blocks that the token of a step sees, [1, 1, S], listed on the device once for all such layers."""
+        key = ("blocks of a step", self.options, slots, device)
+        if key not in context.shared:
+            own, count = context.clock_on(device) // self.block_size, -(-slots // self.block_size)
+            context.shared[key] = (lists_of(self.options, count, at=own)[:, 0],)
+        return context.shared[key][0]
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
         slots = min(max_len, self.block_size) if self.options.pattern == "chunked" else max_len
@@ -84,22 +90,26 @@ class PatternAttentionMixer(Mixer):
 @lru_cache(maxsize=64)
 def block_lists(options: PatternAttention, start: int, count: int) -> Tensor:
     """The lists of the blocks of queries from `start` to before `count`, int32 [1, count - start, 1, S] on the CPU."""
-    match options.pattern:
-        case "chunked":
-            return torch.arange(start, count, dtype=torch.int32).view(1, -1, 1, 1)
-        case "local_global":
-            return local_global_blocks(
-                count,
-                local=options.local_blocks,
-                global_blocks=options.global_blocks,
-                random_blocks=options.random_blocks,
-                seed=options.seed,
-                start=start,
-            )
-        case "strided":
-            return strided_blocks(count, local=options.local_blocks, stride=options.stride, start=start)
-        case "dilated":
-            return dilated_blocks(count, segments=options.segments, dilations=options.dilations, start=start)
+    if options.pattern == "chunked":
+        return torch.arange(start, count, dtype=torch.int32).view(1, -1, 1, 1)
+    return lists_of(options, count, start=start)
+
+
+def lists_of(options: PatternAttention, count: int, *, start: int = 0, at: Tensor | None = None) -> Tensor:
+    """The lists of a pattern that has some, of the blocks from `start` on or of the one `at` a place on its device."""
+    if options.pattern == "local_global":
+        return local_global_blocks(
+            count,
+            local=options.local_blocks,
+            global_blocks=options.global_blocks,
+            random_blocks=options.random_blocks,
+            seed=options.seed,
+            start=start,
+            at=at,
+        )
+    if options.pattern == "strided":
+        return strided_blocks(count, local=options.local_blocks, stride=options.stride, start=start, at=at)
+    return dilated_blocks(count, segments=options.segments, dilations=options.dilations, start=start, at=at)
 
 
 def keys_seen(options: PatternAttention, first: int, last: int) -> int:

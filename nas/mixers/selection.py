@@ -12,5 +12,8 @@ class Selection(nn.Module):
         self.block_size, self.first, self.last = block_size, first, last
 
     def forward(self, picks: Tensor, length: int) -> Tensor:
-        """The blocks that each of the last Tq of `length` tokens sees, [B, Tq, H, S], -1 where there are fewer."""
+        """The blocks that each of the last Tq of `length` tokens sees, [B, Tq, H, S], -1 where there are fewer.
+
+        Of a step that was recorded as a CUDA graph, `length` stays that of the recording: only measuring asks for it.
+        """
         return picks

@@ -66,7 +66,7 @@ class VectorRecurrenceMixer(Mixer):
         new: State = {}
         if self.conv is not None:
             taken, new["conv"] = self.conv.step(taken, state["conv"])
-        added, log_decay = self.cell(taken, starts=context.position == 0)
+        added, log_decay = self.cell(taken, starts=context.clock_on(x.device) == 0)
         h, new["memory"] = vector_recurrence_step(added, log_decay, state["memory"])
         return self._finish(h, z), new
 

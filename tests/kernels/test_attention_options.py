@@ -248,6 +248,16 @@ def test_every_sequence_may_have_its_own_length(backend, small_attention_tiles):
     assert_same_step(step(tensors, beyond, options, backend), step(tensors, torch.tensor([1, 600]), options, backend))
 
 
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+@pytest.mark.parametrize("lengths", [0, [0, 0]], ids=["of all", "of each"])
+def test_a_length_of_zero_on_the_device_sees_no_slot(lengths, backend, small_attention_tiles, nan_filled_memory):
+    for case in ("log-sum-exp over several splits", "cap and sink"):
+        tensors, _, options = step_inputs(case)
+        o, *lse = step(tensors, torch.tensor(lengths), options, backend)
+        assert (o == 0).all()
+        assert all((one == -math.inf).all() for one in lse)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_last_row_of_attention_is_a_step_with_the_gates_as_a_bias(backend):
     tensors, options = inputs("forget gates of grouped heads")

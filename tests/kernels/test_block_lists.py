@@ -70,6 +70,26 @@ def test_random_blocks_are_added_to_those_in_sight_and_repeat_with_the_seed():
     assert not torch.equal(lists, local_global_blocks(40, local=2, global_blocks=1, random_blocks=3, seed=2))
 
 
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [
+        (local_global_blocks, {"local": 2, "global_blocks": 1}),
+        (local_global_blocks, {"local": 1, "global_blocks": 1, "random_blocks": 3, "seed": 1}),
+        (strided_blocks, {"local": 3, "stride": 4}),
+        (dilated_blocks, {"segments": (2, 8), "dilations": (1, 4)}),
+    ],
+    ids=["local and global", "random", "strided", "dilated"],
+)
+def test_the_list_of_one_block_at_a_place_on_the_device_is_that_of_all_lists(build, options, causal):
+    lists = build(19, causal=causal, **options)
+    alone = [build(19, causal=causal, at=torch.tensor(place), **options) for place in range(19)]
+    assert {tuple(one.shape) for one in alone} == {(1, 1, 1, alone[0].shape[3])}, "as long at every place"
+    assert not causal or alone[0].shape == lists[:, :1].shape, "and no longer than it must be"
+    assert torch.equal(seen(torch.cat(alone, 1), 19), seen(lists, 19))
+    assert build(19, causal=causal, at=torch.empty((), dtype=torch.int64, device="meta"), **options).is_meta
+
+
 def test_attention_over_a_static_pattern_is_attention_under_its_mask():
     q, k, v = torch.randn(3, 1, 70, 2, 16, generator=torch.Generator().manual_seed(0))
     lists = local_global_blocks(5, local=2, global_blocks=1)
@@ -171,6 +191,23 @@ def test_the_indexer_is_that_of_deepseek_v32():
     assert torch.equal(seen(ours, 20)[:, :, 0], seen(theirs.unsqueeze(2), 20)[:, :, 0])
 
 
+def test_a_query_at_a_position_on_the_device_picks_as_the_last_of_so_many_tokens():
+    """Beyond the position lie numbers that would win."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 1, 4, 16, generator=generator)
+    k, runs = torch.randn(2, 2, 30, 2, 16, generator=generator)
+    weight = torch.rand(2, 1, 4, generator=generator)
+    sizes = {"block_size": 4, "compressed_size": 4, "compressed_stride": 2, "top_k": 4}
+    for place in (0, 3, 12, 29):
+        ahead, position = torch.arange(30).view(-1, 1, 1) > place, torch.tensor([place])
+        index, keys = torch.where(ahead, 9.0, k)[:, :, 0], torch.where(ahead, 9.0, runs)[:, :14]
+        known = (place + 1 - 4) // 2 + 1
+        picked = nsa_blocks(q, keys, 30, position=position, **sizes)
+        assert torch.equal(seen(picked, 8), seen(nsa_blocks(q, runs[:, : max(0, known)], place + 1, **sizes), 8))
+        picked = indexed_tokens(q, index, weight, 5, position=position)
+        assert torch.equal(seen(picked, 30), seen(indexed_tokens(q, k[:, : place + 1, 0], weight, 5), 30))
+
+
 def test_forced_blocks_come_first_and_blocks_ahead_never():
     scores = torch.tensor([0.0, 5.0, 1.0, 2.0, 9.0, 9.0]).expand(1, 6, 1, 6)
     lists = top_blocks(scores, torch.arange(6), 4, first=1, last=2)
@@ -211,3 +248,81 @@ def test_forced_blocks_come_first_and_blocks_ahead_never():
 def test_sizes_that_have_no_meaning_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+NSA = {"block_size": 4, "compressed_size": 4, "compressed_stride": 2, "top_k": 4}
+
+
+@pytest.mark.parametrize(
+    ("call", "shapes", "message"),
+    [
+        (
+            lambda s: top_blocks(s, torch.arange(4), 2),
+            [(2, 4, 6)],
+            r"scores must be \[B, T, Hkv, N\] of a floating type",
+        ),
+        (
+            lambda s: top_blocks(s, torch.arange(3), 2),
+            [(2, 4, 1, 6)],
+            r"own must be int32 or int64 .* = \[2, 4\] .*\[3\]",
+        ),
+        (
+            lambda s: top_blocks(s, torch.ones(4), 2),
+            [(2, 4, 1, 6)],
+            r"own must be int32 or int64 .* torch\.float32 \[4\]",
+        ),
+        (
+            lambda q, k: moba_blocks(q, k, block_size=2, top_k=1),
+            [(1, 4, 2, 8), (1, 4, 16)],
+            r"k must be \[B, N, Hkv, D\] of a floating type on cpu, but got \[1, 4, 16\]",
+        ),
+        (
+            lambda q, k: moba_blocks(q, k, block_size=2, top_k=1),
+            [(1, 4, 2, 8), (1, 4, 1, 16)],
+            r"k must have the sequences and the head size of q \[1, 4, 2, 8\], but got shape \[1, 4, 1, 16\]",
+        ),
+        (
+            lambda q, k: moba_blocks(q, k, block_size=2, top_k=1),
+            [(1, 4, 3, 8), (1, 4, 2, 8)],
+            "q must have a multiple of the 2 heads of k, but got 3",
+        ),
+        (
+            lambda q, k: moba_blocks(q, k, block_size=2, top_k=1),
+            [(1, 5, 2, 8), (1, 4, 2, 8)],
+            "q must have at most the 4 tokens of the keys unless position is given, but got 5",
+        ),
+        (
+            lambda q, k: moba_blocks(q, k, block_size=0, top_k=1),
+            [(1, 4, 2, 8), (1, 4, 2, 8)],
+            "block_size must be at least 1, but got 0",
+        ),
+        (
+            lambda q, k: nsa_blocks(q, k, 9, position=torch.arange(3), **NSA),
+            [(1, 4, 2, 8), (1, 3, 2, 8)],
+            r"position must be int32 or int64 \[Tq\] = \[4\] on cpu, but got torch.int64 \[3\]",
+        ),
+        (
+            lambda q, k: nsa_blocks(q, k, 9, **(NSA | {"compressed_stride": 0})),
+            [(1, 4, 2, 8), (1, 3, 2, 8)],
+            "compressed_stride must be at least 1, but got 0",
+        ),
+        (
+            lambda q, k, weight: indexed_tokens(q, k, weight, 2),
+            [(1, 4, 2, 8), (1, 4, 8), (1, 4, 3)],
+            r"weight \[B, Tq, H\] beside q \[1, 4, 2, 8\], but got \[1, 4, 8\] and \[1, 4, 3\]",
+        ),
+        (
+            lambda q, k, weight: indexed_tokens(q, k, weight, 0),
+            [(1, 4, 2, 8), (1, 4, 8), (1, 4, 2)],
+            "top_k must be at least 1, but got 0",
+        ),
+        (
+            lambda q, k, weight: indexed_tokens(q, k.to("meta"), weight, 2),
+            [(1, 4, 2, 8), (1, 4, 8), (1, 4, 2)],
+            r"k must be \[B, Tk, D\] of a floating type on cpu, .* on meta",
+        ),
+    ],
+)
+def test_what_does_not_belong_together_is_refused_by_those_who_pick(call, shapes, message):
+    with pytest.raises(ValueError, match=message):
+        call(*(torch.zeros(shape) for shape in shapes))

@@ -158,6 +158,7 @@ def test_the_operator_keeps_what_torch_asks_of_it():
         ({"x": torch.ones(2, 4, dtype=torch.int64)}, r"x and weight must have a floating type, but got torch\.int64"),
         ({"targets": torch.zeros(2, dtype=torch.int64, device="meta")}, "on one device, .* and targets on meta"),
         ({"soft_cap": 0.0}, r"soft_cap must be positive or None, but got 0\.0"),
+        ({"soft_cap": math.nan}, "soft_cap must be positive or None, but got nan"),
         ({"reduction": "none"}, "reduction must be 'mean' or 'sum', but got 'none'"),
         ({"targets": torch.tensor([0, 3])}, "targets must be below the 3 rows of weight"),
     ],

@@ -1,33 +1,15 @@
-"""Caches of keys and values: what stays in a ring, and that a step reads its position where a CUDA graph can."""
+"""Caches of keys and values: what stays in a ring, and what is written."""
 
 import pytest
 import torch
 
-from nas.architecture import Attention
-from nas.compile import build_mixer
 from nas.context import Context
-from nas.layers.kv_cache import append, extend, pairs_in_window, slot_and_length
-from nas.mixers.base import Mixer
-
-WIDTH = 32
-OPTIONS = {
-    "all": Attention(num_heads=2, num_kv_heads=1, head_dim=16),
-    "window": Attention(num_heads=2, num_kv_heads=1, head_dim=16, window=5),
-    "window and global": Attention(num_heads=2, num_kv_heads=1, head_dim=16, window=5, num_global=3),
-}
+from nas.layers.kv_cache import append, extend, pairs_in_window, slot_and_length, write_if
 
 
 def tokens(first: int, last: int) -> torch.Tensor:
     """Keys that name their position, [1, T, 1, 1]."""
     return torch.arange(first, last, dtype=torch.float32).reshape(1, -1, 1, 1)
-
-
-def built(options: Attention, device: str) -> Mixer:
-    torch.manual_seed(0)
-    with torch.device(device):
-        mixer = build_mixer(options, WIDTH)
-    assert mixer is not None
-    return mixer
 
 
 @pytest.mark.parametrize("chunks", [[1] * 20, [20], [2, 9, 1, 1, 7], [9, 11], [4, 4, 4, 8]])
@@ -51,30 +33,16 @@ def test_a_ring_holds_the_global_tokens_and_the_last_of_the_others(num_global: i
         assert sorted(cache.flatten().tolist())[-len(held) :] == held
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_a_step_takes_its_position_from_the_clock_alone(options: Attention):
-    """As a graph that was recorded at one position and is replayed at others does."""
-    mixer, x = built(options, "cpu"), torch.randn(2, 16, WIDTH)
-    state, clock = mixer.init_state(2, 16, torch.float32, x.device), torch.zeros((), dtype=torch.int64)
-    expected = mixer(x)[0]
-    for position in range(16):
-        y, state = mixer.step(x[:, position], state, Context(position=0, clock=clock))
-        torch.testing.assert_close(y, expected[:, position], rtol=1e-4, atol=1e-5)
-        clock += 1
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_a_step_reads_nothing_back_from_the_device(options: Attention):
-    """The meta device has no numbers that could be read."""
-    mixer, x = built(options, "meta"), torch.empty(2, WIDTH, device="meta")
-    state = mixer.init_state(2, 16, torch.float32, x.device)
-    y, _ = mixer.step(x, state, Context(position=9))
-    assert y.shape == x.shape
-
-
 def test_pairs_are_counted_as_they_are_seen():
     seen = [[1 for key in range(query + 1) if key > query - 4] for query in range(11)]
     for first in (0, 3, 7):
         assert pairs_in_window(11 - first, first, 4) == sum(map(sum, seen[first:]))
+
+
+def test_what_is_not_to_be_written_leaves_the_cache_as_it_was_wherever_it_would_go():
+    cache = tokens(0, 4)
+    for slot in (-3, 2, 9):
+        write_if(torch.tensor(False), cache, tokens(7, 8)[:, 0], torch.tensor(slot))
+    assert cache.flatten().tolist() == [0, 1, 2, 3]
+    write_if(torch.tensor(True), cache, tokens(7, 8)[:, 0], torch.tensor(2))
+    assert cache.flatten().tolist() == [0, 1, 7, 3]

@@ -1,5 +1,7 @@
 """What random weights cannot show, put in place at both ends: routing of experts and selection of blocks."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -217,8 +219,13 @@ def test_both_ends_reach_decoding_too() -> None:
     mixer = build_mixer(SPARSE, D)
     assert isinstance(mixer, BlockSparseAttentionMixer)
     picked: list[Tensor] = []
-    slots = mixer._slots
-    mixer._slots = lambda chosen, start, end: (picked.append(chosen), slots(chosen, start, end))[1]  # type: ignore[method-assign]
+    blocks = mixer._blocks
+
+    def observed(*args: Any) -> Any:
+        picked.append(blocks(*args))
+        return picked[-1]
+
+    mixer._blocks = observed  # type: ignore[method-assign]
     model = compile_architecture(network(Block(mixer=SPARSE))).eval()
     model.blocks[0].mixer = mixer
     with content_of(model) as content:
@@ -226,9 +233,10 @@ def test_both_ends_reach_decoding_too() -> None:
         for end in ("concentrated", "spread"):
             content.end = end
             call()
-    assert sorted(picked[0][0, 0].tolist()) == [14, 15]
-    assert sorted(picked[1][0, 0].tolist()) != [14, 15]
-    assert len(set(picked[1][0, 0].tolist())) == 2
+    local, spread = (one[0, 0, 0].tolist() for one in picked)
+    assert sorted(local) == [14, 15, 16]
+    assert sorted(spread) != [14, 15, 16]
+    assert len(set(spread)) == 3 and 16 in spread
 
 
 @pytest.mark.parametrize("phase", [Prefill(batch=2, prompt=40), Decode(batch=2, context=40)], ids=["prefill", "decode"])
