@@ -3,6 +3,11 @@
 import torch
 import triton
 
+from kernels._block_sparse_attention.gpu_dq_pairs import (
+    sparse_delta_kernel,
+    sparse_dq_pairs_kernel,
+    sparse_dq_sum_kernel,
+)
 from kernels._block_sparse_attention.gpu_kernels import (
     sparse_dkv_kernel,
     sparse_dq_kernel,
@@ -10,7 +15,14 @@ from kernels._block_sparse_attention.gpu_kernels import (
     sparse_sum_kernel,
 )
 from kernels._block_sparse_attention.gpu_pairs import sparse_merge_kernel, sparse_pairs_kernel
-from kernels._block_sparse_attention.launches import default_launch, merge_key, sparse_key, sum_key
+from kernels._block_sparse_attention.launches import (
+    default_launch,
+    delta_key,
+    dq_sum_key,
+    merge_key,
+    sparse_key,
+    sum_key,
+)
 from kernels._block_sparse_attention.options import Options
 from kernels.ahead_of_time import Case
 from kernels.tuned_table import Config, Key
@@ -20,8 +32,12 @@ KERNELS = {
     "block_sparse_attention.backward_dq": sparse_dq_kernel,
     "block_sparse_attention.backward_dkv": sparse_dkv_kernel,
     "block_sparse_attention.pairs": sparse_pairs_kernel,
+    "block_sparse_attention.pairs_dq": sparse_dq_pairs_kernel,
     "block_sparse_attention.merge": sparse_merge_kernel,
+    "block_sparse_attention.sum_dq": sparse_dq_sum_kernel,
+    "block_sparse_attention.delta": sparse_delta_kernel,
 }
+OVER_PARTS = (sparse_merge_kernel, sparse_dq_sum_kernel, sparse_delta_kernel)
 LARGEST_MULTIPLE = 16  # strides are multiples of the head size, which is a multiple of 16 where it is not padded
 
 
@@ -35,10 +51,11 @@ def ahead_of_time_cases() -> list[Case]:
     for dtype, (size, size_v), (query_block, block) in chosen:
         q, v = torch.empty(1, 1, 16, size, dtype=dtype), torch.empty(1, 1, 1, size_v, dtype=dtype)
         options = Options(block, query_block, 1.0, True)
-        passes = ("forward", "backward_dq", "backward_dkv", *(["pairs"] if (query_block, block) == (1, 64) else []))
+        by_keys = ("pairs", "pairs_dq") if (query_block, block) == (1, 64) else ()
+        passes = ("forward", "backward_dq", "backward_dkv", *by_keys)
         keys += [sparse_key(f"block_sparse_attention.{name}", q, v, options) for name in passes]
     half = torch.empty(1, 1, 1, 128, dtype=torch.float16)
-    keys += [sum_key(half), merge_key(half, 16)]
+    keys += [sum_key(half), merge_key(half, 16), dq_sum_key(half, 16), delta_key(half)]
     return [launch_case(key, default_launch(key)) for key in keys]
 
 
@@ -54,9 +71,12 @@ def launch_case(key: Key, config: Config) -> Case:
         names = ("keys", "kv_heads", "heads_listed", "sequences_listed", "runs")
         return Case(key.label, sparse_sum_kernel, signature | dict.fromkeys(names, "i32"), constants, options)
     kernel = KERNELS[key.kernel]
-    if kernel is sparse_merge_kernel:
-        constants = {"DV": sizes["V"], "BDV": sizes["V"], "GROUP": flags["rows"], "QUERY_BLOCK": 1, **blocks}
-        types = {"parts": element, "o": element, "part_lse": "*fp32", "lse": "*fp32", "places": "*i32"}
+    if kernel in OVER_PARTS:
+        constants = {f"{pad}{'DV' if name == 'V' else name}": size for name, size in sizes.items() for pad in ("", "B")}
+        constants |= {"GROUP": flags["rows"], "QUERY_BLOCK": 1} if "rows" in flags else {}
+        constants |= blocks
+        types = dict.fromkeys(("parts", "o", "do", "dq"), element) | {"places": "*i32"}
+        types |= dict.fromkeys(("part_lse", "lse", "dlse", "delta"), "*fp32")
         signature = {name: types.get(name, "i32") for name in kernel.arg_names if name not in constants}
         return Case(key.label, kernel, signature, constants, options)
     shrink = (lambda size: size * 5 // 8) if flags["padded"] else (lambda size: size)

@@ -22,7 +22,7 @@ from kernels._block_sparse_attention.gpu_arguments import (
     side_by_side,
     strides,
 )
-from kernels._block_sparse_attention.gpu_by_keys import forward_by_keys
+from kernels._block_sparse_attention.gpu_by_keys import forward_by_keys, query_gradient_by_keys
 from kernels._block_sparse_attention.gpu_kernels import (
     sparse_dkv_kernel,
     sparse_dq_kernel,
@@ -61,7 +61,7 @@ def sparse_forward(
     q, k, v = side_by_side(q), readable(k), readable(v)
     options = Options(block_size, query_block, scale, causal)
     lists = tidy(blocks, q.shape[1], k.shape[1], options)
-    if _by_keys(q, k, v, lists, options):
+    if _by_keys(q, k, v, lists, options, gradient=False):
         return forward_by_keys(q, k, v, lists, options)
     o = q.new_empty(*q.shape[:3], v.shape[3])
     lse = q.new_empty(q.shape[:3], dtype=torch.float32)
@@ -103,13 +103,16 @@ def sparse_backward(
     dq, dk, dv, delta = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), torch.empty_like(lse)
     constants = constants_of(q, k, v, options)
     key = sparse_key("block_sparse_attention.backward_dq", q, v, options)
-    config = choose(key, sparse_dq_kernel, default_launch, q.device)
     with torch.cuda.device_of(q):
-        run(
-            key, sparse_dq_kernel, grid_of_lists(q, k, lists, query_block, config["BM"]), q, k, v, lists.entries,
-            lists.slots, o, lse, do, dlse, dq, delta, *integers_of(q, k, v, lists), scale, scale * LOG2_E, **constants,
-            **config,
-        )  # fmt: skip
+        if _by_keys(q, k, v, lists, options, gradient=True):
+            query_gradient_by_keys(q, k, v, o, lse, do, dlse, dq, delta, lists, options)
+        else:
+            config = choose(key, sparse_dq_kernel, default_launch, q.device)
+            run(
+                key, sparse_dq_kernel, grid_of_lists(q, k, lists, query_block, config["BM"]), q, k, v, lists.entries,
+                lists.slots, o, lse, do, dlse, dq, delta, *integers_of(q, k, v, lists), scale, scale * LOG2_E,
+                **constants, **config,
+            )  # fmt: skip
         _key_gradients(q, k, v, lse, delta, do, dk, dv, lists, options, constants)
     return dq, dk, dv
 
@@ -119,17 +122,16 @@ def _(do, dlse, q, k, v, blocks, o, lse, block_size, query_block, scale, causal)
     return tuple(one.new_empty(one.shape) for one in (q, k, v))
 
 
-def _by_keys(q: Tensor, k: Tensor, v: Tensor, lists: Lists, options: Options) -> bool:
-    """Whether the outer loop of the forward pass goes over keys."""
+def _by_keys(q: Tensor, k: Tensor, v: Tensor, lists: Lists, options: Options, *, gradient: bool) -> bool:
+    """Whether the outer loop of the forward pass, or of the gradient of the queries, goes over keys."""
     if not SMALLEST_RUN <= options.block_size <= LARGEST_ROWS:
         return False
     rows = options.query_block * (q.shape[2] // k.shape[2])
     blocks = triton.cdiv(k.shape[1], options.block_size)
     size, value_size = (triton.next_power_of_2(x.shape[3]) * x.element_size() for x in (q, v))
     block_bytes = triton.next_power_of_2(options.block_size) * (size + value_size)
-    return keys_outside(
-        rows, lists.entries.shape[1], blocks, lists.entries.shape[3], block_bytes, size + 2 * value_size
-    )
+    row_bytes = 3 * size + value_size if gradient else size + 2 * value_size
+    return keys_outside(rows, lists.entries.shape[1], blocks, lists.entries.shape[3], block_bytes, row_bytes)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:

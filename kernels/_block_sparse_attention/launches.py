@@ -46,7 +46,18 @@ PAIRS: dict[tuple[int, int], tuple[tuple[int, int, int], ...]] = {
     (128, 4): ((16, 8, 1), (32, 8, 1)),
     (256, 4): ((16, 8, 1),),
 }
+# As PAIRS, for the gradient of queries, which has one product more and twice the rows to load.
+PAIRS_DQ: dict[tuple[int, int], tuple[tuple[int, int, int], ...]] = {
+    (64, 2): ((64, 4, 2), (128, 8, 2), (64, 8, 2), (32, 4, 2)),
+    (128, 2): ((64, 8, 2), (32, 4, 2), (64, 8, 1), (128, 8, 1)),
+    (256, 2): ((32, 8, 1), (16, 4, 1), (64, 8, 1)),
+    (64, 4): ((32, 8, 1), (16, 4, 1)),
+    (128, 4): ((16, 8, 1), (32, 8, 1)),
+    (256, 4): ((16, 8, 1),),
+}
+PAIRS_TABLES = {"block_sparse_attention.pairs": PAIRS, "block_sparse_attention.pairs_dq": PAIRS_DQ}
 SUM_WARPS = (4, 2, 8)
+DELTA_ROWS = 32
 MERGE_ROWS = 32
 LARGEST_BLOCK_BYTES = 2**16  # of keys and values that a program holds
 TABLES = {
@@ -57,12 +68,12 @@ TABLES = {
 
 
 def keys_outside(rows: int, lists: int, blocks: int, capacity: int, block_bytes: int, row_bytes: int) -> bool:
-    """Whether the outer loop of a forward pass had better go over keys.
+    """Whether the outer loop had better go over keys, of the forward pass or of the gradient of queries.
 
-    rows: of a list; blocks: of keys; block_bytes: keys and values of a block; row_bytes: a row of q and twice one of o,
-    which is written and read again. By memory traffic, which is what bounds both: a pair of list and block costs the
-    block with lists outside and its rows with keys outside. By twice as much, as what is written leaves the cache; and
-    a block must be read for several lists.
+    rows: of a list; blocks: of keys; block_bytes: keys and values of a block; row_bytes: a row of what is read (q, and
+    do beside it) and twice one of what is left (o, or dq), which is written and read again. By memory traffic, which is
+    what bounds both: a pair of list and block costs the block with lists outside and its rows with keys outside. By
+    twice as much, as what is written leaves the cache; and a block must be read for several lists.
     """
     several = lists * capacity >= 4 * blocks
     return several and block_bytes <= LARGEST_BLOCK_BYTES and block_bytes >= 2 * rows * row_bytes
@@ -90,17 +101,28 @@ def merge_key(v: Tensor, rows: int) -> Key:
     return key("block_sparse_attention.merge", v.dtype.itemsize, {"V": v.shape[3]}, {"rows": rows})
 
 
+def dq_sum_key(q: Tensor, rows: int) -> Key:
+    rows = min(triton.next_power_of_2(rows), MERGE_ROWS)
+    return key("block_sparse_attention.sum_dq", q.dtype.itemsize, {"D": q.shape[3]}, {"rows": rows})
+
+
+def delta_key(v: Tensor) -> Key:
+    return key("block_sparse_attention.delta", v.dtype.itemsize, {"V": v.shape[3]}, {})
+
+
 def launch_candidates(key: Key) -> list[Config]:
     """The launches worth trying for a key, the default first; at most six."""
     if key.kernel == "block_sparse_attention.sum":
         return [{"num_warps": warps} for warps in SUM_WARPS]
-    if key.kernel == "block_sparse_attention.merge":
+    if key.kernel == "block_sparse_attention.delta":
+        return [{"BM": DELTA_ROWS, "num_warps": warps} for warps in (4, 2, 8)]
+    if key.kernel in ("block_sparse_attention.merge", "block_sparse_attention.sum_dq"):
         rows = dict(key.flags)["rows"]
         return [{"BM": rows, "num_warps": warps} for warps in (4, 2, 8)]
-    if key.kernel == "block_sparse_attention.pairs":
+    if key.kernel in PAIRS_TABLES:
         size, run = max(64, *(size for _, size in key.sizes)), dict(key.flags)["run"]
         names = ("BM", "BN", "num_warps", "num_stages")
-        found = PAIRS[size, key.element_bytes]
+        found = PAIRS_TABLES[key.kernel][size, key.element_bytes]
         return [dict(zip(names, (rows, run, warps, stages), strict=True)) for rows, warps, stages in found]
     flags, size = dict(key.flags), max(64, *(size for _, size in key.sizes))
     candidates: list[Config] = []
