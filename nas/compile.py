@@ -1,5 +1,6 @@
 """From an architecture to a model: the one place where a kind of part becomes a class."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -8,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.architecture import Architecture
+from nas.architecture import Architecture, Block
 from nas.architecture.differential_attention import DifferentialAttention
-from nas.architecture.ffns import FfnOptions, Glu, Mlp, Moe, NoFfn, RwkvChannelMix
+from nas.architecture.ffns import FfnOptions, Glu, MixtureOfDepths, Mlp, Moe, NoFfn, RwkvChannelMix
 from nas.architecture.forgetting_attention import ForgettingAttention
 from nas.architecture.hash_attention import HashAttention
 from nas.architecture.indexed_latent_attention import IndexedLatentAttention
@@ -38,9 +39,13 @@ from nas.architecture.vector_recurrence import VectorRecurrence
 from nas.ffns.base import Ffn
 from nas.ffns.channel_mix import ChannelMixFfn
 from nas.ffns.glu import GluFfn
+from nas.ffns.mixture_of_depths import MixtureOfDepthsFfn
 from nas.ffns.mlp import MlpFfn
 from nas.ffns.moe import MoeFfn
+from nas.layers.adapter import Adapter, OwnOfUse
+from nas.layers.linear import Linear
 from nas.layers.norm import LayerNorm, RMSNorm
+from nas.layers.qkv import projected_sizes
 from nas.mixers.attention import AttentionMixer
 from nas.mixers.base import Mixer
 from nas.mixers.block_sparse_attention import BlockSparseAttentionMixer
@@ -65,7 +70,8 @@ from nas.mixers.short_convolution import ShortConvolutionMixer
 from nas.mixers.slot_attention import GatedSlotAttentionMixer
 from nas.mixers.ttt_linear import TttLinearMixer
 from nas.mixers.vector_recurrence import VectorRecurrenceMixer
-from nas.model import Model, ResidualBlock
+from nas.model import Model
+from nas.residual import ResidualBlock
 
 MIXERS: dict[type[MixerOptions], Callable[[Any, int], Mixer] | None] = {
     NoMixer: None,
@@ -100,6 +106,7 @@ FFNS: dict[type[FfnOptions], Callable[[Any, int], Ffn] | None] = {
     Mlp: MlpFfn,
     Moe: MoeFfn,
     RwkvChannelMix: ChannelMixFfn,
+    MixtureOfDepths: MixtureOfDepthsFfn,
 }
 
 
@@ -124,10 +131,17 @@ def compile_architecture(architecture: Architecture, *, seed: int | None = None)
         if seed is not None:
             torch.manual_seed(seed)
         width, norm = architecture.d_model, partial(build_norm, architecture)
+        uses = Counter(architecture.weights_at)
         blocks, at = architecture.blocks, architecture.weights_at
         own = {i: n for n, i in enumerate(dict.fromkeys(at))}  # blocks with weights, in the order of the model
         built = [
-            ResidualBlock(blocks[i], build_mixer(blocks[i].mixer, width), build_ffn(blocks[i].ffn, width), norm)
+            ResidualBlock(
+                blocks[i],
+                build_mixer(blocks[i].mixer, width),
+                build_ffn(blocks[i].ffn, width),
+                norm,
+                [build_own(blocks[i], width) for _ in range(uses[i])] if blocks[i].has_own else (),
+            )
             for i in own
         ]
         scale = architecture.embedding_scale
@@ -137,7 +151,8 @@ def compile_architecture(architecture: Architecture, *, seed: int | None = None)
             tie_embeddings=architecture.tie_embeddings,
             blocks=built,
             order=None if len(own) == len(blocks) else tuple(own[i] for i in at),
-            norm=norm(),
+            norm=norm(1),
+            embedding_norm=norm(1) if architecture.embedding_norm else None,
             embedding_scale=width**0.5 if isinstance(scale, str) else scale,
             logits_scale=architecture.logits_scale,
             logits_soft_cap=architecture.logits_soft_cap,
@@ -145,8 +160,22 @@ def compile_architecture(architecture: Architecture, *, seed: int | None = None)
         )
 
 
-def build_norm(architecture: Architecture) -> nn.Module:
-    """A norm of the residual stream, at its initial weights."""
+def build_own(block: Block, d_model: int) -> OwnOfUse:
+    """What one use of the block has beside the weights of all its uses."""
+    mixer = ffn = None
+    if block.mixer_adapter_rank:
+        assert isinstance(block.mixer, Attention), "who has adapters was checked"
+        read = block.mixer.read_size(d_model)
+        mixer = Adapter(read, block.mixer_adapter_rank, projected_sizes(block.mixer))
+    if block.ffn_adapter_rank:
+        assert isinstance(block.ffn, Glu | Mlp), "who has adapters was checked"
+        ffn = Adapter(d_model, block.ffn_adapter_rank, [block.ffn.d_ff * (2 if isinstance(block.ffn, Glu) else 1)])
+    return OwnOfUse(mixer=mixer, ffn=ffn, out_proj=Linear(d_model, d_model) if block.aside else None)
+
+
+def build_norm(architecture: Architecture, streams: int) -> nn.Module:
+    """A norm of so many residual streams beside each other, at its initial weights."""
+    size = streams * architecture.d_model
     if architecture.norm == "layernorm":
-        return LayerNorm(architecture.d_model, eps=architecture.norm_eps, bias=architecture.norm_bias)
-    return RMSNorm(architecture.d_model, eps=architecture.norm_eps)
+        return LayerNorm(size, eps=architecture.norm_eps, bias=architecture.norm_bias)
+    return RMSNorm(size, eps=architecture.norm_eps)

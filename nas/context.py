@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass
@@ -21,6 +21,9 @@ class Context:
         losses: auxiliary losses that layers add in training, as scalars already weighted (balance of experts).
         tokens: ids of the tokens of this pass, [B, T] or [B] of a step, for layers that depend on them (hash routing).
         shared: tensors that several layers need and one computes, by a key of the layer's choice (rotary tables).
+        embedding: the stream before the first block, [B, T, d] or [B, d] of a step.
+        aside: what a block left for the next one to read beside the stream.
+        mixer_adapter, ffn_adapter: what this use of the block that runs adds to the first projection of either.
     """
 
     position: int = 0
@@ -28,6 +31,10 @@ class Context:
     losses: list[Tensor] = field(default_factory=list)
     shared: dict[Hashable, tuple[Tensor, ...]] = field(default_factory=dict)
     tokens: Tensor | None = None
+    embedding: Tensor | None = None
+    aside: Tensor | None = None
+    mixer_adapter: nn.Module | None = None
+    ffn_adapter: nn.Module | None = None
 
     def clock_on(self, device: torch.device) -> Tensor:
         """`position` as [] int64 on a device, without waiting for it."""

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import torch
 
-from nas.architecture import Architecture, Block, NoFfn, NoMixer, resized
+from nas.architecture import Architecture, Attention, Block, NoFfn, NoMixer, resized
 from nas.deployment import MATCHED_WITHIN, Deployment
 from nas.parts import (
     active_parameters,
@@ -22,6 +22,8 @@ from nas.parts import (
     mixer_flops,
     mixer_parameters,
     mixer_state_bytes,
+    own_parameters,
+    own_per_width,
     parameters_per_width,
     with_width,
 )
@@ -71,7 +73,8 @@ def count_parameters(architecture: Architecture) -> int:
         times * (mixer_parameters(block.mixer, d_model) + ffn_parameters(block.ffn, d_model))
         for block, times in _with_weights(architecture)
     )
-    return ends + parts + d_model * _further_norm_vectors(architecture)
+    own = sum(times * own_parameters(block, d_model) for block, times in architecture.distinct_blocks)
+    return ends + parts + own + d_model * _further_norm_vectors(architecture)
 
 
 def _with_weights(architecture: Architecture) -> list[tuple[Block, int]]:
@@ -81,12 +84,13 @@ def _with_weights(architecture: Architecture) -> list[tuple[Block, int]]:
 
 def _further_norm_vectors(architecture: Architecture) -> int:
     """Vectors of d_model in norms beyond one for every part and one at the end, which the parts and ends count."""
-    parts = norms = 1
+    parts, norms = 1, 1 + architecture.embedding_norm
     for block, times in _with_weights(architecture):
         placements = [] if isinstance(block.mixer, NoMixer) else [block.mixer_norm]
         placements += [] if isinstance(block.ffn, NoFfn) else [block.ffn_norm]
         parts += times * len(placements)
         norms += times * (sum(2 if placement == "sandwich" else 1 for placement in placements) - block.parallel)
+        norms += times * (isinstance(block.mixer, Attention) and block.mixer.reads == "with_embedding")
     return norms * (2 if architecture.norm_bias else 1) - parts
 
 
@@ -109,7 +113,12 @@ def count_flops(architecture: Architecture, tokens: int, context: int = 0) -> in
     head = 2 * tokens * architecture.vocab_size * d_model
     tokens, context = (tokens, context + meta) if context else (tokens + meta, 0)
     return head + sum(
-        times * (mixer_flops(block.mixer, d_model, tokens, context) + ffn_flops(block.ffn, d_model, tokens))
+        times
+        * (
+            mixer_flops(block.mixer, d_model, tokens, context)
+            + ffn_flops(block.ffn, d_model, tokens)
+            + 2 * tokens * own_parameters(block, d_model)
+        )
         for block, times in architecture.distinct_blocks
     )
 
@@ -210,12 +219,12 @@ def move_nearer(widths: list[int], slopes: list[int], wanted: int, *, multiple: 
 def parameters_by_width(architecture: Architecture) -> tuple[int, list[int]]:
     """Parameters that no FFN width changes, and for each block the parameters that one unit of width adds.
 
-    A block with the weights of another adds none.
+    A block with the weights of another adds none: what its adapters add counts with that one's.
     """
-    slopes = [
-        parameters_per_width(block.ffn, architecture.d_model) if block.weights_of is None else 0
-        for block in architecture.blocks
-    ]
+    slopes = [0] * len(architecture.blocks)
+    for block, at in zip(architecture.blocks, architecture.weights_at, strict=True):
+        slopes[at] += parameters_per_width(block.ffn, architecture.d_model) if block.weights_of is None else 0
+        slopes[at] += own_per_width(block, architecture.d_model)
     widths = _own_widths(architecture)
     movable = sum(slope * width for slope, width in zip(slopes, widths, strict=True))
     return count_parameters(architecture) - movable, slopes

@@ -1,29 +1,27 @@
 """A language model as a stack of residual blocks: embedding, blocks, norm, head, and decoding from a state.
 
-* Where norms stand and what is scaled is the wiring of a block (`nas.architecture.Block`); by default
-  x + mixer(norm(x)), then x + ffn(norm(x)). A part that is absent has no norm and no parameters.
+* Where norms stand and what is scaled is the wiring of a block (`nas/residual.py`); by default x + mixer(norm(x)),
+  then x + ffn(norm(x)).
 * The model knows no kinds; what a block is made of was decided by who built it (`nas/compile.py`).
 * Initialisation: projections and embeddings normal with standard deviation 0.02, output projections of the residual
   branches times 1/sqrt(2 * number of layers) (Radford et al., GPT-2, section 2.3); decay parameters as published.
 """
 
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.architecture import Block
-from nas.architecture.architecture import NormPlacement
 from nas.context import Context
 from nas.ffns.base import Ffn
 from nas.layers.linear import INIT_STD, Linear
-from nas.layers.norm import RMSNorm, sum_and_norm
+from nas.layers.norm import RMSNorm
 from nas.mixers.base import Mixer, State
+from nas.residual import ResidualBlock, times, with_aside
 
 SHARED_FAMILY = "shared"
-FFN_PREFIX = "ffn."
 NO_WEIGHT_DECAY_NAMES = frozenset({"A_log", "filter", "shares", "own", "bonus", "input_bias", "recurrent_bias"})
 
 
@@ -62,75 +60,6 @@ class DecodeState:
             )
 
 
-class ResidualBlock(nn.Module):
-    """A mixer and an FFN, each joining the residual stream as the wiring says; either may be absent."""
-
-    def __init__(self, wiring: Block, mixer: Mixer | None, ffn: Ffn | None, norm: Callable[[], nn.Module]) -> None:
-        super().__init__()
-        self.wiring = wiring
-        self.mixer_norm = norm() if mixer is not None and wiring.mixer_norm != "post" else nn.Identity()
-        self.mixer = mixer
-        self.mixer_post_norm = norm() if mixer is not None and _ends_with_norm(wiring.mixer_norm) else nn.Identity()
-        own_norm = ffn is not None and not wiring.parallel
-        self.ffn_norm = norm() if own_norm and wiring.ffn_norm != "post" else nn.Identity()
-        self.ffn = ffn
-        self.ffn_post_norm = norm() if own_norm and _ends_with_norm(wiring.ffn_norm) else nn.Identity()
-
-    def forward(self, x: Tensor, state: State | None, context: Context) -> tuple[Tensor, State | None]:
-        """x [B, T, d]; with a state, reads on from it."""
-        if self.mixer is None:
-            return self._after_ffn(x, context, state), state
-        normed = self.mixer_norm(x)
-        y, new = self.mixer(normed, state, context)
-        return self._after_mixer(x, normed, y, context, state), None if new is None else self._with_ffn(new, state)
-
-    def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
-        """x [B, d], one token."""
-        if self.mixer is None:
-            return self._after_ffn(x, context, state), state
-        normed = self.mixer_norm(x)
-        y, new = self.mixer.step(normed, state, context)
-        return self._after_mixer(x, normed, y, context, state), self._with_ffn(new, state)
-
-    def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
-        """The state of the mixer, and that of an FFN that remembers, each name of it behind a prefix."""
-        state = {} if self.mixer is None else self.mixer.init_state(batch, max_len, dtype, device)
-        kept = {} if self.ffn is None else self.ffn.init_state(batch, dtype, device)
-        return state | {FFN_PREFIX + name: tensor for name, tensor in kept.items()}
-
-    def _after_mixer(self, x: Tensor, normed: Tensor, y: Tensor, context: Context, state: State | None) -> Tensor:
-        w = self.wiring
-        past = normed if w.mixer_norm == "residual" else x
-        past, y = _times(past, w.mixer_skip), _times(self.mixer_post_norm(y), w.mixer_scale)
-        if self.ffn is None:
-            return past + y
-        if w.parallel:
-            return past + y + _times(self._ffn_of(normed, context, state), w.ffn_scale)
-        normed, x = sum_and_norm(self.ffn_norm, y, past)
-        return self._joined_by_ffn(x, normed, context, state)
-
-    def _after_ffn(self, x: Tensor, context: Context, state: State | None) -> Tensor:
-        return x if self.ffn is None else self._joined_by_ffn(x, self.ffn_norm(x), context, state)
-
-    def _joined_by_ffn(self, x: Tensor, normed: Tensor, context: Context, state: State | None) -> Tensor:
-        w = self.wiring
-        past = normed if w.ffn_norm == "residual" else x
-        return _times(past, w.ffn_skip) + _times(self.ffn_post_norm(self._ffn_of(normed, context, state)), w.ffn_scale)
-
-    def _ffn_of(self, normed: Tensor, context: Context, state: State | None) -> Tensor:
-        assert self.ffn is not None, "who asks has an FFN"
-        if not self.ffn.remembers or state is None:
-            return self.ffn(normed, context)
-        named = {name.removeprefix(FFN_PREFIX): x for name, x in state.items() if name.startswith(FFN_PREFIX)}
-        return self.ffn(normed, context, named)
-
-    def _with_ffn(self, new: State, old: State | None) -> State:
-        """What a mixer returned, with the state of the FFN, which was brought up to date in place."""
-        if self.ffn is None or not self.ffn.remembers or old is None:
-            return new
-        return new | {name: tensor for name, tensor in old.items() if name.startswith(FFN_PREFIX)}
-
-
 class Model(nn.Module):
     """A causal language model over `vocab_size` tokens.
 
@@ -147,6 +76,7 @@ class Model(nn.Module):
         blocks: list[ResidualBlock],
         order: tuple[int, ...] | None = None,
         norm: nn.Module | None = None,
+        embedding_norm: nn.Module | None = None,
         embedding_scale: float = 1.0,
         logits_scale: float = 1.0,
         logits_soft_cap: float | None = None,
@@ -156,6 +86,7 @@ class Model(nn.Module):
         self.embedding_scale, self.logits_scale, self.logits_soft_cap = embedding_scale, logits_scale, logits_soft_cap
         self.embedding = nn.Embedding(vocab_size, d_model, _weight=torch.empty(vocab_size, d_model))
         nn.init.normal_(self.embedding.weight, std=INIT_STD)
+        self.embedding_norm = embedding_norm
         self.num_meta_tokens = num_meta_tokens
         meta = nn.Parameter(torch.empty(num_meta_tokens, d_model).normal_(std=INIT_STD)) if num_meta_tokens else None
         self.meta_tokens = meta
@@ -171,6 +102,18 @@ class Model(nn.Module):
         """The block of each layer, from first to last."""
         return list(self.blocks) if self.order is None else [self.blocks[i] for i in self.order]
 
+    @property
+    def uses(self) -> list[int]:
+        """How often the block of each layer ran before in the same pass."""
+        if self.order is None:
+            return [0] * len(self.blocks)
+        before: Counter[int] = Counter()
+        found = []
+        for i in self.order:
+            found.append(before[i])
+            before[i] += 1
+        return found
+
     def forward(self, tokens: Tensor, context: Context | None = None) -> Tensor:
         """Logits [B, T, V] of the token after each of tokens [B, T]; auxiliary losses are left in the context."""
         return self._logits(self._read(tokens, context or Context()))
@@ -181,7 +124,7 @@ class Model(nn.Module):
         Logits are x times the weight, then capped at `logits_soft_cap`; their scale lies in x.
         """
         x = self.norm(self._read(tokens, context or Context()))
-        return _times(x, self.logits_scale), self._head_weight()
+        return times(x, self.logits_scale), self._head_weight()
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype | None = None) -> DecodeState:
         """The state before any token, with room for max_len tokens; caches in `dtype`, or that of the weights."""
@@ -203,10 +146,11 @@ class Model(nn.Module):
         state.check_room(tokens.shape[1])
         context, layers = Context(self._read_before(state), state.clock, tokens=tokens), []
         x = self._embed(tokens) if state.position else self._behind_meta(self._embed(tokens))
-        for block, layer in zip(self.layers, state.layers, strict=True):
-            x, layer = block(x, layer, context)
+        context.embedding = x
+        for block, use, layer in zip(self.layers, self.uses, state.layers, strict=True):
+            x, layer = block(x, layer, context, use)
             layers.append(layer)
-        return self._logits(x[:, -1]), self._after(state, tokens.shape[1], layers)
+        return self._logits(with_aside(x, context)[:, -1]), self._after(state, tokens.shape[1], layers)
 
     @torch.no_grad()
     def step(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
@@ -215,11 +159,11 @@ class Model(nn.Module):
             return self.prefill(tokens.unsqueeze(1), state)
         state.check_room(1)
         context, layers = Context(self._read_before(state), state.clock, tokens=tokens), []
-        x = self._embed(tokens)
-        for block, layer in zip(self.layers, state.layers, strict=True):
-            x, layer = block.step(x, layer, context)
+        context.embedding = x = self._embed(tokens)
+        for block, use, layer in zip(self.layers, self.uses, state.layers, strict=True):
+            x, layer = block.step(x, layer, context, use)
             layers.append(layer)
-        return self._logits(x), self._after(state, 1, layers)
+        return self._logits(with_aside(x, context)), self._after(state, 1, layers)
 
     @torch.no_grad()
     def generate(self, tokens: Tensor, max_new_tokens: int, temperature: float = 0.0) -> Tensor:
@@ -271,19 +215,21 @@ class Model(nn.Module):
     def _read(self, tokens: Tensor, context: Context) -> Tensor:
         """Tokens [B, T] from the start through all blocks, [B, T, d]."""
         context.tokens = tokens
-        x = self._behind_meta(self._embed(tokens))
-        for block in self.layers:
-            x, _ = block(x, None, context)
+        context.embedding = x = self._behind_meta(self._embed(tokens))
+        for block, use in zip(self.layers, self.uses, strict=True):
+            x, _ = block(x, None, context, use)
+        x = with_aside(x, context)
         return x[:, self.num_meta_tokens :] if self.num_meta_tokens else x
 
     def _head_weight(self) -> Tensor:
         return self.embedding.weight if self.head is None else self.head.weight
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        return _times(self.embedding(tokens), self.embedding_scale)
+        x = times(self.embedding(tokens), self.embedding_scale)
+        return x if self.embedding_norm is None else self.embedding_norm(x)
 
     def _logits(self, x: Tensor) -> Tensor:
-        logits = _times(F.linear(self.norm(x), self._head_weight()), self.logits_scale)
+        logits = times(F.linear(self.norm(x), self._head_weight()), self.logits_scale)
         if self.logits_soft_cap is None:
             return logits
         return self.logits_soft_cap * torch.tanh(logits / self.logits_soft_cap)
@@ -301,15 +247,6 @@ def filled_state(model: Model, batch: int, context_len: int, new_tokens: int) ->
     state.position = context_len
     state.clock.fill_(context_len + model.num_meta_tokens)
     return state
-
-
-def _ends_with_norm(placement: NormPlacement) -> bool:
-    return placement in ("post", "sandwich")
-
-
-def _times(x: Tensor, factor: float) -> Tensor:
-    """factor x; without an operation where the factor is 1."""
-    return x if factor == 1 else factor * x
 
 
 def _choose(logits: Tensor, temperature: float) -> Tensor:

@@ -11,10 +11,10 @@ from functools import lru_cache
 
 import torch
 
-from nas.architecture import FfnOptions
+from nas.architecture import Block, FfnOptions
 from nas.architecture.mixers import MixerOptions
 from nas.architecture.options import role_of
-from nas.compile import build_ffn, build_mixer
+from nas.compile import build_ffn, build_mixer, build_own
 from nas.ffns.base import Ffn
 from nas.mixers.base import Mixer
 
@@ -91,6 +91,23 @@ def mixer_traffic(options: MixerOptions, d_model: int, tokens: int, context_len:
     """Bytes of state that must be read and written for `tokens` tokens of one sequence after context_len others."""
     mixer = built_mixer(options, d_model)
     return 0 if mixer is None else mixer.state_traffic(tokens, context_len, dtype)
+
+
+@lru_cache(maxsize=4096)
+def own_parameters(block: Block, d_model: int) -> int:
+    """Parameters that each use of a block has beside the weights of all its uses; each is read once per token."""
+    if not block.has_own:
+        return 0
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_own(block, d_model).parameters())
+
+
+def own_per_width(block: Block, d_model: int) -> int:
+    """Those of them that one more unit of the FFN's width adds."""
+    if not block.ffn_adapter_rank:
+        return 0
+    first, second = (own_parameters(replace(block, ffn=with_width(block.ffn, w)), d_model) for w in WIDTHS)
+    return (second - first) // (WIDTHS[1] - WIDTHS[0])
 
 
 def ffn_width(ffn: FfnOptions) -> int:

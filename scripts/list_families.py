@@ -18,12 +18,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from nas.architecture import MIXERS as KINDS
 from nas.architecture import Architecture, diagram, did_you_mean, read_architecture
 from nas.compile import FFNS, MIXERS
 from nas.count import count_parameters
 from nas.interop import load_pretrained
 from nas.interop.families import FAMILIES
 from nas.measure.sources import closure, kernels_of
+from nas.training.rates import read_table
 from scripts.command_line import UserError, speaking_to_users
 from scripts.interop_oracles import ORACLES, compare, saved
 from scripts.methods import METHODS, Method, told
@@ -57,6 +59,18 @@ Published architectures as files in `conf/designs`, with where their sizes come 
 
 | design | layers | parameters | what and whence |
 |---|---|---|---|
+"""
+
+
+RATES_HEAD = """
+## Learning rates
+
+The table of rates (`scripts/tune_lr.py`) has a row for some kinds of mixers; the others are trained at the rates of the
+kind named here, which were not measured for them. Parts of a `head_mix` have those of their kinds each; what is around
+the mixers, FFNs and norms among it, has those of the mixer of its block.
+
+| rates measured for | taken as they are by |
+|---|---|
 """
 
 
@@ -106,6 +120,7 @@ def rendered(numbers: Mapping[str, Any]) -> str:
     lines += [ORACLE_HEAD.strip()]
     lines += [oracle_row(name, numbers[name]) for name in sorted(numbers)]
     lines += [DESIGN_HEAD.rstrip(), *(design_row(path) for path in sorted(DESIGNS.glob("*.yaml")))]
+    lines += [RATES_HEAD.rstrip(), *rate_rows()]
     types = ", ".join(f"`{name}`" for name in sorted(FAMILIES))
     lines += ["", f"Tables for {len(FAMILIES)} types of models: {types}.", ""]
     return "\n".join(lines)
@@ -128,6 +143,15 @@ def kernels(method: Method) -> str:
     reached = closure(frozenset({build.__module__}))
     rooms = [name for name in reached if name.startswith(("nas.mixers.", "nas.ffns."))]
     return ", ".join(f"`{name}`" for name in sorted({kernel for room in rooms for kernel in kernels_of(room)}))
+
+
+def rate_rows() -> list[str]:
+    """A line for each mixer whose learning rates were measured, with the kinds that take them unmeasured."""
+    borrowers: dict[str, list[str]] = {family: [] for rows in read_table()["tasks"].values() for family in rows}
+    for kind, options in KINDS.items():
+        if options.family in borrowers and options.family != kind:
+            borrowers[options.family].append(f"`{kind}`")
+    return [f"| `{family}` | {', '.join(kinds) or '–'} |" for family, kinds in borrowers.items()]
 
 
 def oracle_row(name: str, oracle: Mapping[str, Any]) -> str:

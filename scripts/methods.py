@@ -28,7 +28,7 @@ from nas.architecture import (
     YarnScaling,
 )
 from nas.architecture.differential_attention import DifferentialAttention
-from nas.architecture.ffns import RwkvChannelMix
+from nas.architecture.ffns import MixtureOfDepths, RwkvChannelMix
 from nas.architecture.forgetting_attention import ForgettingAttention
 from nas.architecture.hash_attention import HashAttention
 from nas.architecture.indexed_latent_attention import IndexedLatentAttention
@@ -186,6 +186,7 @@ METHODS: tuple[Method, ...] = (
     _method(EXPERTS, "Clamped experts (gpt-oss, arXiv 2508.10925)", Moe, clamp=SET),
     _method(EXPERTS, "Experts by a hash of the token (arXiv 2106.04426)", Moe, ROUTERS, choice="hash"),
     _method(EXPERTS, "Zero experts (LongCat-Flash, arXiv 2509.01322)", Moe, ROUTERS, num_zero=SET),
+    _method(EXPERTS, "Mixture of depths (arXiv 2404.02258)", MixtureOfDepths, ROUTERS),
     _method(HYBRID, "Scaled sum of mixers (Falcon-H1, arXiv 2507.22448)", HeadMix, fuse="concat"),
     _method(
         HYBRID,
@@ -200,7 +201,11 @@ METHODS: tuple[Method, ...] = (
     _method(AROUND, "Norms after sublayers (OLMo 2, arXiv 2501.00656)", Block, mixer_norm="post"),
     _method(AROUND, "Norms before and after (Gemma 2, arXiv 2408.00118)", Block, mixer_norm="sandwich"),
     _method(AROUND, "Normed residual stream (MiniMax-01, arXiv 2501.08313)", Block, mixer_norm="residual"),
+    _method(AROUND, "Normed embeddings (RWKV, arXiv 2305.13048)", Architecture, embedding_norm=True),
     _method(AROUND, "Weights of an earlier block (Zamba, arXiv 2405.16712)", Block, TYING, weights_of=SET),
+    _method(AROUND, "Adapters of each use of shared weights (Zamba2, arXiv 2411.15242)", Block, ffn_adapter_rank=SET),
+    _method(AROUND, "Blocks beside the stream (Zamba, arXiv 2405.16712)", Block, aside=True),
+    _method(AROUND, "Attention that reads the embedding too (Zamba)", Attention, reads="with_embedding"),
     _method(AROUND, "Scaled sublayers (Granite)", Block, mixer_scale=SET),
     _method(AROUND, "Capped logits (Gemma 2, arXiv 2408.00118)", Architecture, logits_soft_cap=SET),
 )

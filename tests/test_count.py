@@ -25,6 +25,7 @@ from nas.architecture import (
     Mamba1,
     Mamba2,
     MixerOptions,
+    MixtureOfDepths,
     Mlp,
     Moe,
     NativeSparseAttention,
@@ -104,6 +105,7 @@ ALL_FFNS: tuple[FfnOptions, ...] = (
     Mlp(d_ff=20, bias=True),
     Moe(num_experts=4, top_k=2, d_ff=12, num_shared=1),
     Moe(num_experts=3, top_k=3, d_ff=7, activation="gelu"),
+    MixtureOfDepths(d_ff=24, one_in=4),
 )
 
 
@@ -181,8 +183,9 @@ def check_against_the_built_network(architecture: Architecture) -> None:
     assert counts.sequence_bytes == sum(t.nbytes for layer in state.layers for t in layer.values())
     flops = 2 * architecture.vocab_size * architecture.d_model
     context = 37 + architecture.num_meta_tokens
-    flops += sum(0 if block.mixer is None else block.mixer.flops(1, context) for block in model.blocks)
-    flops += sum(0 if block.ffn is None else block.ffn.flops(1) for block in model.blocks)
+    flops += sum(0 if block.mixer is None else block.mixer.flops(1, context) for block in model.layers)
+    flops += sum(0 if block.ffn is None else block.ffn.flops(1) for block in model.layers)
+    flops += sum(2 * p.numel() for block in model.blocks for p in block.own.parameters())
     assert counts.flops_decode == flops
 
 

@@ -23,7 +23,8 @@ from nas.architecture import (
 from nas.compile import compile_architecture
 from nas.context import Context
 from nas.count import count_parameters
-from nas.model import Model, ResidualBlock
+from nas.model import Model
+from nas.residual import ResidualBlock
 
 D, VOCAB = 32, 40
 ATTENTION, GLU = Attention(num_heads=2, head_dim=16), Glu(d_ff=24)
@@ -36,6 +37,7 @@ WIRED = Architecture(
     norm_eps=1e-3,
     norm_bias=True,
     embedding_scale="sqrt_d_model",
+    embedding_norm=True,
     logits_scale=0.25,
     logits_soft_cap=2.0,
     blocks=(
@@ -137,6 +139,9 @@ def test_embeddings_and_logits_are_scaled_and_logits_capped(tokens: Tensor):
     model.embedding_scale = 3.0
     model(tokens)
     torch.testing.assert_close(seen[0], 3.0 * model.embedding(tokens))
+    model.embedding_norm = model.norm
+    model(tokens)
+    torch.testing.assert_close(seen[1], model.norm(3.0 * model.embedding(tokens)))
     assert compile_architecture(WIRED).embedding_scale == D**0.5
 
 

@@ -11,6 +11,7 @@ from nas.architecture.errors import did_you_mean as did_you_mean
 from nas.architecture.ffns import FFNS as FFNS
 from nas.architecture.ffns import FfnOptions as FfnOptions
 from nas.architecture.ffns import Glu as Glu
+from nas.architecture.ffns import MixtureOfDepths as MixtureOfDepths
 from nas.architecture.ffns import Mlp as Mlp
 from nas.architecture.ffns import Moe as Moe
 from nas.architecture.ffns import NoFfn as NoFfn

@@ -6,9 +6,9 @@ from functools import cached_property
 from typing import Literal
 
 from nas.architecture.errors import ArchitectureError
-from nas.architecture.ffns import FfnOptions, Moe, NoFfn
+from nas.architecture.ffns import FfnOptions, Glu, Mlp, Moe, NoFfn
 from nas.architecture.kv_sharing import check_sources
-from nas.architecture.mixers import HeadMix, MixerOptions, NoMixer
+from nas.architecture.mixers import Attention, HeadMix, MixerOptions, NoMixer
 from nas.architecture.options import DEFAULT_NORM_EPS, Options, option
 
 Loss = Literal["causal"]
@@ -27,7 +27,11 @@ class Block(Options):
     Where `parallel`, both read one norm of x and their results are added together (GPT-J; Cohere's Command R).
     weights_of: the weights are those of the block so many before it, which must be the same in every other way: a loop
     over depth where a range of blocks follows itself, a shared block where it returns (Universal Transformers, arXiv
-    1807.03819; Zamba, arXiv 2405.16712, section 2). Its state is its own.
+    1807.03819; Zamba, arXiv 2405.16712, section 2). Its state is its own, and so are:
+    mixer_adapter_rank, ffn_adapter_rank: low-rank additions to the projections of queries, keys and values, each of
+    that rank, and to the first projection of the FFN (Zamba2, arXiv 2411.15242, figure 2).
+    aside: the stream stays as it is; what the block makes of it goes through a projection and is added to what the
+    next block reads, or the head, but not to the stream there (Zamba, equation 6).
     """
 
     mixer: MixerOptions = NoMixer()
@@ -40,6 +44,9 @@ class Block(Options):
     ffn_scale: float = option(1.0, rare=True)
     parallel: bool = option(False, rare=True)
     weights_of: int | None = option(None, minimum=1, rare=True)
+    mixer_adapter_rank: int = option(0, minimum=0, rare=True)
+    ffn_adapter_rank: int = option(0, minimum=0, rare=True)
+    aside: bool = option(False, rare=True)
 
     def check(self) -> None:
         if not isinstance(self.mixer, MixerOptions):
@@ -55,14 +62,36 @@ class Block(Options):
                 "A parallel block has one norm, before both of its parts, and one skip, mixer_skip, but got "
                 f"mixer_norm={self.mixer_norm}, ffn_norm={self.ffn_norm}, ffn_skip={self.ffn_skip}."
             )
+        if self.mixer_adapter_rank and not isinstance(self.mixer, Attention):
+            raise ArchitectureError(
+                f"mixer_adapter_rank needs a mixer of kind attention, but got {self.mixer_adapter_rank} with "
+                f"{self.mixer.kind}."
+            )
+        if self.ffn_adapter_rank and not isinstance(self.ffn, Glu | Mlp):
+            raise ArchitectureError(
+                f"ffn_adapter_rank needs an FFN of kind glu or mlp, but got {self.ffn_adapter_rank} with "
+                f"{self.ffn.kind}."
+            )
+        wide = isinstance(self.mixer, Attention) and self.mixer.reads == "with_embedding"
+        if wide and (self.parallel or self.mixer_norm not in ("pre", "sandwich")):
+            raise ArchitectureError(
+                "An attention that reads the embedding beside the stream needs one norm before both, mixer_norm pre or "
+                f"sandwich, and no FFN in parallel, but got mixer_norm={self.mixer_norm}, parallel={self.parallel}."
+            )
+
+    @property
+    def has_own(self) -> bool:
+        """Whether each use of these weights has some of its own beside them."""
+        return self.aside or self.mixer_adapter_rank > 0 or self.ffn_adapter_rank > 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture(Options):
     """A whole network. Equality and hash are those of the data; `canonical_id` tells whether two compute the same.
 
-    norm, norm_eps, norm_bias: of the blocks and of the last norm. Embeddings are multiplied by `embedding_scale`,
-    logits by `logits_scale` and then soft-capped: c tanh(logits / c) with c = `logits_soft_cap`.
+    norm, norm_eps, norm_bias: of the blocks and of the last norm. Embeddings are multiplied by `embedding_scale` and
+    normed where `embedding_norm` (RWKV, arXiv 2305.13048), logits multiplied by `logits_scale` and then soft-capped:
+    c tanh(logits / c) with c = `logits_soft_cap`.
     num_meta_tokens: so many learned vectors are read before every text, at the first positions (Hymba, arXiv
     2411.13676, section 2.3).
     """
@@ -76,6 +105,7 @@ class Architecture(Options):
     norm_eps: float = option(DEFAULT_NORM_EPS, minimum=0, rare=True)
     norm_bias: bool = option(False, rare=True)
     embedding_scale: float | WidthRoot = option(1.0, rare=True)
+    embedding_norm: bool = option(False, rare=True)
     logits_scale: float = option(1.0, rare=True)
     logits_soft_cap: float | None = option(None, minimum=1e-3, rare=True)
     num_meta_tokens: int = option(0, minimum=0, rare=True)

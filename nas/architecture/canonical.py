@@ -18,8 +18,8 @@ from nas.architecture.mixers import NoMixer
 from nas.architecture.options import Options
 
 ID_LENGTH = 10
-MIXER_WIRING = ("mixer", "mixer_norm", "mixer_skip", "mixer_scale")
-FFN_WIRING = ("ffn", "ffn_norm", "ffn_skip", "ffn_scale")
+MIXER_WIRING = ("mixer", "mixer_norm", "mixer_skip", "mixer_scale", "mixer_adapter_rank")
+FFN_WIRING = ("ffn", "ffn_norm", "ffn_skip", "ffn_scale", "ffn_adapter_rank")
 
 
 def canonical(architecture: Architecture) -> Architecture:
@@ -30,7 +30,7 @@ def canonical(architecture: Architecture) -> Architecture:
         block = _canonical_block(block, architecture.d_model)
         if block.weights_of is not None:
             block = replace(block, weights_of=i - architecture.weights_at[i])
-        if not tied and isinstance(block.mixer, NoMixer) and blocks and isinstance(blocks[-1].ffn, NoFfn):
+        if not tied and blocks and _are_one(blocks[-1], block):
             blocks[-1] = replace(blocks[-1], **{name: getattr(block, name) for name in FFN_WIRING})
         else:
             blocks.append(block)
@@ -38,6 +38,12 @@ def canonical(architecture: Architecture) -> Architecture:
     if embedding_scale == "sqrt_d_model":
         embedding_scale = architecture.d_model**0.5
     return replace(architecture, name="canonical", embedding_scale=embedding_scale, blocks=tuple(blocks))
+
+
+def _are_one(first: Block, second: Block) -> bool:
+    """Whether a block without an FFN and one without a mixer compute what one block does."""
+    apart = first.aside or second.aside
+    return not apart and isinstance(first.ffn, NoFfn) and isinstance(second.mixer, NoMixer)
 
 
 def _canonical_block(block: Block, d_model: int) -> Block:

@@ -5,7 +5,7 @@ pattern, N native sparse attention, D latent attention, I latent attention to in
 X differential attention, H hash attention, L gated linear attention, M Mamba-2, m Mamba-1, G gated DeltaNet, C short
 convolution, R matrix recurrence, V vector recurrence, 4, 6 and 7 RWKV, s S4D, Y gated slot attention, T TTT-Linear,
 (AM) heads of A and M side by side, 0 none. Behind it the FFN: nothing for a GLU, u for a plain MLP, e for experts, w
-for RWKV's, - for none.
+for RWKV's, d for one that only some tokens pass (mixture of depths), - for none.
 """
 
 from nas.architecture.architecture import Architecture, Block
@@ -39,7 +39,7 @@ MIXER_LETTERS = {
 }
 
 
-FFN_MARKS = {"glu": "", "mlp": "u", "moe": "e", "rwkv_channel_mix": "w", "none": "-"}
+FFN_MARKS = {"glu": "", "mlp": "u", "moe": "e", "rwkv_channel_mix": "w", "mixture_of_depths": "d", "none": "-"}
 
 
 def mixer_letter(mixer: MixerOptions) -> str:

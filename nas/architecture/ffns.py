@@ -136,4 +136,19 @@ class Moe(FfnOptions):
         return replace(self, balance_weight=type(self).balance_weight) if self.choice == "hash" else self
 
 
-FFNS: dict[str, type[FfnOptions]] = {cls.kind: cls for cls in (NoFfn, Glu, Mlp, Moe, RwkvChannelMix)}
+@dataclass(frozen=True, kw_only=True)
+class MixtureOfDepths(FfnOptions):
+    """A GLU that one token in `one_in` passes while the others go around it (arXiv 2404.02258).
+
+    choice_weight: of the loss that teaches the router to tell, token by token, which ones those are.
+    """
+
+    kind: ClassVar[str] = "mixture_of_depths"
+
+    d_ff: int = option(role="width", minimum=1)
+    one_in: int = option(8, role="share", minimum=2)
+    activation: Activation = option("silu")
+    choice_weight: float = option(0.01, minimum=0)
+
+
+FFNS: dict[str, type[FfnOptions]] = {cls.kind: cls for cls in (NoFfn, Glu, Mlp, Moe, RwkvChannelMix, MixtureOfDepths)}

@@ -25,6 +25,7 @@ class LatentAttention(MixerOptions):
     """
 
     kind: ClassVar[str] = "latent_attention"
+    # Its rates are not measured; those of plain attention stand in.
     family: ClassVar[str] = "attention"
 
     num_heads: int = option(role="heads", minimum=1)

@@ -15,6 +15,7 @@ from nas.architecture.positions import DEFAULT_ROPE_BASE, ROPE_SCALINGS, Positio
 QkNorm = Literal["none", "head", "full", "l2"]
 OutputGate = Literal["none", "sigmoid"]
 KvFrom = Literal["own", "earlier"]
+Reads = Literal["stream", "with_embedding"]
 GatedNorm = Literal["after_gate", "before_gate", "none"]
 InnerNorm = Literal["none", "learned", "plain"]
 
@@ -38,6 +39,7 @@ class GroupedHeads(MixerOptions):
     How positions enter is the last option of each of them, so that an architecture file ends with it.
     """
 
+    # Rates are measured for plain attention alone; it lends them to the others.
     family: ClassVar[str] = "attention"
 
     num_heads: int = option(role="heads", minimum=1)
@@ -90,7 +92,8 @@ class Attention(GroupedHeads):
     kv_from: keys and values of its own, or those of the nearest earlier layer with the same window that has its own.
     score_scale: factor of the scores beside 1 / sqrt(head_dim). soft_cap: c tanh(s / c) takes the place of a score s.
     sinks: every head has one more key, whose score is learned and whose value is zero. output_gate: heads are
-    multiplied by sigmoid(W x).
+    multiplied by sigmoid(W x). reads: the stream, or behind it the embedding of the token, under one norm and in twice
+    as many channels (Zamba, arXiv 2405.16712, section 2).
     """
 
     kind: ClassVar[str] = "attention"
@@ -103,8 +106,13 @@ class Attention(GroupedHeads):
     sinks: bool = option(False, rare=True)
     output_gate: OutputGate = option("none", rare=True)
     out_bias: bool = option(False, rare=True)
+    reads: Reads = option("stream", rare=True)
     position: Position = option("rope")
     rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
+
+    def read_size(self, d_model: int) -> int:
+        """Channels that it reads."""
+        return 2 * d_model if self.reads == "with_embedding" else d_model
 
     def check(self) -> None:
         super().check()
@@ -302,6 +310,10 @@ class HeadMix(MixerOptions):
         for part in self.parts:
             if isinstance(part, HeadMix | NoMixer):
                 raise ArchitectureError(f"A part of head_mix must be a mixer with heads, but got {part.kind!r}.")
+            if isinstance(part, Attention) and part.reads != "stream":
+                raise ArchitectureError(
+                    f"Parts of head_mix read the stream alone, but got one with reads={part.reads}."
+                )
 
     def canonical(self, d_model: int) -> MixerOptions:
         if self.scales is not None and any(scale != 1 for scale in self.scales):

@@ -11,6 +11,7 @@ from nas.architecture.ffns import Activation, Glu
 from nas.context import Context
 from nas.ffns.base import Ffn
 from nas.layers.activation import quick_gelu
+from nas.layers.adapter import adapted
 from nas.layers.linear import Linear
 
 
@@ -25,7 +26,7 @@ class GluFfn(Ffn):
         self.out_proj = Linear(options.d_ff, d_model, bias=options.bias)
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
-        gate, up = self.in_proj(x).chunk(2, dim=-1)
+        gate, up = adapted(self.in_proj(x), x, context and context.ffn_adapter).chunk(2, dim=-1)
         gate = gate if self.gate_scale == 1 else self.gate_scale * gate
         if self.activation == "quick_gelu":  # the kernel does not know it
             return self.out_proj(quick_gelu(gate) * up)

@@ -10,6 +10,7 @@ from nas.architecture.ffns import Activation, Mlp
 from nas.context import Context
 from nas.ffns.base import Ffn
 from nas.layers.activation import ACTIVATIONS
+from nas.layers.adapter import adapted
 from nas.layers.linear import Linear
 
 
@@ -23,7 +24,8 @@ class MlpFfn(Ffn):
         self.out_proj = Linear(options.d_ff, d_model, bias=options.bias)
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
-        return self.out_proj(ACTIVATIONS[self.activation](self.in_proj(x)))
+        inner = adapted(self.in_proj(x), x, context and context.ffn_adapter)
+        return self.out_proj(ACTIVATIONS[self.activation](inner))
 
     def flops(self, tokens: int) -> int:
         return 2 * tokens * (self.in_proj.weight.numel() + self.out_proj.weight.numel())

@@ -81,6 +81,27 @@ class Part:
 NO_MIXER, NO_FFN = Part(kind=NoMixer), Part(kind=NoFfn)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One block of ours: the layer of theirs that it is read from, its parts, and what else the block has.
+
+    own: parameters of this use of the block alone, by our names, from tensors by their whole names.
+    """
+
+    layer: int
+    mixer: Part
+    ffn: Part
+    wiring: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Source] = field(default_factory=dict)
+
+
+def a_block_per_layer(family: "Family", fields: Fields) -> list[Place]:
+    """The usual places."""
+    layers = range(family.num_layers(fields, 0))
+    parts = (family.parts(fields, layer) for layer in layers)
+    return [Place(layer=layer, mixer=mixer, ffn=ffn) for layer, (mixer, ffn) in zip(layers, parts, strict=True)]
+
+
 def _one_kind(fields: Fields, layer: int) -> str:
     return ""
 
@@ -89,11 +110,12 @@ def _one_kind(fields: Fields, layer: int) -> str:
 class Family:
     """How the models of one type are read.
 
-    mixers, ffns: parts by the words that `mixer_of` and `ffn_of` read for a layer. network: options of the
-    architecture. embedding, layers, last_norm, head: names of tensors, `{}` for the number of a layer. norms: how the
-    weights of the norms of the residual stream are taken. expected: fields without a counterpart and the values at
-    which they change nothing. inert: further fields that never do. spellings: (pattern, name in this table) for names
-    of tensors that have changed. derived: last words of the names of tensors that follow from the configuration.
+    mixers, ffns: parts by the words that `mixer_of` and `ffn_of` read for a layer. places: which blocks of ours the
+    layers are. network: options of the architecture. embedding, layers, embedding_norm (where there is one), last_norm,
+    head: names of tensors, `{}` for the number of a layer. norms: how the weights of the norms of the residual stream
+    are taken. expected: fields without a counterpart and the values at which they change nothing. inert: further fields
+    that never do. spellings: (pattern, name in this table) for names of tensors that have changed. derived: last words
+    of the names of tensors that follow from the configuration.
     """
 
     mixers: Mapping[str, Part]
@@ -101,10 +123,12 @@ class Family:
     mixer_of: Reader = _one_kind
     ffn_of: Reader = _one_kind
     num_layers: Reader
+    places: Callable[["Family", Fields], list[Place]] = a_block_per_layer
     network: Mapping[str, Reader]
     embedding: str = "model.embed_tokens.weight"
     layers: str = "model.layers.{}."
     last_norm: str = "model.norm"
+    embedding_norm: str = ""
     head: str = "lm_head.weight"
     norms: Any = rows
     parallel: bool = False
@@ -139,7 +163,7 @@ class Family:
         for name, allowed in self.expected.items():
             fields.expect(name, *allowed)
         try:
-            blocks = tuple(self._block(fields, layer) for layer in range(self.num_layers(fields, 0)))
+            blocks = tuple(self._block(fields, place) for place in self.places(self, fields))
             network = {name: reader(fields, 0) for name, reader in self.network.items()}
             architecture = Architecture(name=fields.model_type, blocks=blocks, **network)
         except InteropError:
@@ -154,8 +178,8 @@ class Family:
         fields.refuse_unread(self.inert)
         return architecture
 
-    def _block(self, fields: Fields, layer: int) -> Block:
-        mixer, ffn = self.parts(fields, layer)
+    def _block(self, fields: Fields, place: Place) -> Block:
+        layer, mixer, ffn = place.layer, place.mixer, place.ffn
         built = mixer.read(fields, layer), ffn.read(fields, layer)
         assert isinstance(built[0], MixerOptions) and isinstance(built[1], FfnOptions)
         wiring: dict[str, Any] = {"parallel": self.parallel}
@@ -164,4 +188,4 @@ class Family:
                 placement = "pre" if self.parallel else part.placement
                 wiring |= {f"{name}_norm": placement, f"{name}_skip": part.skip(fields, layer)}
                 wiring[f"{name}_scale"] = part.scale(fields, layer)
-        return Block(mixer=built[0], ffn=built[1], **wiring)
+        return Block(mixer=built[0], ffn=built[1], **{**wiring, **place.wiring})

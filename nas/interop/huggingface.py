@@ -39,8 +39,8 @@ def load_pretrained(path: str | Path, *, dtype: torch.dtype | None = None) -> tu
         architecture = family.read(fields)
         with torch.device("meta"):
             model = compile_architecture(architecture)
-        for name, source in sources(family, fields, architecture, model):
-            _set(model, name, weights.take(source, _experts(architecture, name)), dtype)
+        for name, source, experts in sources(family, fields, architecture, model):
+            _set(model, name, weights.take(source, experts), dtype)
         if model.head is None and family.head in weights.names:
             _check_tied(weights, family)
         weights.refuse_unread(family.derived)
@@ -49,22 +49,31 @@ def load_pretrained(path: str | Path, *, dtype: torch.dtype | None = None) -> tu
     return architecture, model.eval()
 
 
-def sources(family: Family, fields: Fields, architecture: Architecture, model: Model) -> list[tuple[str, Source]]:
-    """For every parameter and buffer of ours where it comes from."""
-    parts = [family.parts(fields, layer) for layer in range(len(architecture.blocks))]
+def sources(family: Family, fields: Fields, architecture: Architecture, model: Model) -> list[tuple[str, Source, int]]:
+    """For every parameter and buffer of ours where it comes from, and how many experts are stacked there."""
+    places, at = family.places(family, fields), architecture.weights_at
+    with_weights = list(dict.fromkeys(at))
     found = []
     for name in [*dict(model.named_parameters()), *dict(model.named_buffers())]:
         room, _, rest = name.partition(".")
         if room == "blocks":
             number, _, within = rest.partition(".")
-            layer = int(number)
-            source = _within_layer(family, parts[layer], architecture.blocks[layer], within)
-            prefix = family.layers.format(layer)
-            found.append((name, Source(tuple(prefix + theirs for theirs in source.names), source.join)))
-        elif room == "norm":
-            found.append((name, family.norms(f"{family.last_norm}.{rest}")))
+            first = with_weights[int(number)]
+            block, place = architecture.blocks[first], places[first]
+            experts = block.ffn.num_experts if isinstance(block.ffn, Moe) else 0
+            if within.startswith("own."):
+                _, use, inner = within.split(".", 2)
+                its_place = places[[i for i, weights in enumerate(at) if weights == first][int(use)]]
+                found.append((name, its_place.own[inner], experts))
+                continue
+            source = _within_layer(family, (place.mixer, place.ffn), block, within)
+            prefix = family.layers.format(place.layer)
+            found.append((name, Source(tuple(prefix + theirs for theirs in source.names), source.join), experts))
+        elif room in ("norm", "embedding_norm"):
+            theirs = family.last_norm if room == "norm" else family.embedding_norm
+            found.append((name, family.norms(f"{theirs}.{rest}"), 0))
         else:
-            found.append((name, Source((family.embedding if room == "embedding" else family.head,), _only)))
+            found.append((name, Source((family.embedding if room == "embedding" else family.head,), _only), 0))
     return found
 
 
@@ -84,12 +93,6 @@ def _within_layer(family: Family, parts: tuple[Part, Part], block: Block, within
 
 def _only(tensors: list[Tensor]) -> Tensor:
     return tensors[0]
-
-
-def _experts(architecture: Architecture, name: str) -> int:
-    room, _, rest = name.partition(".")
-    ffn = architecture.blocks[int(rest.partition(".")[0])].ffn if room == "blocks" else None
-    return ffn.num_experts if isinstance(ffn, Moe) else 0
 
 
 def _set(model: Model, name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:

@@ -47,6 +47,11 @@ def plus_one(*names: str) -> Source:
     return Source(names, lambda tensors: torch.cat([1 + tensor for tensor in tensors]))
 
 
+def rest_of_one(*names: str) -> Source:
+    """1 - w of each of those vectors, one below the other."""
+    return Source(names, lambda tensors: torch.stack([1 - tensor.flatten() for tensor in tensors]))
+
+
 def filters(*names: str) -> Source:
     """The filters of depthwise convolutions side by side, [C, 1, W] -> [C, W]."""
     return Source(names, lambda tensors: torch.cat(tensors).squeeze(1))

@@ -9,6 +9,7 @@ from nas.architecture.mixers import Attention, BlockSparseAttention
 from nas.architecture.native_sparse_attention import NativeSparseAttention
 from nas.architecture.pattern_attention import PatternAttention
 from nas.context import Context
+from nas.layers.adapter import adapted
 from nas.layers.linear import Linear
 from nas.layers.norm import RMSNorm, normalised
 from nas.layers.rope import Rope, rotate
@@ -32,23 +33,21 @@ class QkvProjection(nn.Module):
         self.head_dim = options.head_dim
         self.rope = rope_of(options)
         self.tie_kv = options.tie_kv
-        projected = 1 if options.tie_kv else 2
-        if isinstance(options, Attention) and options.kv_from == "earlier":
-            projected = 0
-        rows = self.num_heads + projected * self.kv_heads
-        self.linear = Linear(d_model, rows * self.head_dim, bias=options.qkv_bias)
+        sizes = projected_sizes(options)
+        read = options.read_size(d_model) if isinstance(options, Attention) else d_model
+        self.linear = Linear(read, sum(sizes), bias=options.qkv_bias)
         self.temperature = (options.temperature_floor, options.temperature_scale)
         self.qk_norm = options.qk_norm
         self.eps = options.norm_eps
         if options.qk_norm in ("head", "full"):
             heads = (1, 1) if options.qk_norm == "head" else (self.num_heads, self.kv_heads)
             self.q_norm = RMSNorm(heads[0] * self.head_dim, eps=options.norm_eps)
-            if projected:
+            if len(sizes) > 1:
                 self.k_norm = RMSNorm(heads[1] * self.head_dim, eps=options.norm_eps)
 
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, d] -> q [B, T, Hq, D], k and v [B, T, Hkv, D]."""
-        heads = self.linear(x).unflatten(-1, (-1, self.head_dim))
+        heads = self._heads(x, context)
         if self.tie_kv:
             qk, v = heads, heads[:, :, self.num_heads :]
         else:
@@ -64,7 +63,7 @@ class QkvProjection(nn.Module):
 
     def queries(self, x: Tensor, context: Context) -> Tensor:
         """x [B, T, d] -> q [B, T, Hq, D] of an attention whose keys and values are those of an earlier layer."""
-        q = self.linear(x).unflatten(-1, (-1, self.head_dim))
+        q = self._heads(x, context)
         if self.qk_norm in ("head", "full"):
             q = self._normed_by(self.q_norm, q)
         q = self._rotated(q, context)
@@ -72,6 +71,10 @@ class QkvProjection(nn.Module):
 
     def flops(self, tokens: int) -> int:
         return 2 * tokens * self.linear.weight.numel()
+
+    def _heads(self, x: Tensor, context: Context) -> Tensor:
+        y = adapted(self.linear(x), x, context.mixer_adapter)
+        return y.unflatten(-1, (-1, self.head_dim))
 
     def _normed(self, qk: Tensor) -> tuple[Tensor, Tensor]:
         q, k = qk.split((self.num_heads, self.kv_heads), dim=2)
@@ -92,6 +95,13 @@ class QkvProjection(nn.Module):
 
     def _rotated(self, x: Tensor, context: Context) -> Tensor:
         return x if self.rope is None else rotate(x, self.rope, context)
+
+
+def projected_sizes(options: Grouped) -> list[int]:
+    """Rows of the weight: those of q, k and v, as far as they are projected here."""
+    shared = isinstance(options, Attention) and options.kv_from == "earlier"
+    heads = [options.num_heads, *([] if shared else [options.kv_heads] * (1 if options.tie_kv else 2))]
+    return [number * options.head_dim for number in heads]
 
 
 def rope_of(options: Grouped) -> Rope | None:

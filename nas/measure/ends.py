@@ -1,9 +1,9 @@
 """What random weights cannot show, put in place at both ends: where tokens are sent to, and what queries pick.
 
 * `spread`: routing is balanced over all experts, and every query picks blocks or tokens of its own: the most memory is
-  touched.
+  touched. Of the tokens of a mixture of depths every n-th passes, the first one among them.
 * `concentrated`: routing is Zipf-skewed (the share of an expert is inversely proportional to its rank), and queries
-  pick the blocks or tokens nearest to them: the least is.
+  pick the blocks or tokens nearest to them: the least is. Of a mixture of depths the n-th part passes, rounded down.
 
 The parts compute what they always do; only the result that decides is replaced, so nothing else about the cost changes.
 """
@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nas.ffns.mixture_of_depths import PassingTokens
 from nas.ffns.moe import HashedExperts, MoeFfn
 from nas.mixers.block_sparse_attention import BlockRelevance
 from nas.mixers.selection import Selection
@@ -31,7 +32,7 @@ SHIFT = 7
 
 def depends_on_content(model: nn.Module) -> bool:
     """Whether what a network costs depends on what it reads."""
-    return any(isinstance(module, MoeFfn | BlockRelevance | Selection) for module in model.modules())
+    return any(isinstance(module, MoeFfn | PassingTokens | BlockRelevance | Selection) for module in model.modules())
 
 
 class Content:
@@ -57,6 +58,22 @@ class Content:
 
         def choose() -> Tensor:
             return make(chosen.shape[0], module.num_experts).topk(chosen.shape[1], dim=-1).indices.to(chosen)
+
+        return self._once(key, choose)
+
+    def passing(self, module: PassingTokens, inputs: Any, passes: Tensor) -> Tensor:
+        """A forward hook of a mixture of depths: which tokens pass -> the same shape."""
+        if self.end is None:
+            return passes
+        key = (self.end, "passing", *passes.shape, module.one_in)
+
+        def choose() -> Tensor:
+            number = torch.arange(passes.numel())
+            if self.end == "spread":
+                chosen = number % module.one_in == 0
+            else:
+                chosen = number < passes.numel() // module.one_in
+            return chosen.view(passes.shape).to(passes.device)
 
         return self._once(key, choose)
 
@@ -104,6 +121,8 @@ def content_of(model: nn.Module) -> Iterator[Content]:
             handles.append(module.hashed.register_forward_hook(content.hashed))
         elif isinstance(module, MoeFfn) and module.router is not None:
             handles.append(module.router.register_forward_hook(content.router))
+        elif isinstance(module, PassingTokens):
+            handles.append(module.register_forward_hook(content.passing))
         elif isinstance(module, Selection):
             handles.append(module.register_forward_hook(content.picks))
         elif isinstance(module, BlockRelevance):

@@ -15,8 +15,8 @@ from functools import lru_cache
 
 import torch
 
-from nas.architecture import Architecture, FfnOptions
-from nas.architecture.ffns import Moe, NoFfn
+from nas.architecture import Architecture, Block, FfnOptions
+from nas.architecture.ffns import MixtureOfDepths, Moe, NoFfn
 from nas.architecture.mixers import MixerOptions, NoMixer
 from nas.devices import DeviceSpec
 from nas.measure.device import DTYPES
@@ -29,6 +29,7 @@ from nas.parts import (
     mixer_flops,
     mixer_parameters,
     mixer_traffic,
+    own_parameters,
 )
 from nas.workload import Decode, Phase, Prefill, TrainStep, lengthened
 
@@ -44,6 +45,7 @@ def roofline(architecture: Architecture, phase: Phase, spec: DeviceSpec, dtype: 
     phase = lengthened(phase, architecture.num_meta_tokens)
     for block, times in architecture.distinct_blocks:
         total += times * sum(part_bound(part, d_model, phase, spec, dtype) for part in (block.mixer, block.ffn))
+        total += times * own_bound(block, d_model, phase, spec, dtype)
     note = f"roofline of {spec.name}, {dtype}"
     return Measurement(value=total, unit="ms", low=total, high=total, n=1, source="estimate", notes=(note,))
 
@@ -54,6 +56,17 @@ def part_bound(part: MixerOptions | FfnOptions, d_model: int, phase: Phase, spec
         return 0.0
     flops, moved = part_work(part, d_model, phase, DTYPES[dtype])
     return spec.milliseconds(flops, moved, dtype)
+
+
+def own_bound(block: Block, d_model: int, phase: Phase, spec: DeviceSpec, dtype: str) -> float:
+    """The bound of what each use of a block has for itself, in milliseconds."""
+    weights = own_parameters(block, d_model)
+    batch, tokens, _ = shape_of(phase)
+    if isinstance(phase, TrainStep):
+        flops, moved = BACKWARD * 2 * batch * tokens * weights, OPTIMIZER_TRAFFIC * 4 * weights
+    else:
+        flops, moved = 2 * batch * tokens * weights, weights * DTYPES[dtype].itemsize
+    return spec.milliseconds(flops, moved, dtype) if weights else 0.0
 
 
 @lru_cache(maxsize=16384)
@@ -91,6 +104,8 @@ def ends_bound(d_model: int, vocab: int, tied: bool, phase: Phase, spec: DeviceS
 def reached_parameters(ffn: FfnOptions, d_model: int, tokens: int) -> float:
     """Parameters of an FFN that so many tokens use, experts balanced: no more than there are, no fewer than of one."""
     everything, of_one = ffn_parameters(ffn, d_model), active_parameters(ffn, d_model)
+    if isinstance(ffn, MixtureOfDepths):
+        return min(everything, of_one + (everything - of_one) * (tokens - 1) / (ffn.one_in - 1))
     if not isinstance(ffn, Moe):
         return everything
     reached = min(ffn.num_experts, tokens * ffn.top_k)

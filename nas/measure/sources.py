@@ -17,6 +17,7 @@ from nas.measure.table_parts import Ends, Part
 ROOT = Path(__file__).resolve().parents[2]
 HASH_LENGTH = 12
 ROOMS = ("nas.mixers.", "nas.ffns.", "nas.layers.")
+MODEL = ("nas.model", "nas.residual")
 LOSS = "nas.losses.causal"
 """What a training step runs after the last norm."""
 NEVER_TIMED = ("generate", "parameter_families")
@@ -51,10 +52,10 @@ def operations_of_files(modules: frozenset[str], device: str) -> dict[str, str]:
 
 @cache
 def hash_of_class(name: str) -> str:
-    """A class of nas/model.py, with the functions of that file which it uses, and without what is never timed."""
-    tree = without_docstrings(ast.parse(path_of("nas.model").read_text()))
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    """A class of the files of a model, with the functions of these that it uses, and without what is never timed."""
+    nodes = [node for file in MODEL for node in without_docstrings(ast.parse(path_of(file).read_text())).body]
+    functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
+    found = next(node for node in nodes if isinstance(node, ast.ClassDef) and node.name == name)
     found.body = [node for node in found.body if getattr(node, "name", None) not in NEVER_TIMED]
     parts, waiting = {name: ast.dump(found)}, list[ast.AST]([found])
     while waiting:

@@ -21,6 +21,7 @@ def built_ends(ends: Ends, d_model: int) -> Model:
         norm=ends.norm,
         norm_bias=ends.norm_bias,
         embedding_scale=SCALED if ends.embedding_scaled else 1.0,
+        embedding_norm=ends.embedding_normed,
         logits_scale=SCALED if ends.logits_scaled else 1.0,
         logits_soft_cap=CAP if ends.logits_capped else None,
         blocks=(Block(ffn=Glu(d_ff=1)),),

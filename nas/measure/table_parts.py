@@ -47,6 +47,7 @@ class Ends:
     norm: Norm = "rmsnorm"
     norm_bias: bool = False
     embedding_scaled: bool = False
+    embedding_normed: bool = False
     logits_scaled: bool = False
     logits_capped: bool = False
 
@@ -56,6 +57,7 @@ class Joint:
     """How a part joins the residual stream: where its norm stands and of what kind, and what is scaled.
 
     placement: as in `nas.architecture.Block`; `shared` has no norm of its own, but reads that of the mixer beside it.
+    adapter_rank: of the low-rank additions to its first projection. aside: its result is projected and put aside.
     """
 
     placement: Placement = "pre"
@@ -63,6 +65,8 @@ class Joint:
     norm_bias: bool = False
     skip_scaled: bool = False
     part_scaled: bool = False
+    adapter_rank: int = 0
+    aside: bool = False
 
     def __post_init__(self) -> None:
         if self.placement not in PLACEMENTS or self.norm not in get_args(Norm):
@@ -100,6 +104,7 @@ def ends_of(architecture: Architecture) -> Ends:
         norm=architecture.norm,
         norm_bias=architecture.norm_bias,
         embedding_scaled=architecture.embedding_scale != 1,
+        embedding_normed=architecture.embedding_norm,
         logits_scaled=architecture.logits_scale != 1,
         logits_capped=architecture.logits_soft_cap is not None,
     )
@@ -110,12 +115,14 @@ def parts_of_block(block: Block, norm: Norm, norm_bias: bool) -> tuple[Layer, ..
     """The mixer and the FFN of a block, without what is absent."""
     found: list[Layer] = []
     if not isinstance(block.mixer, NoMixer):
-        scales = {"skip_scaled": block.mixer_skip != 1, "part_scaled": block.mixer_scale != 1}
-        found.append(joined(block.mixer, Joint(placement=block.mixer_norm, norm=norm, norm_bias=norm_bias, **scales)))
+        rest: dict[str, Any] = {"skip_scaled": block.mixer_skip != 1, "part_scaled": block.mixer_scale != 1}
+        rest |= {"adapter_rank": block.mixer_adapter_rank, "aside": block.aside and isinstance(block.ffn, NoFfn)}
+        found.append(joined(block.mixer, Joint(placement=block.mixer_norm, norm=norm, norm_bias=norm_bias, **rest)))
     if not isinstance(block.ffn, NoFfn):
         placement = "shared" if block.parallel else block.ffn_norm
-        scales = {"skip_scaled": block.ffn_skip != 1, "part_scaled": block.ffn_scale != 1}
-        found.append(joined(block.ffn, Joint(placement=placement, norm=norm, norm_bias=norm_bias, **scales)))
+        rest = {"skip_scaled": block.ffn_skip != 1, "part_scaled": block.ffn_scale != 1}
+        rest |= {"adapter_rank": block.ffn_adapter_rank, "aside": block.aside}
+        found.append(joined(block.ffn, Joint(placement=placement, norm=norm, norm_bias=norm_bias, **rest)))
     return tuple(found)
 
 
@@ -145,6 +152,8 @@ def stack(layer: Layer, d_model: int, vocab_size: int, repeats: int) -> Architec
         f"{which}_norm": "pre" if joint.placement == "shared" else joint.placement,
         f"{which}_skip": SCALED if joint.skip_scaled else 1.0,
         f"{which}_scale": SCALED if joint.part_scaled else 1.0,
+        f"{which}_adapter_rank": joint.adapter_rank,
+        "aside": joint.aside,
     }
     own = with_own(part) if isinstance(part, MixerOptions) else part
     sources = () if own == part else (Block(**{**wiring, which: own}),)
@@ -236,5 +245,6 @@ def describe_part(part: Part) -> str:
 
 def told(text: str, wiring: Ends | Joint) -> str:
     """With what is unusual about the wiring behind it."""
-    words = [name if value is True else str(value) for name, value in unusual(wiring).items()]
+    given = unusual(wiring).items()
+    words = [name if v is True else v if isinstance(v, str) else f"{name}={v}" for name, v in given]
     return f"{text}, {' '.join(words)}" if words else text

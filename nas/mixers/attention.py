@@ -36,7 +36,7 @@ class AttentionMixer(Mixer):
         self.sinks = nn.Parameter(torch.zeros(options.num_heads)) if options.sinks else None
         self.qkv = QkvProjection(options, d_model)
         inner = options.num_heads * options.head_dim
-        self.gate_proj = Linear(d_model, inner) if options.output_gate == "sigmoid" else None
+        self.gate_proj = Linear(options.read_size(d_model), inner) if options.output_gate == "sigmoid" else None
         self.out_proj = Linear(inner, d_model, bias=options.out_bias)
 
     def forward(

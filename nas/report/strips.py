@@ -41,7 +41,14 @@ MIXER_COLOURS = {
     "T": "#888888",
     "0": "#ffffff",
 }
-FFN_COLOURS = {"glu": "#c8c8c8", "mlp": "#8c8c8c", "moe": "#555555", "rwkv_channel_mix": "#b0a090", "none": "#ffffff"}
+FFN_COLOURS = {
+    "glu": "#c8c8c8",
+    "mlp": "#8c8c8c",
+    "moe": "#555555",
+    "rwkv_channel_mix": "#b0a090",
+    "mixture_of_depths": "#a0a8b8",
+    "none": "#ffffff",
+}
 OTHER_COLOUR = "#999999"
 
 

@@ -17,6 +17,13 @@ FALCON = {
     **{"embedding_multiplier": 2.0, "lm_head_multiplier": 0.5, "rope_parameters": rope()},
 }
 
+ZAMBA2 = {
+    **{"hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 5, "num_attention_heads": 3},
+    **{"layers_block_type": ["mamba", "hybrid", "hybrid", "mamba", "hybrid"], "adapter_rank": 5},
+    **{"n_mamba_heads": 4, "mamba_ngroups": 2, "mamba_d_state": 8, "chunk_size": 8, "time_step_min": 0.3},
+    **{"num_mem_blocks": 2, "use_shared_attention_adapter": True, "use_mem_rope": True, "rope_parameters": rope()},
+}
+
 RECURRENT: dict[str, Oracle] = {
     "mamba": Oracle("Mamba", {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 5, "time_step_rank": 3}),
     "mamba odd": Oracle(
@@ -148,5 +155,21 @@ RECURRENT: dict[str, Oracle] = {
             **{"ffn_round_up_to_multiple_of": 16, "output_logit_soft_cap": 3.0, "chunk_size": 16},
         },
         trains=False,
+    ),
+    "rwkv": Oracle(
+        "Rwkv",
+        {
+            **{"hidden_size": 40, "attention_hidden_size": 24, "intermediate_size": 56, "num_hidden_layers": 3},
+            **{"rescale_every": 0, "use_cache": False},  # its cache is written in place, which gradients do not survive
+        },
+    ),
+    "zamba2": Oracle("Zamba2", ZAMBA2),
+    "zamba2 with one shared block": Oracle(
+        "Zamba2",
+        {
+            **{**ZAMBA2, "num_mem_blocks": 1, "use_shared_attention_adapter": False, "use_mem_rope": False},
+            **{"add_bias_linear": True, "num_attention_heads": 6, "num_key_value_heads": 2, "num_hidden_layers": 3},
+            **{"layers_block_type": ["hybrid", "mamba", "hybrid"], "mamba_d_conv": 3},
+        },
     ),
 }

@@ -13,6 +13,7 @@ from nas.architecture import (
     Block,
     FfnOptions,
     Glu,
+    MixtureOfDepths,
     Mlp,
     Moe,
     NoFfn,
@@ -66,6 +67,8 @@ CASES: dict[str, FfnOptions] = {
     "moe not normalised": Moe(num_experts=4, top_k=2, d_ff=8, num_shared=1, normalise=False, shared_gate=True),
     "moe with zero experts": Moe(num_experts=3, num_zero=2, top_k=2, d_ff=8, selection_bias=True, normalise=False),
     "moe biased, with zero experts": Moe(num_experts=3, num_zero=1, top_k=3, d_ff=8, expert_bias=True, num_shared=1),
+    "mixture of depths": MixtureOfDepths(d_ff=16, one_in=2),
+    "mixture of depths gelu": MixtureOfDepths(d_ff=8, one_in=3, activation="gelu"),
     "moe one expert": Moe(num_experts=1, top_k=1, d_ff=8, activation="gelu"),
 }
 
@@ -99,6 +102,7 @@ def test_every_kind_has_a_class_and_a_case():
 
 @torch.no_grad()
 def test_each_token_is_mapped_by_itself(ffn: Ffn, x: Tensor):
+    ffn.eval()
     y = ffn(x, Context())
     assert y.shape == x.shape
     if ffn.remembers:
@@ -302,3 +306,54 @@ def test_a_model_hands_the_ids_of_its_tokens_to_hashed_experts():
         for position in range(5, 12):
             logits, state = model.step(tokens[:, position], state)
             torch.testing.assert_close(logits, whole[:, position], rtol=1e-4, atol=1e-5)
+
+
+def test_in_training_the_best_tokens_of_each_sequence_pass_and_their_scores_weigh(x: Tensor):
+    ffn = ffn_of(CASES["mixture of depths"])
+    y = ffn(x)
+    glu = build_ffn(Glu(d_ff=16), D_MODEL)
+    glu.in_proj.weight.data, glu.out_proj.weight.data = ffn.experts_in[0].T, ffn.experts_out[0].T
+    scores = ffn.router(x).squeeze(-1)
+    for sequence in range(2):
+        best = set(scores[sequence].topk(4).indices.tolist())  # half of nine tokens
+        for token in range(9):
+            expected = scores[sequence, token] * glu(x[sequence, token]) * (token in best)
+            torch.testing.assert_close(y[sequence, token], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_teaches_the_router_of_depths_to_tell_without_later_tokens_who_passes():
+    torch.manual_seed(0)
+    ffn = build_ffn(MixtureOfDepths(d_ff=8, one_in=4, choice_weight=1.0), D_MODEL)
+    x = torch.randn(16, 64, D_MODEL)
+    optimizer = torch.optim.Adam(ffn.router.parameters(), lr=0.05)
+    for _ in range(60):
+        context = Context()
+        ffn(x, context)
+        optimizer.zero_grad()
+        sum(context.losses).backward()
+        optimizer.step()
+    scores = ffn.router(x).squeeze(-1)
+    best = ffn.passing(scores)
+    assert best.sum(-1).tolist() == [16] * 16
+    told = ffn.eval().passing(scores)
+    assert (told == best).float().mean() > 0.9
+    context = Context()
+    ffn(x, context)
+    assert context.losses == []
+
+
+@torch.no_grad()
+def test_in_evaluation_a_network_of_depths_is_causal_and_decodes():
+    blocks = (Block(mixer=Attention(num_heads=2, head_dim=16), ffn=MixtureOfDepths(d_ff=24, one_in=3)),) * 2
+    model = compile_architecture(Architecture(d_model=32, vocab_size=29, blocks=blocks), seed=0).eval()
+    tokens = torch.randint(29, (2, 12), generator=torch.Generator().manual_seed(0))
+    for parameter in model.parameters():
+        parameter.mul_(5 if parameter.ndim > 1 else 1)
+    whole = model(tokens)
+    changed = tokens.clone()
+    changed[:, 8:] = (changed[:, 8:] + 1) % 29
+    torch.testing.assert_close(model(changed)[:, :8], whole[:, :8])
+    _, state = model.prefill(tokens[:, :5], model.init_state(2, 12))
+    for position in range(5, 12):
+        logits, state = model.step(tokens[:, position], state)
+        torch.testing.assert_close(logits, whole[:, position], rtol=1e-4, atol=1e-5)

@@ -7,9 +7,17 @@ import torch
 from torch import Tensor
 
 from kernels import use_substitutes
-from nas.architecture import Block, HashAttention, IndexedLatentAttention, Moe, NativeSparseAttention
+from nas.architecture import (
+    Block,
+    HashAttention,
+    IndexedLatentAttention,
+    MixtureOfDepths,
+    Moe,
+    NativeSparseAttention,
+)
 from nas.compile import build_ffn, build_mixer, compile_architecture
 from nas.context import Context
+from nas.ffns.mixture_of_depths import MixtureOfDepthsFfn
 from nas.ffns.moe import MoeFfn
 from nas.measure.ends import Content, balanced_logits, content_of, depends_on_content, end_picks, skewed_logits
 from nas.measure.phases import Call, phase_call
@@ -137,6 +145,22 @@ def test_picks_of_both_ends_are_past_and_never_twice_the_same(slots: int, first:
     if slots > first + last:
         assert set(spread.flatten().tolist()) >= set(range(25)), "together they touch every early one"
         assert len(spread[20:].sort().values.unique(dim=0)) > 15
+
+
+def test_the_ends_decide_which_tokens_pass_a_mixture_of_depths() -> None:
+    ffn = build_ffn(MixtureOfDepths(d_ff=8, one_in=4), D)
+    assert isinstance(ffn, MixtureOfDepthsFfn) and depends_on_content(ffn)
+    scores = torch.randn(2, 10)
+    with content_of(ffn.eval()) as content:
+        own = ffn.passing(scores)
+        content.end = "spread"
+        spread, one = ffn.passing(scores), ffn.passing(scores[:1, :1])
+        content.end = "concentrated"
+        local, none = ffn.passing(scores), ffn.passing(scores[:1, :1])
+    assert torch.equal(own, scores > 0)
+    assert spread.flatten().nonzero().flatten().tolist() == [0, 4, 8, 12, 16]
+    assert local.flatten().nonzero().flatten().tolist() == [0, 1, 2, 3, 4]
+    assert (one.item(), none.item()) == (True, False)
 
 
 def at_both_ends(model: Model, call: Call, content: Content) -> dict[str, tuple[object, Tensor]]:

@@ -37,7 +37,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A copy of the code that can be edited, and the hashes by it."""
     for folder in ("kernels", "nas/mixers", "nas/ffns", "nas/layers", "nas/losses"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("nas/model.py", "nas/context.py"):
+    for file in ("nas/model.py", "nas/residual.py", "nas/context.py"):
         shutil.copy(ROOT / file, tmp_path / file)
     monkeypatch.setattr(sources, "ROOT", tmp_path)
     forget()
@@ -168,7 +168,7 @@ def test_embedding_and_head_follow_the_model_and_blocks_how_they_join(copy: Path
     assert {name for name, value in hashes(ENDS).items() if ends[name] != value} == {"ends"}
     assert hashes(ATTENTION) == attention
     ends = hashes(ENDS)
-    edit(copy / "nas/model.py", "_times(past, w.mixer_skip)", "1 * _times(past, w.mixer_skip)")
+    edit(copy / "nas/residual.py", "times(past, w.mixer_skip)", "1 * times(past, w.mixer_skip)")
     assert {name for name, value in hashes(ATTENTION).items() if attention[name] != value} == {"residual"}
     assert hashes(ENDS) == ends
 
@@ -177,7 +177,7 @@ def test_what_both_use_makes_both_stale_and_what_is_never_timed_none(copy: Path)
     ends, attention = hashes(ENDS), hashes(ATTENTION)
     edit(copy / "nas/model.py", "if max_new_tokens < 1:", "if max_new_tokens <= 0:")
     assert (hashes(ENDS), hashes(ATTENTION)) == (ends, attention)
-    edit(copy / "nas/model.py", "return x if factor == 1 else factor * x", "return factor * x")
+    edit(copy / "nas/residual.py", "return x if factor == 1 else factor * x", "return factor * x")
     assert hashes(ENDS) != ends and hashes(ATTENTION) != attention
 
 

@@ -38,6 +38,9 @@ UNUSUAL_BLOCKS = {
     "parallel": replace(BLOCK, parallel=True),
     "mixer": replace(BLOCK, mixer=MAMBA2),
     "ffn": replace(BLOCK, ffn=Glu(d_ff=72)),
+    "mixer_adapter_rank": replace(BLOCK, mixer_adapter_rank=3),
+    "ffn_adapter_rank": replace(BLOCK, ffn_adapter_rank=5),
+    "aside": replace(BLOCK, aside=True),
 }
 UNUSUAL_NETWORKS = {
     "vocab_size": {"vocab_size": 2 * VOCAB},
@@ -45,6 +48,7 @@ UNUSUAL_NETWORKS = {
     "norm": {"norm": "layernorm"},
     "norm_bias": {"norm": "layernorm", "norm_bias": True},
     "embedding_scale": {"embedding_scale": "sqrt_d_model"},
+    "embedding_norm": {"embedding_norm": True},
     "logits_scale": {"logits_scale": 0.5},
     "logits_soft_cap": {"logits_soft_cap": 30.0},
     "blocks": {"blocks": (BLOCK, BLOCK)},
@@ -77,7 +81,9 @@ def test_every_choice_about_a_network_is_another_part(name: str) -> None:
 
 
 @pytest.mark.parametrize("block", UNUSUAL_BLOCKS.values(), ids=UNUSUAL_BLOCKS)
-@pytest.mark.parametrize("changes", [{}, {"norm": "layernorm", "norm_bias": True}], ids=["rms", "layer"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"norm": "layernorm", "norm_bias": True, "embedding_norm": True}], ids=["rms", "layer"]
+)
 def test_the_parts_of_a_network_have_its_norms_and_its_parameters(block: Block, changes: dict) -> None:
     """Each measured in a stack of its own, they come to the network: nothing is counted twice or left out."""
     architecture = replace(network(block), **changes)

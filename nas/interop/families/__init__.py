@@ -20,8 +20,10 @@ from nas.interop.families.olmo_hybrid import OLMO_HYBRID
 from nas.interop.families.qwen3_next import QWEN2_MOE, QWEN3_NEXT
 from nas.interop.families.recurrent_gemma import RECURRENT_GEMMA
 from nas.interop.families.relatives import RELATIVES
+from nas.interop.families.rwkv import RWKV
 from nas.interop.families.transformer import TRANSFORMERS
 from nas.interop.families.xlstm import XLSTM
+from nas.interop.families.zamba2 import ZAMBA2
 from nas.interop.family import Family
 from nas.interop.fields import Fields
 
@@ -35,7 +37,9 @@ FAMILIES: dict[str, Family] = {
     "minimax": MINIMAX,
     "olmo_hybrid": OLMO_HYBRID,
     "recurrent_gemma": RECURRENT_GEMMA,
+    "rwkv": RWKV,
     "xlstm": XLSTM,
+    "zamba2": ZAMBA2,
     "deepseek_v32": DEEPSEEK_V32,
     "diffllama": DIFFLLAMA,
     "falcon_h1": FALCON_H1,

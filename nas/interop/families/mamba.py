@@ -1,7 +1,7 @@
 """Mamba, Falcon-Mamba and Mamba-2: one mixer per layer and no FFN; and what their hybrids with attention share."""
 
 from nas.architecture import Mamba1, Mamba2
-from nas.interop.families.readers import has
+from nas.interop.families.readers import counted_heads, has
 from nas.interop.families.transformer import GLU
 from nas.interop.family import NO_FFN, Family, Part
 from nas.interop.fields import Fields, always, field
@@ -18,12 +18,11 @@ INITIALISATION = (
 
 
 def inner_heads(fields: Fields, layer: int) -> dict[str, int]:
-    """Mamba-1 has no heads; its channels are counted in heads of the largest usual size that divides them."""
+    """Mamba-1 has no heads."""
     inner = fields("intermediate_size", None) if "time_step_rank" in fields else None
     if inner is None:
         inner = int(fields("expand" if "expand" in fields else "mamba_expand") * fields("hidden_size"))
-    size = next((size for size in (64, 32, 16, 8, 4) if inner % size == 0), inner)
-    return {"num_heads": inner // size, "head_dim": size}
+    return counted_heads(inner)
 
 
 MAMBA1 = Part(

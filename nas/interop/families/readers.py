@@ -30,6 +30,12 @@ def activation(name: str) -> Reader:
     return read
 
 
+def counted_heads(inner: int) -> dict[str, int]:
+    """Of a mixer without heads: its channels, counted in heads of the largest usual size that divides them."""
+    size = next((size for size in (64, 32, 16, 8, 4) if inner % size == 0), inner)
+    return {"num_heads": inner // size, "head_dim": size}
+
+
 def head_dim(fields: Fields, layer: int) -> int:
     return fields("head_dim", None) or fields("hidden_size") // fields("num_attention_heads")
 
