@@ -54,7 +54,7 @@ LEARNING: dict[str, Callable[[int, int], BaseSampler]] = {
 }
 """Samplers of Optuna that learn from results, after random ones, and that know constraints."""
 
-SLOW = {"gp": 2}
+SLOW = {"gp": 2, "tpe": 10}
 """Samplers that take long for each proposal, and how many they make of a point."""
 
 ENUMERATING = ("qmc", "brute_force")
