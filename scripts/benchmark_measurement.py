@@ -6,18 +6,17 @@
 Random architectures of equal parameters are measured as whole networks and predicted from a table that is filled on the
 way. Per phase: the error of the prediction (median and worst), and of the pairs whose measured times lie within a tenth
 of each other, the share that the prediction orders right, beside what the roofline and the number of active parameters
-achieve. One architecture is measured again and again. Writes measurement.json, from which the same command goes on, and
-measurement.md.
+achieve. All are then measured a second time, because no prediction can do better than the device repeats itself, and
+one again and again. Writes measurement.json, from which the same command goes on, measuring anew what a busy device
+had flagged, and measurement.md (scripts/measurement_page.py).
 """
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +24,14 @@ from nas.architecture import Architecture, canonical_id
 from scripts.command_line import composing, speaking_to_users
 from scripts.exit_codes import UNFINISHED
 from scripts.measure_table import deployed_samples
+from scripts.measurement_page import summary
 from scripts.settings import SearchSettings
 
 if TYPE_CHECKING:
     from nas.measure.meter import TableMeter
+    from nas.measurement import Measurement
 
 OUT = Path("docs/benchmarks")
-CLOSE = 0.1
 UNSEEN, UNSEEN_SEED = 100, 1_000_000
 Record = dict[str, Any]
 
@@ -77,8 +77,16 @@ def run(settings: SearchSettings, architectures: int, repeats: int, out: Path, l
             record["architectures"][canonical_id(architecture)] = compare(architecture, meter, settings)
             save(record, out)
             print(f"{len(record['architectures'])} of {len(chosen)}: {progress(record, architecture)}", flush=True)
+    for architecture in chosen:
+        row = record["architectures"].get(canonical_id(architecture))
+        if row is not None and "again" not in row and time.perf_counter() < deadline:
+            whole = meter.whole.measure(architecture).costs["own"]
+            row["again"], row["flags_again"] = values_of(whole), flags_of(whole)
+            save(record, out)
+            print(f"again: {', '.join(f'{q} {value:.4g} ms' for q, value in row['again'].items())}", flush=True)
     while len(record["repeats"]) < repeats and time.perf_counter() < deadline:
-        record["repeats"].append(values_of(meter.whole.measure(chosen[0]).costs["own"]))
+        whole = meter.whole.measure(chosen[0]).costs["own"]
+        record["repeats"].append({"times": values_of(whole), "flags": flags_of(whole)})
         save(record, out)
     record["predictions_per_second"] = prediction_rate(chosen, meter, record)
     record["deployed_per_second"] = deploying_rate(settings)
@@ -86,7 +94,8 @@ def run(settings: SearchSettings, architectures: int, repeats: int, out: Path, l
     text = summary(record)
     (out / "measurement.md").write_text(text)
     print(text)
-    return len(record["architectures"]) >= len(chosen) and len(record["repeats"]) >= repeats
+    complete = len(record["architectures"]) >= len(chosen) and len(record["repeats"]) >= repeats
+    return complete and all("again" in row for row in record["architectures"].values())
 
 
 def open_record(path: Path, settings: SearchSettings) -> Record:
@@ -102,9 +111,19 @@ def open_record(path: Path, settings: SearchSettings) -> Record:
     if path.exists():
         found = json.loads(path.read_text())
         if {key: found.get(key) for key in made} == made:
-            return found
+            return without_flagged(found)
     made |= {"seconds_allowed": deployment.seconds, "block_seconds_allowed": deployment.block_seconds}
     return {**made, "architectures": {}, "repeats": []}
+
+
+def without_flagged(record: Record) -> Record:
+    """The record without what was measured on a busy, throttled or swapping device, which is measured anew."""
+    rows = {identity: dict(row) for identity, row in record["architectures"].items() if not row["flags"]}
+    for row in rows.values():
+        if row.get("flags_again"):
+            del row["again"], row["flags_again"]
+    repeats = [repeat for repeat in record["repeats"] if not repeat["flags"]]
+    return {**record, "architectures": rows, "repeats": repeats}
 
 
 def save(record: Record, out: Path) -> None:
@@ -126,7 +145,6 @@ def distinct(settings: SearchSettings, wanted: int) -> list[Architecture]:
 def compare(architecture: Architecture, meter: "TableMeter", settings: SearchSettings) -> Record:
     """One architecture predicted and measured, and the seconds of each."""
     from nas.count import count
-    from nas.measure.conditions import FLAG_KINDS
 
     assert meter.whole is not None
     phases = {settings.deployment.workload.phase(quantity) for quantity in settings.deployment.quantities}
@@ -138,7 +156,7 @@ def compare(architecture: Architecture, meter: "TableMeter", settings: SearchSet
     return {
         "measured": values_of(whole.costs["own"]),
         "spread": {q: (m.high - m.low) / 2 / m.value for q, m in whole.costs["own"].items()},
-        "flags": sorted({n for m in whole.costs["own"].values() for n in m.notes if n.startswith(FLAG_KINDS)}),
+        "flags": flags_of(whole.costs["own"]),
         "predicted": values_of(predicted.costs["own"]),
         "roofline": values_of(predicted.costs["roofline"]),
         "parameters": counts.parameters,
@@ -171,8 +189,15 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def values_of(times: Mapping[str, Any]) -> dict[str, float]:
+def values_of(times: Mapping[str, "Measurement"]) -> dict[str, float]:
     return {quantity: time.value for quantity, time in times.items()}
+
+
+def flags_of(times: Mapping[str, "Measurement"]) -> list[str]:
+    """What forbids to trust these times: the device was busy, throttled or swapping."""
+    from nas.measure.conditions import FLAG_KINDS
+
+    return sorted({note for time in times.values() for note in time.notes if note.startswith(FLAG_KINDS)})
 
 
 def progress(record: Record, architecture: Architecture) -> str:
@@ -182,97 +207,6 @@ def progress(record: Record, architecture: Architecture) -> str:
         for quantity, value in found["measured"].items()
     )
     return ", ".join(errors)
-
-
-def ordered_right(rows: Sequence[Record], quantity: str, guess: Callable[[Record], float]) -> tuple[float, int]:
-    """(Share of the close pairs that a guess orders as the measurement does, number of pairs); a tie counts half."""
-    right, pairs = 0.0, 0
-    for a, b in combinations(rows, 2):
-        x, y = a["measured"][quantity], b["measured"][quantity]
-        if abs(x - y) <= CLOSE * min(x, y) and x != y:
-            pairs += 1
-            difference = guess(a) - guess(b)
-            right += 0.5 if difference == 0 else float((difference < 0) == (x < y))
-    return (right / pairs if pairs else float("nan")), pairs
-
-
-def summary(record: Record) -> str:
-    """The numbers as Markdown."""
-    rows = list(record["architectures"].values())
-    lines = ["# Measurement: predictions, repeatability, cost", ""]
-    if not rows:
-        return "\n".join([*lines, "Nothing was measured yet.", ""])
-    environment = ", ".join(f"{key} {value}" for key, value in record["environment"].items())
-    deployment = ", ".join(f"{key} {value}" for key, value in record["deployment"].items() if value is not None)
-    lines += [
-        f"{len(rows)} architectures of the space {record['search_space']}, parameters matched within 3 %, by "
-        "`python scripts/benchmark_measurement.py`.",
-        "",
-        f"* Device: {environment}.",
-        f"* Deployment: {deployment}; {record['seconds_allowed']:g} s for one candidate, "
-        f"{record['block_seconds_allowed']:g} s for one block in one phase.",
-        f"* Flagged as busy or swapping: {sum(bool(row['flags']) for row in rows)} of {len(rows)} architectures.",
-        "",
-        "| time | error of the table, median | worst | mean bias | spread of one measurement, median | close pairs | "
-        "table orders right | roofline | active parameters |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for quantity in rows[0]["measured"]:
-        errors = [row["predicted"][quantity] / row["measured"][quantity] - 1 for row in rows]
-        by_table, pairs = ordered_right(rows, quantity, lambda row, q=quantity: row["predicted"][q])
-        by_roofline, _ = ordered_right(rows, quantity, lambda row, q=quantity: row["roofline"][q])
-        by_size, _ = ordered_right(rows, quantity, lambda row: row["active_parameters"])
-        shares = [f"{share:.0%}" if pairs else "no pair" for share in (by_table, by_roofline, by_size)]
-        lines.append(
-            f"| {quantity} | {statistics.median(map(abs, errors)):.1%} | {max(map(abs, errors)):.1%} | "
-            f"{statistics.mean(errors):+.1%} | {spread_of_one(rows, quantity)} | "
-            f"{pairs} | {' | '.join(shares)} |"
-        )
-    memory = [row["peak_memory_bytes"] / row["measured_peak_memory_bytes"] - 1 for row in rows]
-    lines += [
-        "",
-        f"Peak memory predicted from blocks: median error {statistics.median(map(abs, memory)):.1%}, worst "
-        f"{max(map(abs, memory)):.1%}.",
-        "",
-        *repeatability(record["repeats"]),
-        *costs(rows, record["predictions_per_second"], record["deployed_per_second"]),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def spread_of_one(rows: Sequence[Record], quantity: str) -> str:
-    """The median spread (20th to 80th percentile, halved) of one measurement."""
-    middle = statistics.median(row["spread"][quantity] for row in rows)
-    return f"{middle:.1%}" if middle else "too few samples in the time"
-
-
-def repeatability(repeats: Sequence[Mapping[str, float]]) -> list[str]:
-    """Lines about one architecture measured again and again."""
-    if len(repeats) < 2:
-        return []
-    lines = [f"One architecture measured {len(repeats)} times:", ""]
-    for quantity in repeats[0]:
-        values = sorted(repeat[quantity] for repeat in repeats)
-        middle = statistics.median(values)
-        lines.append(
-            f"* {quantity}: median {middle:.4g} ms, standard deviation {statistics.stdev(values) / middle:.1%}, all "
-            f"within {(values[-1] - values[0]) / middle:.1%} of it."
-        )
-    return [*lines, ""]
-
-
-def costs(rows: Sequence[Record], predictions_per_second: float, deployed_per_second: float) -> list[str]:
-    """Lines about what measuring takes."""
-    blocks = sum(row["new_blocks"] for row in rows)
-    filling = sum(row["seconds"]["blocks"] for row in rows)
-    whole = statistics.median(row["seconds"]["whole"] for row in rows)
-    return [
-        f"* A new block in one phase: {filling / max(1, blocks):.2f} s ({blocks} of them).",
-        f"* A trial's measuring with measure=model: {whole:.2f} s (median).",
-        f"* With measure=table, once the blocks are known: {predictions_per_second:,.0f} architectures a second; "
-        f"{deployed_per_second:,.0f} a second are sampled, matched and resized before.",
-    ]
 
 
 if __name__ == "__main__":

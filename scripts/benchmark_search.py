@@ -2,12 +2,14 @@
 
     python scripts/benchmark_search.py                            every sampler and fidelity, 20 seeds
     python scripts/benchmark_search.py --variants tpe evolution --problems default budget.trials=32
+    python scripts/benchmark_search.py --variants tpe --again     once more, because the code of the sampler changed
 
 The run loop and the samplers are those that users run; numbers come from docs/benchmarks/oracle.json (written by
 scripts/build_oracle.py) instead of training. A problem is a file of conf/objectives. Reports, against random search,
 the hypervolume after each unit of training, the share of the true front that was found, how many evaluations random
 search needs to catch up, and the trials that trained nothing, with intervals over searches (scripts/search_verdict.py).
-Writes search.json, search.md and search.png.
+Every search that ends is kept in searches.jsonl (scripts/searches_done.py), from which any later command on the same
+table goes on. Writes search.json, search.md and search.png of all that are known.
 """
 
 import argparse
@@ -16,9 +18,9 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ from scripts.command_line import CONF, UserError, composing, speaking_to_users
 from scripts.provenance import commit, version_of
 from scripts.search_page import page, provenance
 from scripts.search_verdict import RANDOM, Found, Recorder, judge
+from scripts.searches_done import Run, SearchesDone
 from scripts.settings import SearchSettings
 
 if TYPE_CHECKING:
@@ -38,17 +41,6 @@ SPACE = ("search_space=oracle", "budget=oracle", "measure=table")
 PROBLEMS = ("default", "quality")
 
 
-@dataclass(frozen=True)
-class Run:
-    """One search to be replayed: what distinguishes it on the command line, and its seed."""
-
-    problem: str
-    variant: str
-    overrides: tuple[str, ...]
-    table: str
-    seed: int
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="overrides of search.py, such as budget.trials=32")
@@ -57,27 +49,42 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", help="some of the samplers, fidelities and priors alone")
     parser.add_argument("--seeds", type=int, default=20, help="searches of each (default: 20)")
     parser.add_argument("--processes", type=int, default=1, help="that search side by side (default: 1)")
+    parser.add_argument("--again", action="store_true", help="replay also searches that are known")
     parser.add_argument("--out", type=Path, default=OUT, help=f"the folder of the results (default: {OUT})")
     arguments = parser.parse_intermixed_args()
-    with speaking_to_users(interrupted="Nothing was written; the same command starts from the beginning."):
+    with speaking_to_users(interrupted="Every search that had ended is kept; the same command goes on from there."):
         if arguments.seeds < 2 or arguments.processes < 1:
             raise UserError(
                 "--seeds must be at least 2, because one search tells no spread, and --processes at least 1."
             )
-        chosen = choose_variants(arguments.variants)
         common = [*SPACE, *arguments.overrides]
-        for overrides in chosen.values():
-            with composing([*common, *overrides]):
-                SearchSettings.from_overrides([*common, *overrides])
-        runs = [
-            Run(problem, variant, (*common, f"objectives={problem}", *overrides), str(arguments.table), seed)
-            for problem in arguments.problems
-            for variant, overrides in chosen.items()
-            for seed in range(arguments.seeds)
-        ]
-        found = replay_all(runs, arguments.processes)
-        record = make_record(found, runs, arguments)
+        wanted = runs_of(arguments.problems, choose_variants(arguments.variants), arguments)
+        for run in {run.overrides: run for run in wanted}.values():
+            with composing(run.overrides):
+                settings_of(run.overrides)
+        table = read_table(str(arguments.table), (*common, f"objectives={arguments.problems[0]}"))
+        done = SearchesDone(arguments.out / "searches.jsonl", arguments.table, table.entries)
+        replay_all([run for run in wanted if arguments.again or done.get(run) is None], arguments.processes, done)
+        everything = runs_of(dict.fromkeys((*PROBLEMS, *arguments.problems)), variants(), arguments)
+        record = make_record(complete(everything, done), done, arguments)
         write(record, arguments.out)
+
+
+def runs_of(problems: Iterable[str], chosen: Mapping[str, tuple[str, ...]], arguments: argparse.Namespace) -> list[Run]:
+    """Every search of these variants on these problems."""
+    common = (*SPACE, *arguments.overrides)
+    return [
+        Run(problem, variant, (*common, f"objectives={problem}", *overrides), str(arguments.table), seed)
+        for problem in problems
+        for variant, overrides in chosen.items()
+        for seed in range(arguments.seeds)
+    ]
+
+
+def complete(runs: Sequence[Run], done: SearchesDone) -> list[Run]:
+    """The searches of those variants of which every seed is known, on problems where random search's are."""
+    lacking = {(run.problem, run.variant) for run in runs if done.get(run) is None}
+    return [run for run in runs if lacking.isdisjoint({(run.problem, run.variant), (run.problem, RANDOM)})]
 
 
 def variants() -> dict[str, tuple[str, ...]]:
@@ -105,19 +112,18 @@ def choose_variants(names: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
     return {name: known[name] for name in known if names is None or name in (*names, RANDOM)}
 
 
-def replay_all(runs: Sequence[Run], processes: int) -> list[Found]:
-    """Every search, with a line for each variant once its seeds are done."""
-    context = multiprocessing.get_context("spawn")
-    results: list[Found] = []
+def replay_all(runs: Sequence[Run], processes: int, done: SearchesDone) -> None:
+    """Every search, kept as soon as it ended, with a line for each variant once its seeds are done."""
+    context, by = multiprocessing.get_context("spawn"), commit()
+    seconds: dict[tuple[str, str], list[float]] = {}
     with ProcessPoolExecutor(processes, context) as pool:
-        for found in pool.map(replay, runs) if processes > 1 else map(replay, runs):
-            results.append(found)
-            run = runs[len(results) - 1]
-            last = len(results) == len(runs) or runs[len(results)].variant != run.variant
-            if last:
-                seconds = [f.seconds for f in results if (f.problem, f.variant) == (run.problem, run.variant)]
-                print(f"{run.problem}, {run.variant}: {statistics.mean(seconds):.2f} s a search", flush=True)
-    return results
+        for number, found in enumerate(pool.map(replay, runs) if processes > 1 else map(replay, runs)):
+            run = runs[number]
+            done.add(run, found, by)
+            seconds.setdefault((run.problem, run.variant), []).append(found.seconds)
+            if number + 1 == len(runs) or runs[number + 1].variant != run.variant:
+                mean = statistics.mean(seconds[run.problem, run.variant])
+                print(f"{run.problem}, {run.variant}: {mean:.2f} s a search", flush=True)
 
 
 @cache
@@ -162,18 +168,21 @@ def replay(run: Run) -> Found:
     return recorder.found(run.problem, run.variant, run.seed, time.perf_counter() - began)
 
 
-def make_record(found: Sequence[Found], runs: Sequence[Run], arguments: argparse.Namespace) -> dict[str, Any]:
+def make_record(runs: Sequence[Run], known: SearchesDone, arguments: argparse.Namespace) -> dict[str, Any]:
     """What every variant came to on every problem, and where the numbers come from."""
     from nas.measure import describe_device
 
     oracle = read_table(runs[0].table, runs[0].overrides)
     seeds = sorted(len(entry.scores) for entry in oracle.entries.values())
+    searches = {run: done for run in runs if (done := known.get(run)) is not None}
     problems = {}
-    for problem in dict.fromkeys(run.problem for run in runs):
-        settings = settings_of(next(run.overrides for run in runs if run.problem == problem))
-        problems[problem] = judge([f for f in found if f.problem == problem], settings, oracle)
+    for problem in dict.fromkeys(run.problem for run in searches):
+        settings = settings_of(next(run.overrides for run in searches if run.problem == problem))
+        of_problem = [done.found for run, done in searches.items() if run.problem == problem]
+        problems[problem] = judge(of_problem, settings, oracle)
+    commits = sorted({done.commit for done in searches.values()})
     return {
-        "environment": describe_device() | {"optuna": version_of("optuna"), "commit": commit()},
+        "environment": describe_device() | {"optuna": version_of("optuna"), "commits": commits},
         "table": {
             "architectures": len(oracle.entries),
             "seeds of each": [seeds[0], seeds[-1]],

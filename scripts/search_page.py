@@ -45,7 +45,8 @@ def page(record: dict[str, Any]) -> str:
         "designs first. Truth is the mean over the table's seeds, one of which a search sees, so that a little of "
         "its luck counts for it; the same holds for random search.",
         "",
-        "Written by `python scripts/benchmark_search.py`; every curve stands in search.json.",
+        "Written by `python scripts/benchmark_search.py`; every curve stands in search.json, every "
+        "search in searches.jsonl.",
         "",
     ]
     return "\n".join(lines)
@@ -102,5 +103,6 @@ def provenance(record: dict[str, Any]) -> str:
     return (
         f"{record['searches of each']} searches of each variant. Table: {table['architectures']} architectures, "
         f"{seeds} seeds of each; costs: {costs['source'] if costs else 'not known'}. Replayed with Optuna "
-        f"{here['optuna']}, Python {here['python']}, commit {here['commit']}."
+        f"{here['optuna']}, Python {here['python']}, {'commit' if len(here['commits']) == 1 else 'commits'} "
+        f"{', '.join(here['commits'])}."
     )

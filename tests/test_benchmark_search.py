@@ -1,6 +1,7 @@
 """scripts/benchmark_search.py: real searches on a made-up table, and what is said of them."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from nas.architecture import canonical_id
 from nas.count import Counts
 from nas.measurement import Measurement
 from nas.study.truth.oracle import Entry, Oracle
+from scripts import benchmark_search
 from scripts.command_line import composing
 from scripts.search_page import between, page
 from scripts.search_verdict import Found, Recorder, against_random, aims, curve, first_at, interval
@@ -75,6 +77,37 @@ def test_every_variant_is_held_against_random_search_with_intervals(table, tmp_p
     assert "nsga3+rungs" in left_out and "tpe+rungs" not in left_out
     assert "Aim, random search's final hypervolume with a third of its training (3 of 8)" in text
     assert (tmp_path / "search.png").stat().st_size > 0
+
+
+def test_searches_that_are_known_are_not_repeated_and_a_later_command_adds_to_them(table, tmp_path, monkeypatch):
+    def replays(*arguments):
+        common = (*SPACE, "--problems", "quality", "--seeds", "2", "--table", str(table), "--out", str(tmp_path))
+        monkeypatch.setattr(sys, "argv", ["benchmark_search.py", *common, *arguments])
+        benchmark_search.main()
+        lines = [json.loads(line) for line in (tmp_path / "searches.jsonl").read_text().splitlines()]
+        return [(line["variant"], line["seed"]) for line in lines], json.loads((tmp_path / "search.json").read_text())
+
+    first, record = replays("--variants", "qmc")
+    assert sorted(first) == [("qmc", 0), ("qmc", 1), ("random", 0), ("random", 1)]
+    (tmp_path / "searches.jsonl").write_text(
+        "".join((tmp_path / "searches.jsonl").read_text().splitlines(keepends=True)[:3])
+    )  # as after an interruption
+    then, joint = replays("--variants", "nsga2")
+    assert first[:3] == [("qmc", 0), ("qmc", 1), ("random", 0)]
+    assert then == [*first[:3], ("nsga2", 0), ("nsga2", 1), ("random", 1)]
+    assert set(joint["problems"]["quality"]["variants"]) == {"nsga2", "qmc", "random"}
+    again, _ = replays("--variants", "nsga2", "--again")
+    assert len(again) == len(then) + 4
+    curves = [r["problems"]["quality"]["variants"]["random"]["volume"] for r in (record, joint)]
+    assert curves[0] == curves[1]
+
+
+def test_a_line_of_searches_that_cannot_be_read_is_named(table, tmp_path):
+    (tmp_path / "searches.jsonl").write_text('{"problem": "quality"}\n')
+    arguments = ("--variants", "qmc", "--seeds", "2", "--table", str(table), "--out", str(tmp_path))
+    done = run(*SPACE, *arguments, script="scripts/benchmark_search.py")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert "Line 1 of" in done.stderr and "delete the line to replay that search again" in done.stderr
 
 
 def test_one_search_of_each_is_refused_in_one_sentence(table):

@@ -8,6 +8,7 @@ import pytest
 
 from nas.devices import read_spec
 from scripts import benchmark_measurement, describe_device, measure_architecture, measure_table, show_resize
+from scripts.measurement_page import ordered_right, row_of
 
 TINY = [
     *("search_space.num_layers=4", "search_space.d_model=64", "search_space.params=150000"),
@@ -111,22 +112,58 @@ def test_the_benchmark_of_measuring_writes_its_numbers_and_goes_on(tmp_path, mon
     for row in record["architectures"].values():
         assert row["measured"].keys() == row["predicted"].keys() == row["roofline"].keys()
         assert all(value > 0 for value in row["measured"].values())
+        assert row["again"].keys() == row["measured"].keys()
     text = (tmp_path / "measurement.md").read_text()
     assert "| time_per_output_token_ms |" in text and "architectures a second" in text
     capsys.readouterr()
     assert run(benchmark_measurement, monkeypatch, *arguments) == 0
     again = json.loads((tmp_path / "measurement.json").read_text())
-    for part in ("architectures", "repeats", "environment"):
-        assert again[part] == record[part], "what is there is not measured again"
+    kept = benchmark_measurement.without_flagged(record)
+    assert again["environment"] == record["environment"]
+    assert again["repeats"][: len(kept["repeats"])] == kept["repeats"], "what is there is not measured again"
+    for identity, row in kept["architectures"].items():
+        assert again["architectures"][identity] | row == again["architectures"][identity]
+
+
+def test_what_a_busy_device_had_flagged_is_measured_anew():
+    rows = {
+        "quiet": {"flags": [], "again": {"ms": 1.0}, "flags_again": []},
+        "busy": {"flags": ["busy: other processes took 30 % of the CPU"]},
+        "busy later": {"flags": [], "again": {"ms": 3.0}, "flags_again": ["swapping: 2 MB"]},
+    }
+    repeats = [{"times": {"ms": 1.0}, "flags": []}, {"times": {"ms": 9.0}, "flags": ["throttled: by heat"]}]
+    kept = benchmark_measurement.without_flagged({"architectures": rows, "repeats": repeats})
+    assert kept["architectures"] == {"quiet": rows["quiet"], "busy later": {"flags": []}}
+    assert kept["repeats"] == repeats[:1]
 
 
 def test_close_pairs_are_counted_by_hand():
     rows = [{"measured": {"ms": m}, "guess": g} for m, g in ((10.0, 1.0), (10.5, 2.0), (10.9, 0.0), (20.0, 9.0))]
-    share, pairs = benchmark_measurement.ordered_right(rows, "ms", lambda row: row["guess"])
+    share, pairs = ordered_right(rows, "ms", lambda row: row["guess"])
     assert pairs == 3  # 20 ms is no neighbour of any
     assert share == pytest.approx(1 / 3)  # of (1, 2), (1, 0) and (2, 0) only the first rises with the time
-    share, _ = benchmark_measurement.ordered_right(rows, "ms", lambda row: 0.0)
+    share, _ = ordered_right(rows, "ms", lambda row: 0.0)
     assert share == 0.5
+
+
+def test_what_measuring_again_misses_stands_beside_what_the_table_misses():
+    measured, predicted, again = (10.0, 10.5), (9.0, 8.4), (10.1, 9.45)
+    rows = [
+        {
+            "measured": {"ms": measured[i]},
+            "predicted": {"ms": predicted[i]},
+            "again": {"ms": again[i]},
+            "roofline": {"ms": 1.0},
+            "spread": {"ms": 0.02},
+            "active_parameters": i,
+        }
+        for i in range(2)
+    ]
+    cells = row_of(rows, "ms").strip("| ").split(" | ")
+    assert cells == ["ms", "15.0%", "20.0%", "-15.0%", "5.5%", "10.0%", "2.0%", "1", "0%", "0%", "50%", "100%"]
+    for row in rows:
+        del row["again"]
+    assert row_of(rows, "ms").count("not done") == 2
 
 
 def test_a_device_is_described_by_what_was_measured(tmp_path, monkeypatch):
