@@ -47,11 +47,12 @@ def ahead_of_time_cases() -> list[Case]:
     forms = [(1, 64), (64, 64), (1, 1)]  # queries of a list, keys of a block
     chosen = [(torch.float16, size, form) for size in shapes for form in forms]
     chosen += [(torch.float32, (64, 64), forms[0]), (torch.float32, (128, 128), forms[1])]
+    chosen += [(torch.float16, (64, 64), (1, 128))]
     keys = []
     for dtype, (size, size_v), (query_block, block) in chosen:
         q, v = torch.empty(1, 1, 16, size, dtype=dtype), torch.empty(1, 1, 1, size_v, dtype=dtype)
         options = Options(block, query_block, 1.0, True)
-        by_keys = ("pairs", "pairs_dq") if (query_block, block) == (1, 64) else ()
+        by_keys = ("pairs", "pairs_dq") if query_block == 1 < block else ()
         passes = ("forward", "backward_dq", "backward_dkv", *by_keys)
         keys += [sparse_key(f"block_sparse_attention.{name}", q, v, options) for name in passes]
     half = torch.empty(1, 1, 1, 128, dtype=torch.float16)

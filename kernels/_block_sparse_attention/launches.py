@@ -48,13 +48,15 @@ PAIRS: dict[tuple[int, int], tuple[tuple[int, int, int], ...]] = {
 }
 # As PAIRS, for the gradient of queries, which has one product more and twice the rows to load.
 PAIRS_DQ: dict[tuple[int, int], tuple[tuple[int, int, int], ...]] = {
-    (64, 2): ((64, 4, 2), (128, 8, 2), (64, 8, 2), (32, 4, 2)),
+    (64, 2): ((64, 8, 2), (64, 4, 2), (128, 8, 2), (32, 4, 2)),
     (128, 2): ((64, 8, 2), (32, 4, 2), (64, 8, 1), (128, 8, 1)),
     (256, 2): ((32, 8, 1), (16, 4, 1), (64, 8, 1)),
     (64, 4): ((32, 8, 1), (16, 4, 1)),
     (128, 4): ((16, 8, 1), (32, 8, 1)),
     (256, 4): ((16, 8, 1),),
 }
+# On sm_80 the keys and values of a block of 128 lie in registers, which leaves room for few rows.
+WIDE_PAIRS_DQ: dict[tuple[int, int], tuple[tuple[int, int, int], ...]] = {(64, 2): ((32, 8, 2), (32, 4, 2), (64, 8, 2))}
 PAIRS_TABLES = {"block_sparse_attention.pairs": PAIRS, "block_sparse_attention.pairs_dq": PAIRS_DQ}
 SUM_WARPS = (4, 2, 8)
 DELTA_ROWS = 32
@@ -123,6 +125,8 @@ def launch_candidates(key: Key) -> list[Config]:
         size, run = max(64, *(size for _, size in key.sizes)), dict(key.flags)["run"]
         names = ("BM", "BN", "num_warps", "num_stages")
         found = PAIRS_TABLES[key.kernel][size, key.element_bytes]
+        if key.kernel == "block_sparse_attention.pairs_dq" and run == LARGEST_ROWS:
+            found = WIDE_PAIRS_DQ.get((size, key.element_bytes), found)
         return [dict(zip(names, (rows, run, warps, stages), strict=True)) for rows, warps, stages in found]
     flags, size = dict(key.flags), max(64, *(size for _, size in key.sizes))
     candidates: list[Config] = []
