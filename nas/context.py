@@ -21,7 +21,7 @@ class Context:
         losses: auxiliary losses that layers add in training, as scalars already weighted (balance of experts).
         tokens: ids of the tokens of this pass, [B, T] or [B] of a step, for layers that depend on them (hash routing).
         shared: tensors that several layers need and one computes, by a key of the layer's choice (rotary tables).
-        embedding: the stream before the first block, [B, T, d] or [B, d] of a step.
+        embedding: the stream before the first block, [B, T, d] or [B, d] of a step, where a block reads it again.
         aside: what a block left for the next one to read beside the stream.
         mixer_adapter, ffn_adapter: what this use of the block that runs adds to the first projection of either.
     """

@@ -146,7 +146,7 @@ class Model(nn.Module):
         state.check_room(tokens.shape[1])
         context, layers = Context(self._read_before(state), state.clock, tokens=tokens), []
         x = self._embed(tokens) if state.position else self._behind_meta(self._embed(tokens))
-        context.embedding = x
+        self._keep_embedding(x, context)
         for block, use, layer in zip(self.layers, self.uses, state.layers, strict=True):
             x, layer = block(x, layer, context, use)
             layers.append(layer)
@@ -159,7 +159,8 @@ class Model(nn.Module):
             return self.prefill(tokens.unsqueeze(1), state)
         state.check_room(1)
         context, layers = Context(self._read_before(state), state.clock, tokens=tokens), []
-        context.embedding = x = self._embed(tokens)
+        x = self._embed(tokens)
+        self._keep_embedding(x, context)
         for block, use, layer in zip(self.layers, self.uses, state.layers, strict=True):
             x, layer = block.step(x, layer, context, use)
             layers.append(layer)
@@ -215,11 +216,17 @@ class Model(nn.Module):
     def _read(self, tokens: Tensor, context: Context) -> Tensor:
         """Tokens [B, T] from the start through all blocks, [B, T, d]."""
         context.tokens = tokens
-        context.embedding = x = self._behind_meta(self._embed(tokens))
+        x = self._behind_meta(self._embed(tokens))
+        self._keep_embedding(x, context)
         for block, use in zip(self.layers, self.uses, strict=True):
             x, _ = block(x, None, context, use)
         x = with_aside(x, context)
         return x[:, self.num_meta_tokens :] if self.num_meta_tokens else x
+
+    def _keep_embedding(self, x: Tensor, context: Context) -> None:
+        """For blocks that read it beside the stream; where there are none, its memory is free after the first block."""
+        if any(block.wide for block in self.blocks):
+            context.embedding = x
 
     def _head_weight(self) -> Tensor:
         return self.embedding.weight if self.head is None else self.head.weight

@@ -148,7 +148,7 @@ class MixtureOfDepths(FfnOptions):
     d_ff: int = option(role="width", minimum=1)
     one_in: int = option(8, role="share", minimum=2)
     activation: Activation = option("silu")
-    choice_weight: float = option(0.01, minimum=0)
+    choice_weight: float = option(0.1, minimum=0)
 
 
 FFNS: dict[str, type[FfnOptions]] = {cls.kind: cls for cls in (NoFfn, Glu, Mlp, Moe, RwkvChannelMix, MixtureOfDepths)}
