@@ -1,4 +1,4 @@
-"""What a CUDA graph of a decode step asks of every mixer: its position is read on the device, nothing is read back."""
+"""What a CUDA graph of a decode step asks of mixers and FFNs: positions read on the device, and nothing read back."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nas.architecture import MixerOptions
+from nas.architecture import FfnOptions, MixerOptions
 from nas.compile import build_mixer
 from nas.context import Context
 from nas.measure.graph import capture
 from nas.mixers.base import Mixer
+from tests.contract import test_ffns
 from tests.contract.test_mixers import BATCH, CASES, D_MODEL, TOKENS, mixer_of
 from tests.host_code import host_code_alone
 
@@ -85,6 +86,16 @@ def test_a_step_by_the_kernels_of_a_gpu_reads_nothing_back(options: MixerOptions
         y, _ = mixer.step(x, state, Context(position=9))
     assert y.shape == x.shape
     assert launched
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", test_ffns.CASES.values(), ids=test_ffns.CASES)
+def test_an_ffn_reads_nothing_back_either(options: FfnOptions, monkeypatch: pytest.MonkeyPatch):
+    ffn, x = test_ffns.ffn_of(options).eval(), torch.randn(BATCH, test_ffns.D_MODEL)
+    state = (ffn.init_state(BATCH, x.dtype, x.device),) if ffn.remembers else ()
+    with host_code_alone(monkeypatch):
+        y = ffn(x, Context(position=9, tokens=torch.arange(BATCH)), *state)
+    assert y.shape == x.shape
 
 
 @pytest.mark.gpu
