@@ -35,5 +35,8 @@ def gathered(cache: Tensor, slots: Tensor) -> Tensor:
     """cache [B, S, Hkv, D] at slots [B or 1, Hkv or 1, n]: [B, n, Hkv, D]."""
     if slots.shape[:2] == (1, 1):  # whole tokens
         return cache.index_select(1, slots.flatten())
-    shape = (cache.shape[0], slots.shape[2], *cache.shape[2:])
-    return cache.gather(1, slots.transpose(1, 2).unsqueeze(-1).expand(shape))
+    # Rows of one head, each copied whole.
+    batch, room, heads, _ = cache.shape
+    sequence, head = (torch.arange(n, device=cache.device) for n in (batch, heads))
+    row = (sequence.view(-1, 1, 1) * room + slots.transpose(1, 2)) * heads + head  # [B, n, Hkv]
+    return cache.flatten(0, 2).index_select(0, row.flatten()).unflatten(0, row.shape)
