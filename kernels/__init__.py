@@ -18,10 +18,10 @@ from kernels._matrix_recurrence import matrix_recurrence_step as matrix_recurren
 from kernels._matrix_recurrence.mlstm import mlstm as mlstm
 from kernels._matrix_recurrence.mlstm import mlstm_step as mlstm_step
 from kernels._moe import moe_ffn as moe_ffn
-from kernels._moe import route_top_k as route_top_k
 from kernels._rms_norm import l2_norm as l2_norm
 from kernels._rms_norm import rms_norm as rms_norm
 from kernels._rope import rope as rope
+from kernels._route_top_k import route_top_k as route_top_k
 from kernels._selective_scan import selective_scan as selective_scan
 from kernels._selective_scan import selective_scan_step as selective_scan_step
 from kernels._short_convolution import short_convolution as short_convolution

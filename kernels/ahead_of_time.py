@@ -35,6 +35,7 @@ OPS = (
     "selective_scan",
     "grouped_matmul",
     "moe",
+    "route_top_k",
     "glu",
     "rms_norm",
     "linear_cross_entropy",

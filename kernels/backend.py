@@ -31,6 +31,7 @@ OPERATIONS = (
     "matrix_recurrence",
     "matrix_recurrence_step",
     "moe_ffn",
+    "route_top_k",
     "selective_scan",
     "selective_scan_step",
     "glu",

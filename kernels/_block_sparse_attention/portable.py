@@ -24,13 +24,25 @@ def block_sparse_attention(
     q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, options: Options, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     """See `kernels.block_sparse_attention`; the log-sum-exp is None where it is not asked for."""
-    check_range(blocks, -(-k.shape[1] // options.block_size))
+    blocks = _checked(blocks, -(-k.shape[1] // options.block_size))
     heads, kv_heads = q.shape[2], k.shape[2]
     # [B, T, Hkv, G, D]: the heads of a group are rows of one key head, so that no key is copied for them.
     grouped = q.unflatten(2, (kv_heads, heads // kv_heads))
     run = _gathered if _gathering_pays(q, k, blocks.shape[3], options) else _masked
     o, lse = run(grouped, k, v, blocks, options, return_lse)
     return o.flatten(2, 3), None if lse is None else lse.flatten(2, 3)
+
+
+@torch.library.custom_op("hybrid_nas::checked_blocks", mutates_args=())
+def _checked(blocks: Tensor, count: int) -> Tensor:
+    """The lists in int64, once they were read on the host, which torch.compile does not follow."""
+    check_range(blocks, count)
+    return blocks.to(torch.int64, copy=True)
+
+
+@_checked.register_fake
+def _(blocks, count):
+    return blocks.to(torch.int64, copy=True)
 
 
 def check_range(blocks: Tensor, count: int) -> None:
@@ -56,7 +68,7 @@ def _masked(
     queries, keys, causal, block_size = q.shape[1], k.shape[1], options.causal, options.block_size
     count = -(-keys // block_size)
     listed = torch.zeros(*blocks.shape[:3], count + 1, dtype=torch.bool, device=q.device)
-    listed.scatter_(-1, torch.where(blocks < 0, count, blocks).long(), True)  # [B', Nq, H', blocks and one for -1]
+    listed.scatter_(-1, torch.where(blocks < 0, count, blocks), True)  # [B', Nq, H', blocks and one for -1]
     parts = []
     for start in range(0, queries, QUERIES_PER_CHUNK):
         stop = min(start + QUERIES_PER_CHUNK, queries)

@@ -5,13 +5,12 @@ Rows are read twice, the second time mostly from the L2 cache. Launch configurat
 `launches.py`; nothing is tuned in passing.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels._linear_cross_entropy import differentiation
 from kernels._linear_cross_entropy.launches import default_launch, launch_key
 from kernels._linear_cross_entropy.launches import launch_candidates as launch_candidates
 from kernels.ahead_of_time import Case
@@ -67,21 +66,20 @@ def summed_cross_entropy(
     x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, soft_cap: float | None
 ) -> Tensor:
     """The sum over the tokens that ask for something; x [N, d], targets [N]. Never waits for the device."""
-    wanted = torch.is_grad_enabled()
-    of_x, of_weight = wanted and x.requires_grad, wanted and weight.requires_grad
-    return _summed(x, weight, targets, ignore_index, 0.0 if soft_cap is None else soft_cap, of_x, of_weight)[0]
+    return differentiation.call(_summed, x, weight, targets, ignore_index, soft_cap)
 
 
 @torch.library.custom_op("hybrid_nas::linear_cross_entropy", mutates_args=())
 def _summed(
     x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, soft_cap: float, of_x: bool, of_weight: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The sum, and its gradients of x and, in float32, of weight (empty where they are not asked for)."""
+    """The sum, and its gradients of x and weight (empty where they are not asked for)."""
     x, weight, targets = x.contiguous(), weight.contiguous(), targets.contiguous()
     (rows, _), words = x.shape, weight.shape[0]
-    losses = x.new_empty(rows, dtype=torch.float32)
+    exact = differentiation.exact_type(x)
+    losses = x.new_empty(rows, dtype=exact)
     grad_x = torch.empty_like(x) if of_x else x.new_empty(0)
-    grad_weight = torch.zeros_like(weight, dtype=torch.float32) if of_weight else x.new_empty(0, dtype=torch.float32)
+    grad_weight = weight.new_zeros(weight.shape if of_weight else 0, dtype=exact)
     key = launch_key(x.element_size(), soft_cap > 0, of_x or of_weight)
     config = choose(key, rows_kernel, default_launch, x.device)
     count = max(FEWEST_ROWS, CHUNK_ELEMENTS // max(1, words))
@@ -100,27 +98,7 @@ def _summed(
     return losses.sum(), grad_x, grad_weight
 
 
-@_summed.register_fake
-def _(x, weight, targets, ignore_index, soft_cap, of_x, of_weight):
-    return (
-        x.new_empty((), dtype=torch.float32),
-        x.new_empty(x.shape if of_x else 0),
-        weight.new_empty(weight.shape if of_weight else 0, dtype=torch.float32),
-    )
-
-
-def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.of_x, ctx.of_weight, ctx.weight_dtype = inputs[5], inputs[6], inputs[1].dtype
-    ctx.save_for_backward(*output[1:])
-
-
-def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple:
-    grad_x, grad_weight = ctx.saved_tensors
-    of_x = (grad_x * grad).to(grad_x.dtype) if ctx.of_x else None
-    return of_x, (grad_weight * grad).to(ctx.weight_dtype) if ctx.of_weight else None, *(None,) * 5
-
-
-_summed.register_autograd(_differentiate, setup_context=_setup_context)
+differentiation.register(_summed)
 
 
 def ahead_of_time_cases() -> list[Case]:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from kernels._moe import portable, reference
 from kernels._moe.expert import ACTIVATIONS, Expert
-from kernels._moe.routing import route_top_k as route_top_k
 from kernels.backend import ask_substitute, choose_backend
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -1,4 +1,7 @@
-"""A mixture of experts in PyTorch: choices sorted by expert, one matrix product for each expert that has any."""
+"""A mixture of experts in PyTorch: choices sorted by expert, one matrix product for each expert that has any.
+
+What reads the choices on the host, which torch.compile does not follow, is an operator of its own.
+"""
 
 import torch
 from torch import Tensor
@@ -17,14 +20,10 @@ def moe_ffn(
     b_out: Tensor | None,
     expert: Expert,
 ) -> Tensor:
-    """See `kernels.moe_ffn`. Reads the choices on the host."""
-    experts, choices = w_in.shape[0], expert_index.shape[1]
-    check_range(expert_index, experts)
-    flat = expert_index.flatten()
-    # Those that choose no expert are sorted behind the last group, where the product is zero.
-    order = torch.where(flat < 0, experts, flat).argsort(stable=True)
-    sizes = torch.bincount(flat[flat >= 0], minlength=experts)
-    expert_of_row = flat.index_select(0, order).clamp(min=0)
+    """See `kernels.moe_ffn`."""
+    choices = expert_index.shape[1]
+    order, sizes = _sort_by_expert(expert_index, w_in.shape[0])
+    expert_of_row = expert_index.flatten().index_select(0, order).clamp(min=0)
     rows = x.index_select(0, order // choices)
     hidden = expert.hidden(_add(grouped_matmul(rows, w_in, sizes), b_in, expert_of_row))
     y = _add(grouped_matmul(hidden, w_out, sizes), b_out, expert_of_row)
@@ -33,6 +32,23 @@ def moe_ffn(
     # What chooses no expert has a bias for its output, which counts nothing.
     weight = torch.where(expert_index < 0, 0.0, expert_weight.float())
     return torch.einsum("tkd,tk->td", y.float(), weight).to(x.dtype)
+
+
+@torch.library.custom_op("hybrid_nas::sort_by_expert_portable", mutates_args=())
+def _sort_by_expert(expert_index: Tensor, experts: int) -> tuple[Tensor, Tensor]:
+    """(the choices in the order of their experts, [T K]; how many each expert has, [E]), both int64.
+
+    Those that choose no expert come behind all others, where the grouped product is zero.
+    """
+    check_range(expert_index, experts)
+    flat = expert_index.flatten()
+    order = torch.where(flat < 0, experts, flat).argsort(stable=True)
+    return order, torch.bincount(flat[flat >= 0], minlength=experts)
+
+
+@_sort_by_expert.register_fake
+def _(expert_index, experts):
+    return tuple(expert_index.new_empty(size, dtype=torch.int64) for size in (expert_index.numel(), experts))
 
 
 def _add(rows: Tensor, bias: Tensor | None, expert_of_row: Tensor) -> Tensor:

@@ -51,8 +51,9 @@ class Case:
             if isinstance(value, Tensor) and value.is_floating_point()
         }
         outputs = as_list(function(**as_called(arguments | leaves)))
-        weights = [torch.linspace(-1, 1, o.numel(), device=o.device).reshape(o.shape).to(o.dtype) for o in outputs]
-        taken = torch.autograd.grad(outputs, list(leaves.values()), weights)
+        learnt = [o for o in outputs if o.requires_grad]  # indices are not
+        weights = [torch.linspace(-1, 1, o.numel(), device=o.device).reshape(o.shape).to(o.dtype) for o in learnt]
+        taken = torch.autograd.grad(learnt, list(leaves.values()), weights)
         return [*(o.detach() for o in outputs), *taken]
 
     def right_answer(self, arguments: Arguments, gradients: bool) -> list[Tensor]:

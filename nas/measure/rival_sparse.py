@@ -40,7 +40,30 @@ def grouped_mm_experts(
     return torch.einsum("tkd,tk->td", y.unflatten(0, (-1, choices)), weight.view(-1, choices).to(y.dtype))
 
 
-ADAPTERS: tuple[tuple[str, str, Callable[..., Answer]], ...] = (("grouped_mm experts", "moe_ffn", grouped_mm_experts),)
+def top_k_router(
+    logits: Tensor,
+    k: int,
+    *,
+    scoring: str,
+    bias: Tensor | None,
+    num_groups: int,
+    top_groups: int,
+    normalize: bool,
+    scale: float,
+) -> Answer:
+    """`kernels.route_top_k` by `torch.topk`, as layers write it out: scores of a softmax or a sigmoid, no groups."""
+    if scoring not in ("softmax", "sigmoid") or top_groups < num_groups:
+        return NotImplemented
+    scores = logits.float().softmax(-1) if scoring == "softmax" else logits.float().sigmoid()
+    chosen = (scores if bias is None else scores + bias).topk(k, dim=-1).indices
+    weights = scores.gather(1, chosen)
+    return chosen, scale * (weights / weights.sum(-1, keepdim=True) if normalize else weights)
+
+
+ADAPTERS: tuple[tuple[str, str, Callable[..., Answer]], ...] = (
+    ("grouped_mm experts", "moe_ffn", grouped_mm_experts),
+    ("topk", "route_top_k", top_k_router),
+)
 """Name, public function and adapter; all of them need torch alone."""
 
 
@@ -56,6 +79,15 @@ def expert_layer(*, missing: bool) -> Make:
             "expert_index": index,
             "expert_weight": torch.rand(70, 2, generator=generator) + 0.1,
         }
+
+    return make
+
+
+def router(**options: Any) -> Make:
+    def make(generator: torch.Generator) -> dict[str, Any]:
+        # Unlike one another in every type, so that it is not open who comes first.
+        place = torch.rand(70, 60, generator=generator).argsort(dim=-1)
+        return {"logits": (place - 30) / 16, "k": 4, **options}
 
     return make
 
@@ -95,7 +127,9 @@ CASES: tuple[tuple[str, str, Make, bool], ...] = (
     ),
     ("experts of a layer", "moe_ffn", expert_layer(missing=False), True),
     ("experts, some choices of none", "moe_ffn", expert_layer(missing=True), True),
+    ("router", "route_top_k", router(), True),
+    ("router of groups", "route_top_k", router(scoring="sigmoid", num_groups=6, top_groups=3, scale=2.5), True),
 )
 """Name, public function, arguments, and whether it has gradients."""
 
-FUNCTIONS = ("block_sparse_attention", "moe_ffn")
+FUNCTIONS = ("block_sparse_attention", "moe_ffn", "route_top_k")

@@ -67,7 +67,7 @@ class Operation(ABC):
         return Cost(0, 0)
 
     def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
-        """Of the first output; asked of what has gradients."""
+        """Of the first output that has gradients; asked of what has any."""
         raise NotImplementedError
 
 

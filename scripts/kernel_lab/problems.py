@@ -30,7 +30,7 @@ WORST_ROW_FACTOR = 10.0
 
 @dataclass(frozen=True)
 class Inputs:
-    """Arguments of the public function by name, and the gradient of a loss with respect to each of its outputs."""
+    """Arguments of the public function by name, and the gradient of a loss for each of its outputs that has one."""
 
     arguments: Arguments
     cotangents: tuple[Tensor, ...]
@@ -101,7 +101,8 @@ class Problem:
         """The public function and the gradients of every argument that has one."""
         outputs = as_tuple(getattr(kernels, self.op)(**as_called(inputs.arguments)))
         names = self.operation.differentiable
-        gradients = torch.autograd.grad(outputs, [inputs.arguments[name] for name in names], inputs.cotangents)
+        taken = [o for o in outputs if o.requires_grad]  # indices do not
+        gradients = torch.autograd.grad(taken, [inputs.arguments[name] for name in names], inputs.cotangents)
         return Result(tuple(o.detach() for o in outputs), dict(zip(names, gradients, strict=True)))
 
     def run(self, inputs: Inputs) -> Result:

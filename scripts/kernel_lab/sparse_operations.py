@@ -1,4 +1,4 @@
-"""What the sparse operations are asked in benchmarks: attention over listed blocks, and mixtures of experts.
+"""What the sparse operations are asked in benchmarks: attention over listed blocks, mixtures of experts, routers.
 
 As `scripts/kernel_lab/operations.py`.
 """
@@ -124,3 +124,41 @@ class MoeFfn(Operation):
         # Read x, dy and the weights; write dx and the weights' gradients.
         weights = 2 * self.E * (self.columns + self.I) * self.H
         return Cost(4 * self.T * self.K * self.H * (self.columns + self.I), itemsize * (3 * self.T * self.H + weights))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteTopK(Operation):
+    """`kernels.route_top_k`: the k best of E experts for T tokens, of so many groups where they have some.
+
+    The logits of a token are unlike one another in every type, so that it is never open who comes first.
+    """
+
+    T: int
+    E: int
+    k: int
+    scoring: str = "softmax"
+    normalize: bool = True
+    num_groups: int = 1
+    top_groups: int = 1
+    function: ClassVar[str] = "route_top_k"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        return ("logits",)
+
+    def arguments(self, random: Random) -> Arguments:
+        place = random.uniform(self.T, self.E, dtype=torch.float32).argsort(dim=-1)
+        options = ("k", "scoring", "normalize", "num_groups", "top_groups")
+        # Multiples of 1/64, which between -4 and 4 are exact in bfloat16.
+        logits = ((place - self.E // 2) / 64).to(random.dtype)
+        return {"logits": logits, **{name: getattr(self, name) for name in options}}
+
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return (self.T, self.k)
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        # A score takes a few operations, and a comparison for each expert that is picked.
+        return Cost((self.k + 5) * self.T * self.E, self.T * (itemsize * self.E + 12 * self.k), vector=True)
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        return Cost((self.k + 5) * self.T * self.E, self.T * (2 * itemsize * self.E + 12 * self.k), vector=True)

@@ -2,13 +2,14 @@
 
 Attention is that of NSA (16 blocks of 64 keys for each query, groups of 16 heads, lengths of its published rows) and a
 sweep of density at one length, on a CPU too. Expert layers are those of published rows, model 2048, experts 768, 8 of
-128 a token (Liger Kernel's benchmark data), and gpt-oss's with its biases and clamps.
+128 a token (Liger Kernel's benchmark data), and gpt-oss's with its biases and clamps. Routers are those of the former
+and of DeepSeek-V3.
 """
 
 from dataclasses import replace
 
 from scripts.kernel_lab.operations import Operation
-from scripts.kernel_lab.sparse_operations import BlockSparseAttention, MoeFfn
+from scripts.kernel_lab.sparse_operations import BlockSparseAttention, MoeFfn, RouteTopK
 
 Named = list[tuple[str, Operation]]
 
@@ -16,6 +17,9 @@ NSA = BlockSparseAttention(B=1, T=8192, Hq=64, Hkv=4, D=128, block_size=64, chos
 SWEEP = BlockSparseAttention(B=1, T=16384, Hq=32, Hkv=8, D=128, block_size=64, chosen=16, query_block=64)
 CPU_SWEEP = BlockSparseAttention(B=1, T=1024, Hq=4, Hkv=1, D=64, block_size=32, chosen=2, query_block=32)
 EXPERTS = MoeFfn(T=32768, E=128, H=2048, I=768, K=8)
+ROUTER = RouteTopK(T=8192, E=128, k=8)
+DEEPSEEK_ROUTER = RouteTopK(T=8192, E=256, k=8, scoring="sigmoid", num_groups=8, top_groups=4)
+ROUTERS = (("softmax", "softmax"), ("scores", "softmax"), ("sigmoid", "sigmoid"), ("softplus", "sqrt_softplus"))
 GPT_OSS_EXPERTS = MoeFfn(T=8192, E=32, H=2880, I=2880, K=4, activation="quick_gelu", clamp=7.0)
 
 
@@ -34,6 +38,10 @@ def benchmark_sizes() -> Named:
         ("gpt-oss T8192 E32 H2880 I2880 K4", GPT_OSS_EXPERTS),
         ("T1024 E128 H2048 I768 K8", replace(EXPERTS, T=1024)),
         ("T1 E128 H2048 I768 K8", replace(EXPERTS, T=1)),
+        ("T8192 8 of 128", ROUTER),
+        ("T1 8 of 128", replace(ROUTER, T=1)),
+        ("T64 8 of 256 in 4 of 8 groups", replace(DEEPSEEK_ROUTER, T=64)),
+        ("T8192 8 of 256 in 4 of 8 groups", DEEPSEEK_ROUTER),
     ]
 
 
@@ -44,6 +52,7 @@ def cpu_sizes() -> Named:
         ("T256 H8/2 D64, 2 of 32-blocks for 32 queries", replace(attention, query_block=32)),
         *((f"T1024 H4/1 D64, {chosen} of 32 32-blocks", replace(CPU_SWEEP, chosen=chosen)) for chosen in (2, 8, 32)),
         ("T256 E8 H192 I128 K2", MoeFfn(T=256, E=8, H=192, I=128, K=2)),
+        ("T256 2 of 8", RouteTopK(T=256, E=8, k=2)),
     ]
 
 
@@ -65,6 +74,12 @@ def launch_sizes() -> Named:
         ("more experts than choices", MoeFfn(T=3, E=64, H=128, I=64, K=2, activation="relu2")),
         ("experts with biases, clamped", MoeFfn(T=150, E=5, H=96, I=80, K=2, activation="quick_gelu", clamp=1.0)),
         ("experts without a gate", MoeFfn(T=150, E=5, H=96, I=80, K=2, activation="gelu_tanh", gated=False)),
+        *(
+            (f"{k} of {E} by {name}", replace(ROUTER, T=77, E=E, k=k, scoring=scoring, normalize=name != "scores"))
+            for E, k in ((3, 1), (60, 4), (128, 8), (500, 2))
+            for name, scoring in ROUTERS
+        ),
+        ("8 of 256 in 4 of 8 groups", replace(DEEPSEEK_ROUTER, T=77)),
     ]
 
 
@@ -74,6 +89,7 @@ def tiny_sizes() -> Named:
         ("lists for each query", attention),
         ("lists for 4 queries", replace(attention, query_block=4)),
         ("experts", MoeFfn(T=20, E=3, H=32, I=16, K=2)),
+        ("router", RouteTopK(T=20, E=12, k=3, scoring="sigmoid", num_groups=4, top_groups=2)),
     ]
 
 
@@ -91,6 +107,11 @@ def tuning_sizes() -> dict[str, Named]:
             ("experts H2048 I768", replace(EXPERTS, E=64)),
             ("experts H512 I256", replace(EXPERTS, E=16, H=512, I=256, K=2)),
         ],
+        "route_top_k": [
+            ("router of 128", ROUTER),
+            ("router of 256 in groups", DEEPSEEK_ROUTER),
+            ("router of 16", replace(ROUTER, E=16, k=2)),
+        ],
     }
 
 
@@ -100,4 +121,6 @@ def small_size(one: Operation) -> Operation | None:
         return replace(one, T=333, Hq=one.Hq // one.Hkv, Hkv=1, chosen=min(one.chosen, 40 if one.block_size < 8 else 3))
     if isinstance(one, MoeFfn):
         return replace(one, T=350, E=6, H=min(one.H, 320), I=min(one.I, 320), K=2)
+    if isinstance(one, RouteTopK):
+        return replace(one, T=77)
     return None

@@ -78,22 +78,6 @@ def test_nothing_to_open_is_nothing(backend):
         assert glu(torch.ones(0, 8), torch.ones(0, 8)).shape == (0, 8)
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch itself
-@pytest.mark.parametrize("backend", ["portable", "gpu"])
-def test_compiles_as_one_graph_with_its_gradients(backend):
-    gate, up = (tensor.detach().requires_grad_() for tensor in problem((2, 8)))
-
-    def loss(gate, up):
-        return glu(gate, up, "gelu_tanh").square().sum()
-
-    with use_backend(backend):
-        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(gate, up)
-        expected = loss(gate, up)
-    torch.testing.assert_close(compiled, expected)
-    for grad, right in zip(*(torch.autograd.grad(one, (gate, up)) for one in (compiled, expected)), strict=True):
-        torch.testing.assert_close(grad, right)
-
-
 def test_operators_keep_what_torch_asks_of_them():
     from kernels._glu import gpu
 

@@ -164,25 +164,6 @@ def test_steps_and_halves_equal_the_whole_sequence(backend):
     assert all(torch.equal(one, before) for one, before in zip(state, untouched, strict=True))
 
 
-# Tracing an autograd function makes torch warn of what torch itself does.
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("backend", ["portable", "gpu"])
-def test_compiles_into_one_graph_with_its_gradients(backend):
-    given = problem(5, heads=(1, 1), sizes=(16, 15), state=False)
-
-    def loss(values):
-        return mlstm(**values).square().sum()
-
-    with use_backend(backend):
-        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(given)
-        expected = loss(given)
-    torch.testing.assert_close(compiled, expected)
-    names = list(given)
-    grads = [torch.autograd.grad(one, [given[name] for name in names]) for one in (compiled, expected)]
-    for actual, right in zip(*grads, strict=True):
-        assert_close_relative(actual, right, 1e-5)
-
-
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [

@@ -83,14 +83,10 @@ def test_equals_llama_and_turning_back_gives_what_was(backend):
         assert_close_relative(rope(y, cos, -sin), x, 1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch itself
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
-def test_a_compiled_rotation_gives_the_same(backend):
+def test_no_tokens_give_none(backend):
     x, cos, sin = problem(1, 3, 2, 8, 4)
-    x = x.detach()
-    compiled = torch.compile(rope, fullgraph=True, backend="aot_eager")
     with use_backend(backend):
-        assert_close_relative(compiled(x, cos, sin), rope(x, cos, sin), 1e-6)
         assert rope(x[:, :0], cos[:0], sin[:0]).shape == (1, 0, 2, 8)
 
 

@@ -301,22 +301,3 @@ def test_a_complex_diagonal_is_two_real_vectors_in_the_frame_that_turns_with_it(
     r, s = states.unflatten(2, (3, 2, 4)).unbind(3)
     y = (C * (r * angle.cos() - s * angle.sin())).sum(-1)
     assert_close_relative(y, torch.stack(outputs, dim=1), 1e-5)
-
-
-@pytest.mark.parametrize("backend", ["portable", "gpu"])
-def test_compiles_as_one_graph_with_its_gradients(backend):
-    inputs = problem(1, 9, 4, 2)
-
-    def loss(u, delta, A, B, C, D, z, initial_state):
-        given = {"D": D, "z": z, "initial_state": initial_state}
-        y, state = selective_scan(u, delta, A, B, C, **given, return_state=True)
-        return (y * y).sum() + state.sum()
-
-    with use_backend(backend):
-        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(**inputs)
-        grads = torch.autograd.grad(compiled, list(inputs.values()))
-        expected = loss(**inputs)
-        expected_grads = torch.autograd.grad(expected, list(inputs.values()))
-    torch.testing.assert_close(compiled, expected)
-    for grad, right in zip(grads, expected_grads, strict=True):
-        torch.testing.assert_close(grad, right)

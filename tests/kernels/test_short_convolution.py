@@ -157,25 +157,6 @@ def test_an_empty_sequence_hands_the_state_on(backend):
     assert torch.equal(state, inputs["initial_state"])
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch itself
-@pytest.mark.parametrize("backend", ["portable", "gpu"])
-def test_compiles_as_one_graph_with_its_gradients(backend):
-    inputs = problem(1, 6, 4, 3)
-
-    def loss(x, weight, bias, initial_state):
-        y, state = short_convolution(x, weight, bias=bias, initial_state=initial_state, return_state=True)
-        return (y * y).sum() + state.sum()
-
-    with use_backend(backend):
-        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(**inputs)
-        grads = torch.autograd.grad(compiled, list(inputs.values()))
-        expected = loss(**inputs)
-        expected_grads = torch.autograd.grad(expected, list(inputs.values()))
-    torch.testing.assert_close(compiled, expected)
-    for grad, right in zip(grads, expected_grads, strict=True):
-        torch.testing.assert_close(grad, right)
-
-
 def test_operators_keep_what_torch_asks_of_them():
     from kernels._short_convolution import gpu
 

@@ -23,6 +23,7 @@ CALLS = {
     "moe_ffn": lambda: kernels.moe_ffn(
         WIDE[0], torch.ones(2, 4, 6), torch.ones(2, 3, 4), torch.tensor([[0], [1], [1]]), torch.ones(3, 1)
     ),
+    "route_top_k": lambda: kernels.route_top_k(torch.tensor([[0.0, 2.0, 1.0]]), 2),
     "glu": lambda: kernels.glu(WIDE, WIDE),
     "rope": lambda: kernels.rope(HEADS, torch.ones(3, 8), torch.ones(3, 8)),
     "linear_cross_entropy": lambda: kernels.linear_cross_entropy(WIDE[0], torch.ones(5, 4), torch.ones(3).long()),

@@ -204,24 +204,6 @@ def test_operators_keep_what_torch_asks_of_them():
     torch.library.opcheck(gpu.vector_recurrence_step, (x[:, 0], log_decay[:, 0], state))
 
 
-@pytest.mark.parametrize("backend", ["portable", "gpu"])
-def test_compiles_as_one_graph_with_its_gradients(backend):
-    inputs = problem(1, 20, 4)
-
-    def loss(x, log_decay, initial_state):
-        h, state = vector_recurrence(x, log_decay, initial_state=initial_state, return_state=True)
-        return (h * h).sum() + state.sum()
-
-    with use_backend(backend):
-        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(**inputs)
-        grads = torch.autograd.grad(compiled, list(inputs.values()))
-        expected = loss(**inputs)
-        expected_grads = torch.autograd.grad(expected, list(inputs.values()))
-    torch.testing.assert_close(compiled, expected)
-    for grad, right in zip(grads, expected_grads, strict=True):
-        torch.testing.assert_close(grad, right)
-
-
 def test_equals_the_scan_of_recurrent_gemma():
     from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaRglru
 

@@ -180,24 +180,6 @@ def test_operators_keep_what_torch_asks_of_them():
     torch.library.opcheck(gpu.wkv_step, (k[:, 0], v[:, 0], w, u, state))
 
 
-@pytest.mark.parametrize("backend", ["portable", "gpu"])
-def test_compiles_as_one_graph_with_its_gradients(backend):
-    inputs = problem(1, 20, 3, state=False)
-
-    def loss(k, v, w, u):
-        y, state = wkv(k, v, w, u, return_state=True)
-        return (y * y).sum() + state[:, :2].sum()
-
-    with use_backend(backend):
-        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(**inputs)
-        grads = torch.autograd.grad(compiled, list(inputs.values()))
-        expected = loss(**inputs)
-        expected_grads = torch.autograd.grad(expected, list(inputs.values()))
-    torch.testing.assert_close(compiled, expected)
-    for grad, right in zip(grads, expected_grads, strict=True):
-        torch.testing.assert_close(grad, right)
-
-
 @pytest.mark.parametrize("backend", ["reference", "portable"])
 def test_equals_the_attention_of_rwkv_in_transformers(backend):
     from transformers.models.rwkv.modeling_rwkv import rwkv_linear_attention_cpu

@@ -1,16 +1,18 @@
-"""Which experts a token goes to and with what weight: the routers of the field, as one function in PyTorch.
+"""Which experts a token goes to and with what weight: the routers of the field, as one function.
 
 A router is two choices: how a logit becomes a score, and what is compared when experts are picked. All the rest is a
 sum. Everything here stays on the device, so that it can be captured in a CUDA graph.
 """
 
-from typing import Literal, get_args
+from types import ModuleType
+from typing import get_args
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-Scoring = Literal["softmax", "sigmoid", "sqrt_softplus"]
+from kernels._route_top_k import portable, reference
+from kernels._route_top_k.options import Options, Scoring
+from kernels.backend import ask_substitute, choose_backend
+
 SCORINGS: tuple[str, ...] = get_args(Scoring)
 
 
@@ -40,39 +42,36 @@ def route_top_k(
         normalize: the weights of a token are divided by their sum.
         scale: factor of the weights.
 
-    Returns (expert_index [T, k] int64, best first; expert_weight [T, k] float32, with gradients for the logits).
+    Returns (expert_index [T, k] int64, best first; expert_weight [T, k] float32, with gradients for the logits). Which
+    of two experts with equal scores comes first is not said.
 
     Raises ValueError when shapes or numbers do not belong together.
     """
     _check(logits, k, scoring, bias, num_groups, top_groups)
-    scores = _scores(logits.float(), scoring)
-    with torch.no_grad():
-        compared = scores if bias is None else scores + bias.float()
-        if top_groups < num_groups:
-            compared = _only_best_groups(compared, num_groups, top_groups)
-        chosen = compared.topk(k, dim=-1).indices
-    if scoring == "softmax" and normalize:
-        weights = logits.float().gather(1, chosen).softmax(-1)  # the same quotient, without small denominators
-    else:
-        weights = scores.gather(1, chosen)
-        if normalize:
-            weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-20)
-    return chosen, weights * scale
+    substituted = ask_substitute(
+        "route_top_k",
+        logits,
+        k,
+        scoring=scoring,
+        bias=bias,
+        num_groups=num_groups,
+        top_groups=top_groups,
+        normalize=normalize,
+        scale=scale,
+    )
+    if substituted is not NotImplemented:
+        return substituted
+    options = Options(k, scoring, num_groups, top_groups, normalize, float(scale))
+    return _implementation(logits).route_top_k(logits, bias, options)
 
 
-def _scores(logits: Tensor, scoring: str) -> Tensor:
-    if scoring == "softmax":
-        return logits.softmax(-1)
-    return logits.sigmoid() if scoring == "sigmoid" else F.softplus(logits).sqrt()
+def _implementation(logits: Tensor) -> ModuleType:
+    backend = choose_backend(logits)
+    if backend == "gpu":
+        from kernels._route_top_k import gpu  # Triton is installed on Linux alone
 
-
-def _only_best_groups(scores: Tensor, num_groups: int, top_groups: int) -> Tensor:
-    """scores [T, E] with -inf for the experts of all but the best groups."""
-    grouped = scores.unflatten(1, (num_groups, -1))
-    of_group = grouped.topk(min(2, grouped.shape[2]), dim=-1).values.sum(-1)
-    best = of_group.topk(top_groups, dim=-1).indices
-    kept = torch.zeros_like(of_group, dtype=torch.bool).scatter_(1, best, True)
-    return grouped.masked_fill(~kept.unsqueeze(-1), float("-inf")).flatten(1)
+        return gpu
+    return reference if backend == "reference" else portable
 
 
 def _check(logits: Tensor, k: int, scoring: str, bias: Tensor | None, num_groups: int, top_groups: int) -> None:

@@ -1,0 +1,34 @@
+"""Every operation is one graph to torch.compile, with its gradients, in PyTorch and in Triton."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import kernels
+from scripts.kernel_lab.operations import Mlstm, Recurrence
+from scripts.kernel_lab.problem_lists import tiny_problems
+from scripts.kernel_lab.problems import Problem, worst
+
+
+def problems() -> list[Problem]:
+    """The first of each function, on no more tokens than its interpreted kernels take a moment for."""
+    first = {problem.op: problem for problem in reversed(tiny_problems())}
+    return [
+        replace(one, operation=replace(one.operation, T=5)) if isinstance(one.operation, Recurrence | Mlstm) else one
+        for one in first.values()
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch itself
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
+@pytest.mark.parametrize("problem", problems(), ids=lambda one: f"{one.op} {one.name}")
+def test_a_call_compiles_as_one_graph_with_its_gradients(problem, backend, monkeypatch):
+    torch.compiler.reset()  # others' calls of the same function count towards a limit
+    inputs = problem.make_inputs("cpu")
+    reference = problem.reference(inputs)
+    compiled = torch.compile(getattr(kernels, problem.op), fullgraph=True, backend="aot_eager")
+    monkeypatch.setattr(kernels, problem.op, compiled)
+    with kernels.use_backend(backend):
+        found = worst(problem.errors(problem.run(inputs), reference))
+    assert found.passes, found
