@@ -36,6 +36,7 @@ from nas.architecture.s4d import S4d
 from nas.architecture.slot_attention import GatedSlotAttention
 from nas.architecture.ttt_linear import TttLinear
 from nas.architecture.vector_recurrence import VectorRecurrence
+from nas.architecture.window_linear_attention import WindowLinearAttention
 from nas.ffns.base import Ffn
 from nas.ffns.channel_mix import ChannelMixFfn
 from nas.ffns.glu import GluFfn
@@ -70,6 +71,7 @@ from nas.mixers.short_convolution import ShortConvolutionMixer
 from nas.mixers.slot_attention import GatedSlotAttentionMixer
 from nas.mixers.ttt_linear import TttLinearMixer
 from nas.mixers.vector_recurrence import VectorRecurrenceMixer
+from nas.mixers.window_linear_attention import WindowLinearAttentionMixer
 from nas.model import Model
 from nas.residual import ResidualBlock
 
@@ -97,6 +99,7 @@ MIXERS: dict[type[MixerOptions], Callable[[Any, int], Mixer] | None] = {
     S4d: S4dMixer,
     GatedSlotAttention: GatedSlotAttentionMixer,
     TttLinear: TttLinearMixer,
+    WindowLinearAttention: WindowLinearAttentionMixer,
     HeadMix: lambda options, d_model: HeadMixer(options, d_model, build_mixer),
 }
 

@@ -42,6 +42,7 @@ from nas.architecture.s4d import S4d
 from nas.architecture.slot_attention import GatedSlotAttention
 from nas.architecture.ttt_linear import TttLinear
 from nas.architecture.vector_recurrence import VectorRecurrence
+from nas.architecture.window_linear_attention import WindowLinearAttention
 
 SET = object()
 """Any value but the default."""
@@ -50,6 +51,7 @@ ATTENTIONS, MATRICES = "tests/test_attention_parity.py", "tests/mixers/test_matr
 VECTORS, RWKV = "tests/mixers/test_vector_recurrence.py", "tests/mixers/test_rwkv.py"
 ROUTERS = "tests/contract/test_ffns.py"
 OTHER_STATES = "tests/mixers/test_other_states.py"
+HEADS, REMAINDER = "tests/mixers/test_mixture_of_heads.py", "tests/mixers/test_window_linear_attention.py"
 CONTRACT, SHARING, TYING = "tests/contract/test_mixers.py", "tests/test_kv_sharing.py", "tests/test_tied_blocks.py"
 RNN, TEST_TIME = "Linear sequence modelling: linear RNNs", "Linear sequence modelling: test-time training"
 LINEAR, STATE_SPACE = "Linear sequence modelling: linear attention", "Linear sequence modelling: state-space models"
@@ -114,6 +116,7 @@ METHODS: tuple[Method, ...] = (
     ),
     _method(LINEAR, "KDA (arXiv 2510.26692)", MatrixRecurrence, MATRICES, erase="delta", decay="vector"),
     _method(LINEAR, "DeltaProduct (arXiv 2502.10297)", MatrixRecurrence, MATRICES, inner_steps=SET),
+    _method(LINEAR, "Gated DeltaNet-2: erased by channel", MatrixRecurrence, MATRICES, erase="channel", write="vector"),
     _method(LINEAR, "Comba (arXiv 2506.02475)", MatrixRecurrence, MATRICES, erase="scaled"),
     _method(LINEAR, "Grouped values: keys shared by heads (Qwen3-Next)", GatedDeltaNet, num_key_heads=SET),
     _method(LINEAR, "Gated short convolution (LFM2)", ShortConvolution),
@@ -165,6 +168,7 @@ METHODS: tuple[Method, ...] = (
     _method(
         FULL, "Keys and values of an earlier layer (YOCO, arXiv 2405.05254)", Attention, SHARING, kv_from="earlier"
     ),
+    _method(FULL, "Heads picked by the token (MoH, arXiv 2410.11842)", Attention, HEADS, head_share=SET),
     _method(FULL, "Temperature of positions (Llama 4)", Attention, ATTENTIONS, temperature_floor=SET),
     _method(FULL, "Rotary positions (arXiv 2104.09864)", Attention, position="rope"),
     _method(FULL, "Rotary positions, a share of a head", Attention, rope_fraction=SET),
@@ -194,6 +198,12 @@ METHODS: tuple[Method, ...] = (
         HeadMix,
         "tests/contract/test_mixers.py",
         fuse="norm_mean",
+    ),
+    _method(
+        HYBRID,
+        "Window and linear remainder under one normaliser (LoLCATs, arXiv 2410.10254)",
+        WindowLinearAttention,
+        REMAINDER,
     ),
     _method(AROUND, "Gated linear units (arXiv 2002.05202)", Glu),
     _method(AROUND, "Squared ReLU (arXiv 2109.08668)", Mlp, activation="relu2"),

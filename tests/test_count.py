@@ -39,6 +39,7 @@ from nas.architecture import (
     S4d,
     ShortConvolution,
     TttLinear,
+    WindowLinearAttention,
     preset,
     read_architecture,
 )
@@ -94,6 +95,8 @@ ALL_MIXERS: tuple[MixerOptions, ...] = (
     S4d(num_heads=2, head_dim=16, state_dim=4),
     GatedSlotAttention(num_heads=2, head_dim=16, num_slots=8),
     TttLinear(num_heads=2, head_dim=16),
+    WindowLinearAttention(num_heads=2, num_kv_heads=1, head_dim=16, window=5),
+    Attention(num_heads=4, head_dim=16, head_share=0.5),
     Rwkv6(num_heads=2, head_dim=16),
     Rwkv7(num_heads=2, head_dim=16, value_rank=4),
     MIX,

@@ -51,6 +51,7 @@ from nas.architecture.s4d import S4d as S4d
 from nas.architecture.slot_attention import GatedSlotAttention as GatedSlotAttention
 from nas.architecture.ttt_linear import TttLinear as TttLinear
 from nas.architecture.vector_recurrence import VectorRecurrence as VectorRecurrence
+from nas.architecture.window_linear_attention import WindowLinearAttention as WindowLinearAttention
 from nas.architecture.yaml_form import from_dict as from_dict
 from nas.architecture.yaml_form import options_to_dict as options_to_dict
 from nas.architecture.yaml_form import read_architecture as read_architecture

@@ -4,8 +4,9 @@ One letter a mixer: A attention, S sliding-window attention, B block-sparse atte
 pattern, N native sparse attention, D latent attention, I latent attention to indexed tokens, F forgetting attention,
 X differential attention, H hash attention, L gated linear attention, M Mamba-2, m Mamba-1, G gated DeltaNet, C short
 convolution, R matrix recurrence, V vector recurrence, 4, 6 and 7 RWKV, s S4D, Y gated slot attention, T TTT-Linear,
-(AM) heads of A and M side by side, 0 none. Behind it the FFN: nothing for a GLU, u for a plain MLP, e for experts, w
-for RWKV's, d for one that only some tokens pass (mixture of depths), - for none.
+W attention in a window and linear attention to all before it, (AM) heads of A and M side by side, 0 none. Behind it the
+FFN: nothing for a GLU, u for a plain MLP, e for experts, w for RWKV's, d for one that only some tokens pass (mixture of
+depths), - for none.
 """
 
 from nas.architecture.architecture import Architecture, Block
@@ -35,6 +36,7 @@ MIXER_LETTERS = {
     "s4d": "s",
     "gated_slot_attention": "Y",
     "ttt_linear": "T",
+    "window_linear_attention": "W",
     "none": "0",
 }
 

@@ -25,6 +25,7 @@ from nas.architecture.s4d import S4d
 from nas.architecture.slot_attention import GatedSlotAttention
 from nas.architecture.ttt_linear import TttLinear
 from nas.architecture.vector_recurrence import VectorRecurrence
+from nas.architecture.window_linear_attention import WindowLinearAttention
 
 MIXERS: dict[str, type[MixerOptions]] = {
     cls.kind: cls
@@ -52,6 +53,7 @@ MIXERS: dict[str, type[MixerOptions]] = {
         S4d,
         GatedSlotAttention,
         TttLinear,
+        WindowLinearAttention,
         HeadMix,
     )
 }

@@ -5,7 +5,7 @@ The source is the nearest earlier layer with keys and values of its own and the 
 layers of one type.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from nas.architecture.errors import ArchitectureError
@@ -27,14 +27,25 @@ def with_own(mixer: MixerOptions) -> MixerOptions:
     return replace(mixer, kv_from="own") if isinstance(mixer, Attention) else mixer
 
 
+def own_sources(mixer: MixerOptions) -> dict[Reach, Attention]:
+    """The attentions of a layer, parts of head_mix included, whose keys and values later layers may share."""
+    return {reach(part): part for part in _attentions(mixer) if part.kv_from == "own"}
+
+
+def source_of(mixer: MixerOptions, sources: Mapping[Reach, Attention]) -> Attention | None:
+    """The nearest earlier attention whose keys and values this one can share; None where there is none."""
+    if not isinstance(mixer, Attention):
+        return None
+    source = sources.get(reach(mixer))
+    return source if source is not None and _heads(source) == _heads(mixer) else None
+
+
 def check_sources(mixers: Sequence[MixerOptions]) -> None:
     """Raise ArchitectureError, naming the block, unless every sharing attention has a source with as many KV heads."""
     sources: dict[Reach, Attention] = {}
     for index, mixer in enumerate(mixers):
-        parts = mixer.parts if isinstance(mixer, HeadMix) else (mixer,)
-        attentions = [part for part in parts if isinstance(part, Attention)]
-        own = {reach(part): part for part in attentions if part.kv_from == "own"}
-        for part in attentions:
+        own = own_sources(mixer)
+        for part in _attentions(mixer):
             if part.kv_from == "own":
                 continue
             if reach(part) in own:
@@ -49,10 +60,20 @@ def check_sources(mixers: Sequence[MixerOptions]) -> None:
                     f"blocks[{index}]: KV shared from a layer that has none: no earlier attention with {window} has "
                     "keys and values of its own."
                 )
-            if (source.kv_heads, source.head_dim) != (part.kv_heads, part.head_dim):
+            if _heads(source) != _heads(part):
                 raise ArchitectureError(
                     f"blocks[{index}]: KV shared with an earlier layer must have its heads, num_kv_heads="
                     f"{source.kv_heads} of head_dim={source.head_dim}, but got num_kv_heads={part.kv_heads} of "
                     f"head_dim={part.head_dim}."
                 )
         sources |= own
+
+
+def _attentions(mixer: MixerOptions) -> list[Attention]:
+    parts = mixer.parts if isinstance(mixer, HeadMix) else (mixer,)
+    return [part for part in parts if isinstance(part, Attention)]
+
+
+def _heads(attention: Attention) -> tuple[int, int]:
+    """Keys and values that layers share are so many, of this size."""
+    return attention.kv_heads, attention.head_dim

@@ -14,7 +14,7 @@ from nas.architecture.positions import DEFAULT_ROPE_BASE, Position
 
 Decay = Literal["none", "fixed", "scalar", "vector"]
 DecayForm = Literal["retention", "slopes", "softplus", "sigmoid", "exponential"]
-Erase = Literal["none", "delta", "scaled", "separate"]
+Erase = Literal["none", "delta", "scaled", "channel", "separate"]
 Write = Literal["plain", "scalar", "vector", "complement", "exponential"]
 FeatureMap = Literal["identity", "silu", "relu", "elu", "softmax", "taylor", "hedgehog"]
 Normaliser = Literal["none", "sum", "max"]
@@ -38,7 +38,8 @@ class MatrixRecurrence(MixerOptions):
 
     decay: none, `fixed` per head, or set by the token per head (`scalar`) or key channel (`vector`), in the form
     `decay_form`; its logarithm is multiplied by `decay_scale`, a sigmoid starts at `decay_floor`. erase: what the key
-    recalls (`delta`), a learned share of that (`scaled`), or what another key recalls (`separate`). write: `plain`,
+    recalls (`delta`), a learned share of that (`scaled`), what it recalls from channels that are each taken with a
+    strength set by the token (`channel`: GDN-2), or what another key recalls (`separate`). write: `plain`,
     with a strength per head, a gate per value channel, keys that are one minus the decay (`complement`), or an
     exponential gate. beta_max: the largest strength. inner_steps: writes per token. normaliser: division by the sum of
     weights, or by the larger of its size and 1. qk_norm: length one, after the feature map. scaled: queries are divided
@@ -149,9 +150,13 @@ class MatrixRecurrence(MixerOptions):
                 f"A normaliser sums weights that are never erased, but got normaliser={self.normaliser}, "
                 f"erase={self.erase}."
             )
-        if self.erase == "separate" and self.write not in ("plain", "scalar", "vector"):
+        if self.erase == "channel" and self.qk_norm != "l2":
             raise ArchitectureError(
-                f"erase: separate needs write: plain, scalar or vector, but got write={self.write}."
+                f"erase: channel needs qk_norm: l2, or states grow without bound, but got qk_norm={self.qk_norm}."
+            )
+        if self.erase in ("channel", "separate") and self.write not in ("plain", "scalar", "vector"):
+            raise ArchitectureError(
+                f"erase: {self.erase} needs write: plain, scalar or vector, but got write={self.write}."
             )
         if self.write == "complement" and (self.decay != "vector" or self.inner_steps > 1):
             raise ArchitectureError(

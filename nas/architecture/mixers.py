@@ -92,8 +92,10 @@ class Attention(GroupedHeads):
     kv_from: keys and values of its own, or those of the nearest earlier layer with the same window that has its own.
     score_scale: factor of the scores beside 1 / sqrt(head_dim). soft_cap: c tanh(s / c) takes the place of a score s.
     sinks: every head has one more key, whose score is learned and whose value is zero. output_gate: heads are
-    multiplied by sigmoid(W x). reads: the stream, or behind it the embedding of the token, under one norm and in twice
-    as many channels (Zamba, arXiv 2405.16712, section 2).
+    multiplied by sigmoid(W x). head_share: the share of its heads that a token uses, as a router says, all of them
+    without one; always_share: the share of all heads that every token uses, where there is a router (MoH, arXiv
+    2410.11842). Heads that are not used are computed all the same. reads: the stream, or behind it the embedding of the
+    token, under one norm and in twice as many channels (Zamba, arXiv 2405.16712, section 2).
     """
 
     kind: ClassVar[str] = "attention"
@@ -106,9 +108,26 @@ class Attention(GroupedHeads):
     sinks: bool = option(False, rare=True)
     output_gate: OutputGate = option("none", rare=True)
     out_bias: bool = option(False, rare=True)
+    head_share: float = option(1.0, minimum=0, maximum=1, rare=True)
+    always_share: float = option(0.25, minimum=0, maximum=1, rare=True)
     reads: Reads = option("stream", rare=True)
     position: Position = option("rope")
     rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
+
+    @property
+    def routes_heads(self) -> bool:
+        """Whether a token picks heads; a single one is not picked."""
+        return self.head_share < 1 and self.num_heads > 1
+
+    @property
+    def always_heads(self) -> int:
+        """Heads that every token uses beside those that a router picks; one at least is left to the router."""
+        return min(round(self.always_share * self.num_heads), self.num_heads - 1)
+
+    @property
+    def active_heads(self) -> int:
+        """Heads that a token uses, one at least picked by the router."""
+        return max(round(self.head_share * self.num_heads), self.always_heads + 1)
 
     def read_size(self, d_model: int) -> int:
         """Channels that it reads."""
@@ -124,7 +143,10 @@ class Attention(GroupedHeads):
 
     def canonical(self, d_model: int) -> Self:
         tied = self.tie_kv and self.kv_from == "own"
-        return replace(super().canonical(d_model), **used_positions(self), tie_kv=tied)
+        shares = {"head_share": 1.0, "always_share": 0.25}
+        if self.routes_heads:
+            shares = {name: float(getattr(self, name)) for name in shares}
+        return replace(super().canonical(d_model), **used_positions(self), **shares, tie_kv=tied)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,7 +357,9 @@ def join_heads(first: MixerOptions, second: MixerOptions) -> MixerOptions | None
     if not (isinstance(first, Attention) and isinstance(second, Attention)):
         return None
     total = first.num_heads + second.num_heads
-    if first.kv_heads != first.num_heads or second.kv_heads != second.num_heads or first.kv_from != "own":
+    if first.kv_heads != first.num_heads or second.kv_heads != second.num_heads:
+        return None
+    if first.kv_from != "own" or first.routes_heads:
         return None
     if replace(first, num_heads=total, num_kv_heads=total) != replace(second, num_heads=total, num_kv_heads=total):
         return None

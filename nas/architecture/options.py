@@ -51,8 +51,10 @@ class Options:
     kind: ClassVar[str]
 
     def __post_init__(self) -> None:
-        for name, hint, minimum, maximum in _rules(type(self)):
-            check_value(name, getattr(self, name), hint, minimum, maximum)
+        for name, default, hint, minimum, maximum in _rules(type(self)):
+            value = getattr(self, name)
+            if value is not default:
+                check_value(name, value, hint, minimum, maximum)
         self.check()
 
     def check(self) -> None:
@@ -64,14 +66,15 @@ class Options:
 
 
 @cache
-def _rules(kind: type[Options]) -> tuple[tuple[str, Any, float | None, float | None], ...]:
-    """(name, type, smallest, largest value) of every option of a kind; reading annotations anew each time costs most.
+def _rules(kind: type[Options]) -> tuple[tuple[str, Any, Any, float | None, float | None], ...]:
+    """(name, default, type, smallest, largest value) of every option of a kind. Reading annotations anew each time
+    costs most, and after that checking what is at its default, as most options are.
 
     None stands for no bound.
     """
     hints = get_type_hints(kind)
     ruled = (f for f in dataclasses.fields(kind) if f.metadata)
-    return tuple((f.name, hints[f.name], f.metadata["minimum"], f.metadata["maximum"]) for f in ruled)
+    return tuple((f.name, f.default, hints[f.name], f.metadata["minimum"], f.metadata["maximum"]) for f in ruled)
 
 
 def check_value(name: str, value: object, hint: Any, minimum: float | None, maximum: float | None = None) -> None:

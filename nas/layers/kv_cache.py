@@ -68,6 +68,12 @@ def extend(cache: Tensor, new: Tensor, position: int, num_global: int = 0) -> Te
     return at_hand
 
 
+def last_in_ring(cache: Tensor, position: int, count: int) -> Tensor:
+    """The last `count` of the `position` tokens read, in order, of a buffer without global ones that holds them."""
+    held = torch.arange(position - count, position, device=cache.device)
+    return cache[:, _slots(held, cache.shape[1], 0)]
+
+
 def pairs_in_window(tokens: int, position: int, window: int | None) -> int:
     """How many (query, key) pairs `tokens` queries from `position` on see, each itself and at most `window` keys."""
 

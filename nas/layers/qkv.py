@@ -8,6 +8,7 @@ from nas.architecture.hash_attention import HashAttention
 from nas.architecture.mixers import Attention, BlockSparseAttention
 from nas.architecture.native_sparse_attention import NativeSparseAttention
 from nas.architecture.pattern_attention import PatternAttention
+from nas.architecture.window_linear_attention import WindowLinearAttention
 from nas.context import Context
 from nas.layers.adapter import adapted
 from nas.layers.linear import Linear
@@ -15,7 +16,13 @@ from nas.layers.norm import RMSNorm, normalised
 from nas.layers.rope import Rope, rotate
 
 Grouped = (
-    Attention | BlockSparseAttention | PatternAttention | NativeSparseAttention | ForgettingAttention | HashAttention
+    Attention
+    | BlockSparseAttention
+    | PatternAttention
+    | NativeSparseAttention
+    | ForgettingAttention
+    | HashAttention
+    | WindowLinearAttention
 )
 
 

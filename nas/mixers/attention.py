@@ -3,7 +3,7 @@
 Sources: Vaswani et al. (arXiv 1706.03762); grouped queries: Ainslie et al. (arXiv 2305.13245); sliding window: Mistral
 (arXiv 2310.06825), section 2; global keys beside a window: Xiao et al. (arXiv 2309.17453), section 3, here at their own
 positions; keys and values of an earlier layer: Brandon et al. (arXiv 2405.12981), section 3; output gate: Qiu et al.
-(arXiv 2505.06708), section 3; caps and sinks: `kernels`.
+(arXiv 2505.06708), section 3; heads picked by the token: `nas.layers.head_router`; caps and sinks: `kernels`.
 """
 
 from typing import Any
@@ -15,6 +15,7 @@ from kernels import attention, attention_step
 from nas.architecture.kv_sharing import reach
 from nas.architecture.mixers import Attention
 from nas.context import Context
+from nas.layers.head_router import HeadRouter
 from nas.layers.kv_cache import append, empty_cache, extend, pairs_in_window, slot_and_length
 from nas.layers.linear import Linear
 from nas.layers.qkv import QkvProjection
@@ -37,6 +38,10 @@ class AttentionMixer(Mixer):
         self.qkv = QkvProjection(options, d_model)
         inner = options.num_heads * options.head_dim
         self.gate_proj = Linear(options.read_size(d_model), inner) if options.output_gate == "sigmoid" else None
+        self.router = None
+        if options.routes_heads:
+            counts = {"heads": options.num_heads, "always": options.always_heads, "active": options.active_heads}
+            self.router = HeadRouter(options.read_size(d_model), **counts)
         self.out_proj = Linear(inner, d_model, bias=options.out_bias)
 
     def forward(
@@ -54,7 +59,7 @@ class AttentionMixer(Mixer):
         o = attention(
             q, k, v, scale=self.scale, window=self.window, num_global=self.num_global, **self._score_options(q)
         )
-        return self._finish(o, x), state
+        return self._finish(o, x, context), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
         if self.shares:
@@ -66,7 +71,7 @@ class AttentionMixer(Mixer):
             k_seen, v_seen = append(state["k"], k[:, 0], slot), append(state["v"], v[:, 0], slot)
             context.shared[self.source] = (k_seen, v_seen)
         o = attention_step(q[:, 0], k_seen, v_seen, length, scale=self.scale, **self._score_options(q))
-        return self._finish(o, x), state
+        return self._finish(o, x, context), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
         if self.shares:
@@ -81,8 +86,8 @@ class AttentionMixer(Mixer):
         seen = None if self.window is None else self.num_global + self.window
         pairs = pairs_in_window(tokens, context_len, seen)
         products = 4 * pairs * self.qkv.num_heads * self.qkv.head_dim
-        gate = 0 if self.gate_proj is None else linear_flops(tokens, self.gate_proj)
-        return self.qkv.flops(tokens) + products + gate + linear_flops(tokens, self.out_proj)
+        layers = [self.gate_proj, None if self.router is None else self.router.proj, self.out_proj]
+        return self.qkv.flops(tokens) + products + linear_flops(tokens, *(layer for layer in layers if layer))
 
     def state_traffic(self, tokens: int, context_len: int, dtype: torch.dtype) -> int:
         # All keys and values in sight are read; only those of the new tokens are written, by the layer that has them.
@@ -103,7 +108,9 @@ class AttentionMixer(Mixer):
     def _score_options(self, q: Tensor) -> dict[str, Any]:
         return {"softcap": self.soft_cap, "sink": None if self.sinks is None else self.sinks.to(q.dtype)}
 
-    def _finish(self, o: Tensor, x: Tensor) -> Tensor:
-        """o [..., H, D] gated by x [..., d] and projected."""
+    def _finish(self, o: Tensor, x: Tensor, context: Context) -> Tensor:
+        """o [..., H, D] weighted and gated by x [..., d] and projected."""
+        if self.router is not None:
+            o = o * self.router(x, context).unsqueeze(-1)
         heads = o.flatten(-2)
         return self.out_proj(heads if self.gate_proj is None else heads * self.gate_proj(x).sigmoid())

@@ -5,6 +5,7 @@
 * α: none, fixed per head, or set by the token (`nas.layers.decay_gate`).
 * erase: `delta` a = k after the decay, b = β k (Yang et al., DeltaNet, arXiv 2406.06484); `scaled` a = σ(s) k before
   the decay, b = β k, and with `correction` q less a share of k (Hu et al., Comba, arXiv 2506.02475, section 3);
+  `channel` a = β ⊙ k after the decay with a strength β per channel, b = k (GDN-2 of flash-linear-attention);
   `separate` a = κ and b = β κ before the decay, with a key κ of its own (Peng et al., RWKV-7, arXiv 2503.14456).
 * write: keys times a strength β, values times a gate σ(W x) per channel (GDN-2), keys 1 - α (HGRN2, arXiv 2404.07904),
   or keys times exp(i), kept in range (Beck et al., xLSTM, arXiv 2405.04517, section 2.3; `kernels.mlstm`).
@@ -57,7 +58,8 @@ class Inputs(NamedTuple):
 
 class MatrixRecurrenceMixer(Mixer):
     """`in_proj` gives q, k (unless it is one minus the decay) and v, the gate z or its low rank, the strength b, the
-    decay or its low rank, the write gate, and the separate key, in this order; each inner step has its k, v and b.
+    decay or its low rank, the write gate, and the separate key (or strengths of the channels of k), in this order; each
+    inner step has its k, v and b.
     """
 
     def __init__(self, options: MatrixRecurrence, d_model: int) -> None:
@@ -70,7 +72,7 @@ class MatrixRecurrenceMixer(Mixer):
         self.keys = 0 if o.write == "complement" else steps * queries
         gate_rank = o.rank(o.gate_rank)
         self.decay = _decay_gate(o) if o.decay in ("scalar", "vector") else None
-        has_strength = o.erase != "none" or o.write == "scalar"
+        has_strength = o.erase in ("delta", "scaled", "separate") or o.write == "scalar"
         write_gate = {"vector": steps * values, "exponential": heads}.get(o.write, 0)
         # With a separate key, what is erased and what is written have strengths of their own.
         strengths = steps * heads * (has_strength + (o.erase == "separate" and o.write == "scalar"))
@@ -80,7 +82,7 @@ class MatrixRecurrenceMixer(Mixer):
             "beta": strengths,
             "decay": 0 if self.decay is None else self.decay.inputs,
             "write": write_gate,
-            "other_key": steps * heads * features if o.erase == "separate" else 0,
+            "other_key": steps * heads * features if o.erase in ("separate", "channel") else 0,
         }
         self.in_proj = Linear(d_model, sum(self.sizes.values()))
         self.conv = None
@@ -145,7 +147,7 @@ class MatrixRecurrenceMixer(Mixer):
         features = self.q_features.flops(tokens)
         features += 0 if self.k_features is None else o.inner_steps * self.k_features.flops(tokens)
         # A token is read once; each inner step writes, and recalls what it erases; another key writes once more.
-        products = 1 + o.inner_steps * (1 + {"none": 0, "delta": 1, "scaled": 2, "separate": 2}[o.erase])
+        products = 1 + o.inner_steps * (1 + {"none": 0, "delta": 1, "scaled": 2, "channel": 2, "separate": 2}[o.erase])
         return (
             linear_flops(tokens, *(layer for layer in layers if layer is not None))
             + (0 if self.conv is None else self.conv.flops(tokens))
@@ -184,7 +186,7 @@ class MatrixRecurrenceMixer(Mixer):
         log_decay = self._log_decay(parts["decay"])
         q, k, v = self._heads(parts["qkv"], log_decay, context)
         beta, erase, log_gate = None, None, None
-        if o.erase != "none" or o.write == "scalar":
+        if self.sizes["beta"]:
             beta = self._by_head(parts["beta"].float().sigmoid() * o.beta_max, 1).squeeze(-1)
         if o.write == "vector":
             v = v * self._by_head(parts["write"].sigmoid(), o.head_dim)
@@ -198,7 +200,10 @@ class MatrixRecurrenceMixer(Mixer):
             other = l2_normalise(self._by_head(parts["other_key"], o.feature_size))
             erase, beta = (other, other * -beta.unsqueeze(-1).to(k.dtype)), None
             k = k * write[0].unsqueeze(-1).to(k.dtype) if write else k
-        elif o.erase == "none" and beta is not None:
+        elif o.erase == "channel":
+            strength = self._by_head(parts["other_key"].sigmoid() * o.beta_max, o.feature_size)
+            erase = (k * strength.to(k.dtype) * self._decayed(log_decay, k), -k)
+        if o.erase in ("none", "channel") and beta is not None:
             k, beta = k * beta.unsqueeze(-1).to(k.dtype), None
         if self.write_bias is not None:
             log_gate = soft_capped(parts["write"].float() + self.write_bias.float(), o.gate_cap)
@@ -248,6 +253,17 @@ class MatrixRecurrenceMixer(Mixer):
             return None
         fixed = retention_decay if o.form_of_decay == "retention" else slope_decay
         return o.decay_scale * fixed(o.num_heads, x.device)
+
+    def _decayed(self, log_decay: Tensor | None, k: Tensor) -> Tensor | float:
+        """What is left of the channels of a state at each write to it, for keys k: a token decays at its first one."""
+        if log_decay is None:
+            return 1.0
+        kept = log_decay.exp().to(k.dtype)
+        kept = kept if self.options.decay == "vector" else kept.unsqueeze(-1)
+        if self.options.inner_steps == 1:
+            return kept
+        kept = kept.expand(*k.shape[:-3], k.shape[-2], -1).unsqueeze(-3)
+        return torch.cat((kept, torch.ones_like(kept).expand(*k.shape[:-3], self.options.inner_steps - 1, -1, -1)), -3)
 
     def _in_sequence(self, given: Inputs) -> Inputs:
         """Inner steps as tokens: each token decays at its first and is read at its last."""

@@ -39,6 +39,7 @@ MIXER_COLOURS = {
     "s": "#bb6677",
     "Y": "#225577",
     "T": "#888888",
+    "W": "#88ccee",
     "0": "#ffffff",
 }
 FFN_COLOURS = {

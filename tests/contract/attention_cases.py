@@ -69,6 +69,12 @@ ATTENTION_CASES: dict[str, MixerOptions] = {
     "differential with norms": DifferentialAttention(num_heads=1, head_dim=40, qk_norm="head", lambda_init=0.2),
     "hashed": HashAttention(num_heads=4, num_kv_heads=2, head_dim=16, num_hashes=1, num_buckets=4, top_k=4, seed=1),
     "hashed, not rotated": HashAttention(num_heads=2, head_dim=16, num_hashes=2, num_buckets=8, position="none"),
+    "attention, heads picked by the token": Attention(
+        num_heads=4, num_kv_heads=2, head_dim=16, head_share=0.75, output_gate="sigmoid"
+    ),
+    "attention, all heads picked, in a window": Attention(
+        num_heads=4, head_dim=16, window=5, head_share=0.5, always_share=0.0
+    ),
     "attention, values are keys": Attention(num_heads=4, num_kv_heads=2, head_dim=16, tie_kv=True, qk_norm="head"),
     "block sparse, sharper with the length": BlockSparseAttention(
         num_heads=2, head_dim=16, block_size=4, top_k=2, temperature_floor=4, temperature_scale=0.5, tie_kv=True

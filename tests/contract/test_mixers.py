@@ -25,6 +25,7 @@ from nas.architecture import (
     ShortConvolution,
     TttLinear,
     VectorRecurrence,
+    WindowLinearAttention,
     YarnScaling,
     preset,
 )
@@ -122,6 +123,20 @@ CASES: dict[str, MixerOptions] = {
         inner_steps=2,
         output_norm="none",
     ),
+    "recurrence that erases by channel": MatrixRecurrence(
+        num_heads=2, head_dim=16, key_dim=8, decay="vector", erase="channel", write="vector", qk_norm="l2", conv_size=4
+    ),
+    "recurrence that erases by channel, twice a token": MatrixRecurrence(
+        num_heads=2,
+        head_dim=16,
+        decay="fixed",
+        erase="channel",
+        write="scalar",
+        qk_norm="l2",
+        inner_steps=2,
+        beta_max=2.0,
+        output_norm="none",
+    ),
     "recurrence with a bonus, gated before its norm": MatrixRecurrence(
         num_heads=2,
         head_dim=16,
@@ -139,6 +154,10 @@ CASES: dict[str, MixerOptions] = {
     "s4d": S4d(num_heads=2, head_dim=16, state_dim=4, num_groups=2, conv_size=3),
     "gated slot attention": GatedSlotAttention(num_heads=2, head_dim=16, num_slots=6),
     "ttt linear": TttLinear(num_heads=2, head_dim=16, mini_batch=6),
+    "window and linear remainder": WindowLinearAttention(num_heads=4, num_kv_heads=2, head_dim=16, window=5),
+    "window of one and linear remainder": WindowLinearAttention(
+        num_heads=2, head_dim=16, window=1, feature_map="elu", position="none"
+    ),
     "rwkv-4": Rwkv4(num_heads=2, head_dim=16),
     "rwkv-6": Rwkv6(num_heads=2, head_dim=16, mix_rank=4, decay_rank=8),
     "rwkv-7": Rwkv7(num_heads=2, head_dim=16, decay_rank=8, rate_rank=4, gate_rank=8),

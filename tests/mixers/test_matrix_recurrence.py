@@ -265,6 +265,40 @@ def test_presets_are_the_naive_functions_between_their_projections(name: str, x:
     assert_near(mixer(x)[0], mixer.out_proj(finish(NAIVE[name](*given))))
 
 
+def test_erasing_by_channel_is_gated_deltanet_2(x: Tensor):
+    options = MatrixRecurrence(
+        num_heads=H, head_dim=V, key_dim=K, decay="vector", erase="channel", write="vector", qk_norm="l2"
+    )
+    ours = MatrixRecurrenceMixer(options, D_MODEL)
+    randomise(ours)
+    weights, sizes = dict(ours.named_parameters()), (K, K, V, K, V, K)
+
+    def theirs(x: Tensor) -> Tensor:
+        parts = F.linear(x, weights["in_proj.weight"]).split([H * size for size in sizes], -1)
+        q, k, v, a, w, b = (heads(part, size) for part, size in zip(parts, sizes, strict=True))
+        log_decay = -weights["decay.A_log"].exp().view(H, 1) * F.softplus(a + weights["decay.bias"].view(H, K))
+        given = (F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, log_decay, b.sigmoid(), w.sigmoid())
+        o = root_mean_square(naive("gdn2").naive_recurrent_gdn2(*given)[0], weights["readout.norm.weight"])
+        return ours.out_proj(o.flatten(2))
+
+    assert_same_layer(ours, theirs, x)
+
+
+@pytest.mark.parametrize(("decay", "inner_steps"), [("none", 1), ("fixed", 2), ("scalar", 2), ("vector", 1)])
+def test_channels_that_are_erased_alike_are_the_delta_rule(x: Tensor, decay: str, inner_steps: int):
+    given = {"num_heads": H, "head_dim": V, "key_dim": K, "decay": decay, "inner_steps": inner_steps, "conv_size": 4}
+    given |= {"write": "scalar", "qk_norm": "l2", "beta_max": 2.0}
+    delta, ours = (
+        MatrixRecurrenceMixer(MatrixRecurrence(**given, erase=erase), D_MODEL) for erase in ("delta", "channel")
+    )
+    randomise(delta)
+    weights = dict(delta.named_parameters())
+    parts = weights["in_proj.weight"].split(list(delta.sizes.values()))
+    strengths = dict(zip(delta.sizes, parts, strict=True))["beta"]
+    copy(ours, weights | {"in_proj.weight": torch.cat((weights["in_proj.weight"], strengths.repeat_interleave(K, 0)))})
+    assert_same_layer(ours, lambda x: delta(x)[0], x)
+
+
 BAD = [
     (
         {"decay": "fixed", "decay_form": "softplus"},
@@ -273,6 +307,11 @@ BAD = [
     ({"decay_form": "sigmoid"}, "decay_form of decay: none must be one of none, but got sigmoid"),
     ({"decay": "vector", "decay_floor": 0.5}, "decay_floor is below 1 and needs decay_form: sigmoid"),
     ({"erase": "delta"}, "erase: delta needs write: scalar and qk_norm: l2"),
+    ({"erase": "channel"}, "erase: channel needs qk_norm: l2"),
+    (
+        {"erase": "channel", "qk_norm": "l2", "write": "complement"},
+        "erase: channel needs write: plain, scalar or vector",
+    ),
     ({"erase": "delta", "write": "scalar", "qk_norm": "l2", "normaliser": "max"}, "A normaliser sums weights"),
     ({"write": "complement", "decay": "scalar"}, "write: complement takes keys from decay: vector"),
     ({"write": "exponential", "decay": "vector"}, "write: exponential needs decay: scalar, normaliser: max"),
