@@ -159,7 +159,7 @@ def replay(run: Run) -> Found:
                 trials=settings.trials,
                 already_sampled=0,
                 space=settings.space,
-                prior=prior_from(settings.priors, settings.space.mixer_options),
+                prior=prior_from(settings.priors, settings.space.weighed_as),
             )
             enqueue_references(study, settings.space.references(settings.designs))
             loop = make_loop(settings, study, crew, OracleEvaluator(oracle=read_table(run.table, run.overrides)))

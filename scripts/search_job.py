@@ -108,7 +108,7 @@ def join_study(settings: SearchSettings, stack: ExitStack) -> tuple[Study, Crew,
     """The study with its sampler, this worker's place in its crew, and the definition; closing `stack` leaves them."""
     directory = settings.directory
     check_sampler(settings.sampler)
-    prior = prior_from(settings.priors, settings.space.mixer_options)
+    prior = prior_from(settings.priors, settings.space.weighed_as)
     make_folder(directory)
     check_ready(directory, settings.tracker)
     # Before anything asks torch for a device.

@@ -61,8 +61,10 @@ def line(question: Question) -> str:
     """One question, with the places that ask it and the condition."""
     places = f" (x{question.places})" if question.places > 1 else ""
     text = f"{question.name}{places}: {', '.join(map(str, question.choices))}"
-    if not question.conditions:
+    if question.always:
         return text
+    if not question.conditions:
+        return f"{text}   [depends on several choices]"
     conditions = (f"{name} is {alternatives(choices)}" for name, choices in question.conditions)
     return f"{text}   [if {' and '.join(conditions)}]"
 

@@ -12,6 +12,7 @@ from search_spaces.moe import MoeSpace
 from search_spaces.pattern import PatternSpace
 from search_spaces.picks import Trial as Trial
 from search_spaces.random_trial import RandomTrial as RandomTrial
+from search_spaces.staged import StagedSpace
 
 SPACES: dict[str, type[SearchSpace]] = {
     "hybrid": HybridSpace,
@@ -20,6 +21,7 @@ SPACES: dict[str, type[SearchSpace]] = {
     "linear": LinearSpace,
     "attention": AttentionSpace,
     "moe": MoeSpace,
+    "staged": StagedSpace,
     "oracle": PatternSpace,  # the one that docs/benchmarks/oracle.json enumerates
 }
 

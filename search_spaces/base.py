@@ -1,36 +1,35 @@
 """What every search space shares: its fields, the walk from choices to an architecture, and the way back.
 
-A space decides three things: which mixers it offers (`mixer_options`), how long its period is (`periods`), and under
-which name a choice of a layer is asked (`name_of`). Layers that ask under one name share the choice; that alone makes
-a layout free, tiled or staged.
+A space decides three things: which mixers it offers (`mixer_options`), what form its stack has (`form`: a period, or
+stages), and under which name a choice of a layer is asked (`name_of`). Layers that ask under one name share the choice;
+that alone makes a layout free, tiled or staged.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from fractions import Fraction
+from functools import partial
+from typing import Any
 
-from nas.architecture import (
-    Architecture,
-    ArchitectureError,
-    Attention,
-    Block,
-    FfnOptions,
-    Glu,
-    HeadMix,
-    MixerOptions,
-    Moe,
-    NoFfn,
-    RwkvChannelMix,
-    canonical,
-)
+from nas.architecture import Architecture, ArchitectureError, Attention, Block, canonical
 from search_spaces.fields import check_keys, integer, integers, kv_heads, shares, switch, words
-from search_spaces.kinds import HEAD_MIX, KINDS, Kind, agree, describe_ffn, describe_mixer, pattern_name
+from search_spaces.kinds import (
+    HEAD_MIX,
+    KINDS,
+    Kind,
+    Sources,
+    agree,
+    describe_ffn,
+    describe_mixer,
+    pattern_name,
+    sources_after,
+)
+from search_spaces.layer import Layer, sizes
 from search_spaces.picks import Choice, Draw, Given, Match, OutsideSpaceError, Pick, Trial
 
-# FFN width over model width before parameters are matched: near the 8/3 of Llama (arXiv 2302.13971, section 2.2).
-FFN_FACTOR = 3
+UNASKED = {"kv_from": "own"}
+"""What a design wants where only the sizes of this space make a question of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class SearchSpace(ABC):
     key_dim: tuple[int, ...] = integers()
     state_dim: tuple[int, ...] = integers()
     mamba1_state_dim: tuple[int, ...] = integers()
-    ffns: tuple[str, ...] = words("glu", "moe", "none", "rwkv_channel_mix")
+    ffns: tuple[str, ...] = words("glu", "mlp", "moe", "none", "rwkv_channel_mix")
     num_experts: tuple[int, ...] = integers(minimum=2)
     top_k: tuple[int, ...] = integers()
     num_shared: tuple[int, ...] = integers(minimum=0)
@@ -82,6 +81,22 @@ class SearchSpace(ABC):
         return KINDS
 
     @property
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        """Choices of a layer's mixer that stand for several kinds, which is asked next under the name of the group."""
+        return {}
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """Every kind that a layer may be, or have as a part."""
+        chosen = [kind for name in self.mixer_options.values() for kind in self.groups.get(name, (name,))]
+        return tuple(dict.fromkeys([*chosen, *(kind for pair in self.pairs for kind in pair.split("+"))]))
+
+    @property
+    def weighed_as(self) -> Mapping[Choice, str]:
+        """By which kind priors know each choice of a layer's mixer: `attention` is all that attends to everything."""
+        return self.mixer_options
+
+    @property
     def moe_options(self) -> Mapping[str, str]:
         """Further fields of the space that choose options of mixtures of experts, and these options."""
         return {}
@@ -102,13 +117,39 @@ class SearchSpace(ABC):
         return ()
 
     @abstractmethod
-    def name_of(self, key: str, layer: int, num_layers: int, period: int) -> str:
+    def name_of(self, key: str, layer: int, num_layers: int, form: Any) -> str:
         """The parameter under which a layer asks for `key`, such as `layers.3.window`."""
+
+    def form(self, pick: Pick, num_layers: int) -> Any:
+        """What `name_of` must know of a stack of so many layers: here the period of what is repeated, 0 without one."""
+        fits_always = max(self.periods, default=0) <= min(self.num_layers)
+        return pick("period", self._periods(num_layers), total=None if fits_always else num_layers)
+
+    def forms(self, num_layers: int) -> Iterable[dict[str, object]]:
+        """What must be wanted for each form, those that repeat most first."""
+        return [{"period": period} for period in sorted(self._periods(num_layers).values())]
+
+    def depth(self, pick: Pick, num_layers: int) -> int:
+        """How many layers are asked for their choices, the first ones of the network."""
+        return num_layers
+
+    def whole(self, pick: Pick, architecture: Architecture, num_layers: int) -> Architecture:
+        """The network of so many layers, of which the first ones are known."""
+        return architecture
+
+    def describe(self, block: Block, sources: Sources) -> dict[str, object]:
+        """What a layer must choose to be this canonical block behind layers with these keys and values."""
+        mixer = describe_mixer(block.mixer, self.head_dim, self.kinds, sources)
+        return mixer | describe_ffn(block.ffn, self.moe_options)
+
+    def describe_whole(self, architecture: Architecture) -> dict[str, object]:
+        """What must be chosen beside the layers to make this canonical network."""
+        return {}
 
     def check(self) -> None:
         """Rules between fields. Raises ArchitectureError."""
-        kinds = {kind for pair in self.pairs for kind in pair.split("+")} | set(self.mixer_options.values())
-        attends = any("num_kv_heads" in self.kinds[kind].options for kind in kinds - {HEAD_MIX})
+        offered = set(self.offered)
+        attends = any("num_kv_heads" in self.kinds[kind].options for kind in offered - {HEAD_MIX})
         if attends:
             Attention(num_heads=1, head_dim=self.head_dim)
         for d_model in self.d_model:
@@ -117,7 +158,7 @@ class SearchSpace(ABC):
                 raise ArchitectureError(
                     f"d_model must be a multiple of head_dim, but got d_model={d_model}, head_dim={self.head_dim}."
                 )
-            if HEAD_MIX in kinds and heads < 2:
+            if HEAD_MIX in offered and heads < 2:
                 raise ArchitectureError(
                     f"head_mix needs at least 2 heads, but d_model={d_model} has {heads} with head_dim={self.head_dim}."
                 )
@@ -154,12 +195,13 @@ class SearchSpace(ABC):
         if not depths:
             return None
         num_layers = min(depths)
-        for period in sorted(self._periods(num_layers).values()):
-            try:
-                return self._encode(architecture, num_layers, period)
-            except OutsideSpaceError:
-                continue
-        return None
+        blocks = architecture.blocks * (num_layers // len(architecture.blocks))
+        wanted: dict[str, object] = {
+            "num_layers": num_layers,
+            "d_model": self.width_for(architecture.d_model, num_layers),
+        }
+        whole = replace(architecture, blocks=blocks)
+        return self._encode(whole, wanted | self.describe_whole(whole))
 
     def references(self, designs: Iterable[Architecture]) -> list[tuple[str, dict[str, Choice]]]:
         """Names and parameters of the designs that lie in this space, the first of those that share a point."""
@@ -177,127 +219,65 @@ class SearchSpace(ABC):
             return d_model
         return max(self.d_model) * math.sqrt(min(self.num_layers) / num_layers)
 
-    def _encode(self, architecture: Architecture, num_layers: int, period: int) -> dict[str, Choice]:
-        blocks = architecture.blocks * (num_layers // len(architecture.blocks))
-        d_model = self.width_for(architecture.d_model, num_layers)
-        wanted: dict[str, object] = {"num_layers": num_layers, "d_model": d_model, "period": period}
-        for layer, block in enumerate(blocks):
-            for key, value in (
-                describe_mixer(block.mixer, self.head_dim, self.kinds) | describe_ffn(block.ffn, self.moe_options)
-            ).items():
-                name = self.name_of(key, layer, num_layers, period)
+    def _encode(self, architecture: Architecture, wanted: dict[str, object]) -> dict[str, Choice] | None:
+        try:
+            depth = self.depth(Match(wanted), len(architecture.blocks))
+            described = self._described(architecture.blocks[:depth])
+        except OutsideSpaceError:
+            return None
+        for of_form in self.forms(depth):
+            try:
+                form = self.form(Match(of_form), depth)
+                named = self._named(described, form)
+                match = Match(wanted | of_form | named, otherwise=UNASKED)
+                found = canonical(self._walk(match))
+            except OutsideSpaceError:
+                continue
+            if agree(found, architecture):
+                return match.params
+        return None
+
+    def _described(self, blocks: Iterable[Block]) -> list[dict[str, object]]:
+        """What each layer must choose."""
+        found: list[dict[str, object]] = []
+        sources: Sources = {}
+        for block in blocks:
+            found.append(self.describe(block, sources))
+            sources = sources_after(block.mixer, sources)
+        return found
+
+    def _named(self, described: Sequence[Mapping[str, object]], form: Any) -> dict[str, object]:
+        """What is wanted, by the names under which the layers ask. Raises OutsideSpaceError where they disagree."""
+        wanted: dict[str, object] = {}
+        for layer, choices in enumerate(described):
+            for key, value in choices.items():
+                name = self.name_of(key, layer, len(described), form)
                 if wanted.setdefault(name, value) != value:
                     raise OutsideSpaceError(f"Layers that share {name} want {wanted[name]!r} and {value!r}.")
-        match = Match(wanted)
-        found = self._walk(match)
-        if not agree(canonical(found), replace(architecture, blocks=blocks)):
-            raise OutsideSpaceError("An option that is no choice of this space differs.")
-        return match.params
+        return wanted
 
     def _periods(self, num_layers: int) -> dict[Choice, int]:
         """Periods that fit into a depth: longer ones would be the same architecture again. 0 where nothing repeats."""
         periods = self.periods or (0,)
-        return _sizes([p for p in periods if p <= num_layers] or [min(periods)])
+        return sizes([p for p in periods if p <= num_layers] or [min(periods)])
 
     def _walk(self, pick: Pick) -> Architecture:
-        num_layers = pick("num_layers", _sizes(self.num_layers))
-        d_model = pick("d_model", _sizes(self.d_model))
-        fits_always = max(self.periods, default=0) <= min(self.num_layers)
-        period = pick("period", self._periods(num_layers), total=None if fits_always else num_layers)
-        blocks = tuple(
-            Layer(space=self, pick=pick, layer=layer, num_layers=num_layers, period=period, d_model=d_model).block()
-            for layer in range(num_layers)
-        )
-        return Architecture(
+        num_layers = pick("num_layers", sizes(self.num_layers))
+        d_model = pick("d_model", sizes(self.d_model))
+        depth = self.depth(pick, num_layers)
+        form = self.form(pick, depth)
+        blocks: list[Block] = []
+        sources: Sources = {}
+        for i in range(depth):
+            name = partial(self.name_of, layer=i, num_layers=depth, form=form)
+            layer = Layer(space=self, pick=pick, name=name, d_model=d_model, sources=sources)
+            blocks.append(layer.block())
+            sources = sources_after(blocks[-1].mixer, sources)
+        network = Architecture(
             name=pattern_name(blocks, self.kinds),
             d_model=d_model,
             vocab_size=self.vocab_size,
             loss="causal",
-            blocks=blocks,
+            blocks=tuple(blocks),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """Asks for the choices of one layer and makes its block."""
-
-    space: SearchSpace
-    pick: Pick
-    layer: int
-    num_layers: int
-    period: int
-    d_model: int
-
-    def block(self) -> Block:
-        kind = self.pick(self.name("mixer"), self.space.mixer_options)
-        num_heads = self.d_model // self.space.head_dim
-        if kind == HEAD_MIX:
-            return Block(mixer=self.head_mix(num_heads), ffn=self.ffn())
-        mixer = self.mixer(kind, num_heads * self.space.kinds[kind].expand)
-        return Block(mixer=mixer, ffn=self.ffn())
-
-    def name(self, key: str) -> str:
-        return self.space.name_of(key, self.layer, self.num_layers, self.period)
-
-    def mixer(self, name: str, num_heads: int, prefix: str = "") -> MixerOptions:
-        kind = self.space.kinds[name]
-
-        def ask(key: str, choices: Iterable[Choice]) -> Choice:
-            return self.pick(self.name(prefix + key), {choice: choice for choice in choices})
-
-        chosen: dict[str, object] = {} if kind.choose is None else kind.choose(ask, self.space)
-        for key, option in kind.options.items():
-            if key == "num_kv_heads":
-                chosen[option] = self.kv_heads(num_heads, prefix)
-            else:
-                chosen[option] = ask(key, getattr(self.space, key))
-        return kind.make(num_heads=num_heads, head_dim=self.space.head_dim, **chosen)
-
-    def kv_heads(self, num_heads: int, prefix: str) -> int:
-        # A part of a head_mix has any number of heads; there a share goes to the next smaller number that divides it.
-        counts = {share: kv_heads(share, num_heads) for share in self.space.num_kv_heads}
-        divisors = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
-        options = {s: Fraction(max([n for n in divisors if n <= c] or [1]), num_heads) for s, c in counts.items()}
-        return int(self.pick(self.name(f"{prefix}num_kv_heads"), options) * num_heads)
-
-    def head_mix(self, num_heads: int) -> HeadMix:
-        """Two kinds share the heads of the layer by integer counts, at least one each."""
-        pairs: dict[Choice, frozenset[str]] = {pair: frozenset(pair.split("+")) for pair in self.space.pairs}
-        chosen = self.pick(self.name("parts"), pairs)
-        first, second = next(pair for pair in self.space.pairs if pairs[pair] == chosen).split("+")
-        shares_of_first: dict[Choice, Fraction] = {n: Fraction(n, num_heads) for n in range(1, num_heads)}
-        share = self.pick(self.name(f"{first}.heads"), shares_of_first, total=num_heads)
-        heads = int(share * num_heads)
-        parts = (
-            self.mixer(first, heads, f"{first}."),
-            self.mixer(second, num_heads - heads, f"{second}."),
-        )
-        fuse = self.pick(self.name("fuse"), {choice: choice for choice in self.space.fuses})
-        return HeadMix(parts=parts, fuse=fuse)  # type: ignore[arg-type]
-
-    def ffn(self) -> FfnOptions:
-        """Widths are a start: parameter matching later scales all of them by one factor."""
-        space = self.space
-        kind = self.pick(self.name("ffn"), {choice: choice for choice in space.ffns})
-        d_ff = FFN_FACTOR * self.d_model
-        if kind == "none":
-            return NoFfn()
-        if kind == "glu":
-            return Glu(d_ff=d_ff)
-        if kind == "rwkv_channel_mix":
-            return RwkvChannelMix(d_ff=d_ff)
-        num_experts = self.pick(self.name("num_experts"), _sizes(space.num_experts))
-        return Moe(
-            num_experts=num_experts,
-            top_k=self.pick(self.name("top_k"), _sizes(space.top_k)),
-            num_shared=self.pick(self.name("num_shared"), _sizes(space.num_shared)),
-            d_ff=max(1, round(2 * d_ff / num_experts)),
-            **{
-                option: self.pick(self.name(key), {choice: choice for choice in getattr(space, key)})
-                for key, option in space.moe_options.items()
-            },
-        )
-
-
-def _sizes(choices: Iterable[int]) -> dict[Choice, int]:
-    return {choice: choice for choice in choices}
+        return self.whole(pick, network, num_layers)

@@ -46,6 +46,16 @@ def shares() -> Any:
     return _field(lambda name, value: tuple(dict.fromkeys(_share(name, v) for v in _items(name, value))))
 
 
+def proportions(parts: int) -> Any:
+    """A field that holds proportions of so many parts, written `1-2-1`."""
+    return _field(lambda name, value: tuple(dict.fromkeys(_proportion(name, v, parts) for v in _items(name, value))))
+
+
+def fractions() -> Any:
+    """A field that holds shares of the heads such as `3/4`, or `full`."""
+    return _field(lambda name, value: tuple(dict.fromkeys(_word_of_share(name, v) for v in _items(name, value))))
+
+
 def switch() -> Any:
     """A field that is true or false."""
     return _field(_switch)
@@ -110,20 +120,32 @@ def _pairs(name: str, value: object, valid: Sequence[str]) -> tuple[str, ...]:
     return tuple(found.values())
 
 
+def _word_of_share(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ArchitectureError(f"{name} must be a share such as 1/2, or full, but got {value!r}.")
+    _fraction(value, name)
+    return value
+
+
 def _share(name: str, value: object) -> str | int:
     if isinstance(value, str):
-        _fraction(value, name)
+        _fraction(value, name, "number of KV heads, a ")
         return value
     return _integer(name, value, 1)
 
 
-def _fraction(share: str, name: str = "share") -> Fraction:
+def _fraction(share: str, name: str = "share", numbers: str = "") -> Fraction:
     numerator, _, denominator = ("1", "/", "1") if share == "full" else share.partition("/")
     if not (numerator.isdecimal() and denominator.isdecimal() and 0 < int(numerator) <= int(denominator)):
-        raise ArchitectureError(
-            f"{name} must be a number of KV heads, a share such as 1/2, or full, but got {share!r}."
-        )
+        raise ArchitectureError(f"{name} must be a {numbers}share such as 1/2, or full, but got {share!r}.")
     return Fraction(int(numerator), int(denominator))
+
+
+def _proportion(name: str, value: object, parts: int) -> str:
+    numbers = value.split("-") if isinstance(value, str) else []
+    if len(numbers) != parts or not all(number.isdecimal() and int(number) for number in numbers):
+        raise ArchitectureError(f"{name} must be {parts} numbers of at least 1 such as 1-2-1, but got {value!r}.")
+    return str(value)
 
 
 def _switch(name: str, value: object) -> bool:

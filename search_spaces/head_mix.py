@@ -34,6 +34,6 @@ class HeadMixSpace(SearchSpace):
     def fuses(self) -> tuple[str, ...]:
         return self.fuse
 
-    def name_of(self, key: str, layer: int, num_layers: int, period: int) -> str:
+    def name_of(self, key: str, layer: int, num_layers: int, form: int) -> str:
         per_stage = key.endswith("heads")
         return f"stages.{stage_of(layer, num_layers)}.{key}" if per_stage else key

@@ -3,7 +3,7 @@
 A new mixer is one row here. A searched option is named as the field of the space that lists its choices.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import partial
@@ -33,14 +33,18 @@ from nas.architecture import (
     ShortConvolution,
     TttLinear,
     VectorRecurrence,
+    WindowLinearAttention,
     preset,
     preset_name,
 )
+from nas.architecture.kv_sharing import Reach, own_sources, source_of
 from nas.architecture.options import Options, role_of
 from search_spaces.picks import Choice
 
 HEAD_MIX = "head_mix"
 
+Sources = Mapping[Reach, Attention]
+"""Keys and values of earlier layers."""
 Ask = Callable[[str, Iterable[Choice]], Any]
 """Asks for one of several choices by the name of a field, and answers with it."""
 
@@ -90,6 +94,9 @@ KINDS: dict[str, Kind] = {
         letter="b",
         options={"block_size": "block_size", "top_k_blocks": "top_k", **ATTENTION_OPTIONS},
     ),
+    "window_linear_attention": Kind(
+        make=WindowLinearAttention, letter="W", options={"window": "window", **ATTENTION_OPTIONS}
+    ),
     "gated_linear_attention": Kind(make=GatedLinearAttention, letter="l", options={"key_dim": "key_dim"}),
     "mamba2": Kind(make=Mamba2, letter="m", options={"state_dim": "state_dim"}, expand=2),
     "mamba1": Kind(make=Mamba1, letter="n", options={"mamba1_state_dim": "state_dim"}, expand=2),
@@ -113,7 +120,7 @@ KINDS: dict[str, Kind] = {
 HEADED = tuple(name for name in KINDS if name != "short_convolution")
 """Kinds that can share the heads of a layer."""
 LETTERS = {kind.letter: name for name, kind in KINDS.items()}
-FFN_SIGNS = {"glu": "", "moe": "+", "none": "-", "rwkv_channel_mix": "~"}
+FFN_SIGNS = {"glu": "", "mlp": "^", "moe": "+", "none": "-", "rwkv_channel_mix": "~"}
 
 
 def kind_of(mixer: MixerOptions, kinds: Mapping[str, Kind] = KINDS) -> str:
@@ -125,16 +132,35 @@ def kind_of(mixer: MixerOptions, kinds: Mapping[str, Kind] = KINDS) -> str:
     return "sliding_window" if isinstance(mixer, Attention) and mixer.window is not None else mixer.kind
 
 
-def describe_mixer(mixer: MixerOptions, head_dim: int, kinds: Mapping[str, Kind] = KINDS) -> dict[str, object]:
-    """What a space must choose to make this canonical mixer, its states scaled to heads of `head_dim`."""
+def describe_mixer(
+    mixer: MixerOptions, head_dim: int, kinds: Mapping[str, Kind], sources: Sources
+) -> dict[str, object]:
+    """What a space must choose to make this canonical mixer, its states scaled to heads of `head_dim`.
+
+    sources: of keys and values that it might share; without one it needs no choice to have its own.
+    """
     if not isinstance(mixer, HeadMix):
-        return {"mixer": kind_of(mixer, kinds), **_describe_options(mixer, head_dim, kinds)}
+        return {"mixer": kind_of(mixer, kinds), **_describe_options(mixer, head_dim, kinds, sources)}
     names = [kind_of(part, kinds) for part in mixer.parts]
     wanted: dict[str, object] = {"mixer": HEAD_MIX, "parts": frozenset(names), "fuse": mixer.fuse}
     for name, part in zip(names, mixer.parts, strict=True):
         wanted[f"{name}.heads"] = Fraction(inner_width(part), inner_width(mixer))
-        wanted |= {f"{name}.{key}": value for key, value in _describe_options(part, head_dim, kinds).items()}
+        wanted |= {f"{name}.{key}": value for key, value in _describe_options(part, head_dim, kinds, sources).items()}
     return wanted
+
+
+def sources_after(mixer: MixerOptions, sources: Sources) -> Sources:
+    """What a later layer may share: not those of a head_mix, whose heads are rounded otherwise when it is resized."""
+    own = own_sources(mixer)
+    hidden = {key: attention for key, attention in sources.items() if key not in own}
+    return hidden if isinstance(mixer, HeadMix) else hidden | own
+
+
+def may_share(mixer: MixerOptions, sources: Sources) -> bool:
+    """Whether there are keys and values for this layer, of one that has as many heads at every size, rotated alike."""
+    source = source_of(mixer, sources)
+    alike = ("num_heads", "position")
+    return source is not None and all(getattr(source, name) == getattr(mixer, name, None) for name in alike)
 
 
 def describe_ffn(ffn: FfnOptions, moe_options: Mapping[str, str]) -> dict[str, object]:
@@ -156,7 +182,8 @@ def agree(a: Architecture, b: Architecture) -> bool:
     """Whether two canonical architectures differ in sizes only: same kinds, inner width to width, other options."""
     return (
         len(a.blocks) == len(b.blocks)
-        and _same_but_for(a, b, "d_model", "vocab_size", "blocks")
+        and _same_but_for(a, b, "d_model", "vocab_size", "num_meta_tokens", "blocks")
+        and bool(a.num_meta_tokens) == bool(b.num_meta_tokens)
         and all(_same_but_for(x, y, "mixer", "ffn") for x, y in zip(a.blocks, b.blocks, strict=True))
         and all(
             inner_width(x.mixer) * b.d_model == inner_width(y.mixer) * a.d_model
@@ -169,14 +196,16 @@ def agree(a: Architecture, b: Architecture) -> bool:
     )
 
 
-def pattern_name(blocks: tuple[Block, ...], kinds: Mapping[str, Kind] = KINDS) -> str:
-    """Short name of a stack: a letter per mixer, `(a2m2)` for a head_mix; behind it `+` for a MoE, `~` for RWKV's FFN
-    and `-` where no FFN follows.
+def pattern_name(blocks: Sequence[Block], kinds: Mapping[str, Kind] = KINDS) -> str:
+    """Short name of a stack: a letter per mixer, `(a2m2)` for a head_mix; behind it `+` for a MoE, `^` for an MLP,
+    `~` for RWKV's FFN and `-` where no FFN follows.
     """
     return "".join(_mixer_name(block.mixer, kinds) + FFN_SIGNS[block.ffn.kind] for block in blocks)
 
 
-def _describe_options(mixer: MixerOptions, head_dim: int, kinds: Mapping[str, Kind]) -> dict[str, object]:
+def _describe_options(
+    mixer: MixerOptions, head_dim: int, kinds: Mapping[str, Kind], sources: Sources
+) -> dict[str, object]:
     kind = kinds.get(kind_of(mixer, kinds))
     if kind is None:
         return {}
@@ -185,6 +214,8 @@ def _describe_options(mixer: MixerOptions, head_dim: int, kinds: Mapping[str, Ki
     wanted: dict[str, object] = {}
     has = {f.name: getattr(mixer, f.name) for f in fields(mixer)}
     for key, option in kind.options.items():
+        if key == "kv_from" and has[option] == "own" and not may_share(mixer, sources):
+            continue
         wanted[key] = has[option]
         if option == "num_kv_heads":
             wanted[key] = Fraction(has[option], has["num_heads"])

@@ -32,7 +32,7 @@ class LinearSpace(SearchSpace):
     alphabet: tuple[str, ...] = letters(list(LINEAR_LETTERS))
     decay: tuple[str, ...] = words(*DECAY_FORMS)
     decay_form: tuple[str, ...] = words(*dict.fromkeys(form for forms in DECAY_FORMS.values() for form in forms))
-    erase: tuple[str, ...] = words("none", "delta", "scaled", "separate")
+    erase: tuple[str, ...] = words("none", "delta", "scaled", "channel", "separate")
     write: tuple[str, ...] = words("plain", "scalar", "vector", "complement", "exponential")
     beta_max: tuple[int, ...] = integers()
     inner_steps: tuple[int, ...] = integers()
@@ -57,8 +57,8 @@ class LinearSpace(SearchSpace):
     def periods(self) -> tuple[int, ...]:
         return self.period
 
-    def name_of(self, key: str, layer: int, num_layers: int, period: int) -> str:
-        return f"pattern.{layer % period}" if key == "mixer" else key
+    def name_of(self, key: str, layer: int, num_layers: int, form: int) -> str:
+        return f"pattern.{layer % form}" if key == "mixer" else key
 
     def check(self) -> None:
         super().check()

@@ -19,7 +19,7 @@ class MoeSpace(PatternSpace):
     def moe_options(self) -> Mapping[str, str]:
         return {"router": "router", "choice": "choice", "num_zero": "num_zero"}
 
-    def name_of(self, key: str, layer: int, num_layers: int, period: int) -> str:
+    def name_of(self, key: str, layer: int, num_layers: int, form: int) -> str:
         if key == "ffn":
-            return f"ffn.{layer % period}"
-        return super().name_of(key, layer, num_layers, period)
+            return f"ffn.{layer % form}"
+        return super().name_of(key, layer, num_layers, form)

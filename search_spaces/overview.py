@@ -20,7 +20,7 @@ MOST_COUNTED = 5_000
 """Spaces up to this size are counted; larger ones are estimated."""
 ROUNDS = 2
 LEAST_SHARE = 0.02
-_PLACE = re.compile(r"^(layers|pattern|stages)\.\w+")
+_PLACE = re.compile(r"^(layers|pattern|stages)\.\w+(?:\.\d+(?=\.))?")
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,13 @@ class Size:
 @dataclass(frozen=True)
 class Question:
     """name: of the choice, with `*` for a place such as a layer. places: how many of them ask. choices: all that was
-    ever offered. conditions: each a name beside it and the choices there under which this is asked, and only then."""
+    ever offered. always: whether every walk was asked this. conditions: each a name beside it and the choices there
+    under which this is asked, and only then; none where it takes more to say."""
 
     name: str
     places: int
     choices: tuple[Choice, ...]
+    always: bool
     conditions: tuple[tuple[str, tuple[Choice, ...]], ...]
 
 
@@ -130,49 +132,65 @@ def questions(walks: Sequence[Walk]) -> list[Question]:
         for name, choices in walk.offered.items():
             names[template(name)].add(name)
             offered[template(name)] |= dict.fromkeys(choices)
-    return [
-        Question(
-            name=form,
-            places=len(places),
-            choices=tuple(offered[form]),
-            conditions=_conditions(sorted(places)[0], walks),
+    found: list[Question] = []
+    for form, places in names.items():
+        place = sorted(places)[0]
+        found.append(
+            Question(
+                name=form,
+                places=len(places),
+                choices=tuple(offered[form]),
+                always=all(place in walk.params for walk in walks),
+                conditions=_conditions(place, walks),
+            )
         )
-        for form, places in names.items()
-    ]
+    return found
 
 
 def template(name: str) -> str:
-    """`layers.3.window` and `stages.early.window` as `layers.*.window` and `stages.*.window`."""
+    """`layers.3.window` and `stages.early.1.window` as `layers.*.window` and `stages.*.window`."""
     return _PLACE.sub(r"\1.*", name)
 
 
 def _conditions(name: str, walks: Sequence[Walk]) -> tuple[tuple[str, tuple[Choice, ...]], ...]:
-    """Questions beside this one whose choices decide whether it is asked, the simplest account first."""
+    """Questions of the same place or of the whole whose choices decide whether this is asked, the simplest account
+    first: choices as they are, then with kinds in the place of their group."""
     asked = [walk for walk in walks if name in walk.params]
     if len(asked) == len(walks):
         return ()
-    found: dict[str, dict[Choice, None]] = {}
-    for other in asked[0].params:
-        if other == name:
-            break  # what is asked later decides nothing
-        if any(other not in walk.params for walk in asked):
+    place = _PLACE.match(name)
+    before = list(asked[0].params)[: list(asked[0].params).index(name)]  # what is asked later decides nothing
+    nearby = [other for other in before if (m := _PLACE.match(other)) is None or (place and m.group() == place.group())]
+    for answers in ([walk.params for walk in walks], [_with_kinds(walk.params) for walk in walks]):
+        given = [answer for answer, walk in zip(answers, walks, strict=True) if name in walk.params]
+        found: dict[str, dict[Choice, None]] = {}
+        for other in nearby:
+            if all(other in answer for answer in given):
+                values = dict.fromkeys(answer[other] for answer in given)
+                if set(values) != {answer[other] for answer in answers if other in answer}:
+                    found[other] = values
+        if not _explains(found, answers, len(given)):
             continue
-        values = dict.fromkeys(walk.params[other] for walk in asked)
-        if set(values) != set(asked[0].offered[other]):
-            found[other] = values
-    if not _explains(found, walks, len(asked)):
-        return ()
-    for other, values in found.items():
-        if _explains({other: values}, walks, len(asked)):
-            return ((template(other), tuple(values)),)
-    for other in list(found):
-        without = {key: values for key, values in found.items() if key != other}
-        if _explains(without, walks, len(asked)):
-            found = without
-    return tuple((template(other), tuple(values)) for other, values in found.items())
+        for other, values in found.items():
+            if _explains({other: values}, answers, len(given)):
+                return ((template(other), tuple(values)),)
+        for other in list(found):
+            without = {key: values for key, values in found.items() if key != other}
+            if _explains(without, answers, len(given)):
+                found = without
+        return tuple((template(other), tuple(values)) for other, values in found.items())
+    return ()
 
 
-def _explains(conditions: Mapping[str, Mapping[Choice, None]], walks: Sequence[Walk], asked: int) -> bool:
+def _with_kinds(params: Mapping[str, Choice]) -> dict[str, Choice]:
+    """A choice that is the name of a question beside it, a group of kinds, stands for the answer there."""
+    beside = {name: f"{name.rpartition('.')[0]}.{choice}" for name, choice in params.items()}
+    return {name: params.get(beside[name], choice) for name, choice in params.items()}
+
+
+def _explains(
+    conditions: Mapping[str, Mapping[Choice, None]], answers: Sequence[Mapping[str, Choice]], asked: int
+) -> bool:
     """Whether the conditions hold in so many walks alone: those that asked are always among them."""
-    held = sum(all(walk.params.get(key) in values for key, values in conditions.items()) for walk in walks)
+    held = sum(all(answer.get(key) in values for key, values in conditions.items()) for answer in answers)
     return held == asked

@@ -26,5 +26,5 @@ class PatternSpace(SearchSpace):
     def periods(self) -> tuple[int, ...]:
         return self.period
 
-    def name_of(self, key: str, layer: int, num_layers: int, period: int) -> str:
-        return f"pattern.{layer % period}" if key == "mixer" else key
+    def name_of(self, key: str, layer: int, num_layers: int, form: int) -> str:
+        return f"pattern.{layer % form}" if key == "mixer" else key

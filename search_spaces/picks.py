@@ -60,13 +60,18 @@ class Given:
 
 @dataclass(frozen=True)
 class Match:
-    """Takes the choice that stands for what is wanted: the same word, or the nearest size; keeps them in `params`."""
+    """Takes the choice that stands for what is wanted: the same word, or the nearest size; keeps them in `params`.
+
+    otherwise: what is wanted where nothing is said of a name, by the last word of that name.
+    """
 
     wanted: Mapping[str, object]
+    otherwise: Mapping[str, object] = field(default_factory=dict)
     params: dict[str, Choice] = field(default_factory=dict)
 
     def __call__(self, name: str, options: Mapping[Choice, Value], *, total: int | None = None) -> Value:
-        choice = nearest(self.wanted[name], options)
+        known, last = self.wanted, name.rpartition(".")[2]
+        choice = nearest(known[name] if name in known else self.otherwise[last], options)
         if not is_settled(options):
             self.params[name if total is None else f"{name}_of_{total}"] = choice
         return options[choice]

@@ -99,4 +99,4 @@ def _write(ask: Ask, space: Any, decay: str, erase: str) -> str:
 
 
 def _write_key(decay: str, erase: str) -> str:
-    return "write.separate" if erase == "separate" else f"write.{decay}"
+    return f"write.{erase if erase in ('channel', 'separate') else decay}"

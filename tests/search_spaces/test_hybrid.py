@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from optuna.trial import FixedTrial
@@ -15,14 +16,19 @@ from nas.architecture import (
     NoFfn,
     NoMixer,
     Scale,
+    canonical,
     canonical_id,
+    read_architecture,
     resized,
 )
 from search_spaces import RandomTrial
-from search_spaces.kinds import KINDS, kind_of
+from search_spaces.any_mixer import ALL_KINDS
+from search_spaces.kinds import kind_of, pattern_name
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
 MAMBA = {"mixer": "mamba2", "state_dim": 16, "ffn": "glu"}
 ATTENTION = {"mixer": "attention", "position": "none", "num_kv_heads": 1, "ffn": "none"}
+OWN = {"kv_from": "own", "attention_weights": "own", "num_meta_tokens": 0}
 
 
 def named(prefix, choices):
@@ -30,7 +36,7 @@ def named(prefix, choices):
 
 
 def test_an_exact_small_architecture(make_space):
-    space = make_space("hybrid", num_layers=2, d_model=128)
+    space = make_space("hybrid", num_layers=2, d_model=128, num_meta_tokens=0)
     moe = {"num_experts": 4, "top_k": 2, "num_shared": 1}
     mix = {
         "mixer": "head_mix",
@@ -64,7 +70,7 @@ def test_an_exact_small_architecture(make_space):
 
 
 def test_tiled_layers_repeat_the_pattern_and_cut_the_last_repetition_off(make_space):
-    space = make_space("hybrid", layout="tiled", num_layers=5, period=2)
+    space = make_space("hybrid", layout="tiled", num_layers=5, period=2, **OWN)
     params = {"d_model": 96} | named("pattern.0", MAMBA) | named("pattern.1", ATTENTION)
     assert space(FixedTrial(params)).name == "ma-ma-m"
 
@@ -73,7 +79,7 @@ def test_tiled_layers_repeat_the_pattern_and_cut_the_last_repetition_off(make_sp
     ("num_layers", "name"), [(1, "a-"), (2, "mm"), (3, "ma-m"), (4, "ma-a-m"), (8, "mmma-a-mmm"), (9, "mmma-a-a-mmm")]
 )
 def test_staged_layers_are_early_middle_and_late(make_space, num_layers, name):
-    space = make_space("hybrid", layout="staged", num_layers=num_layers, d_model=96)
+    space = make_space("hybrid", layout="staged", num_layers=num_layers, d_model=96, **OWN)
     params = named("stages.early", MAMBA) | named("stages.middle", ATTENTION) | named("stages.late", MAMBA)
     assert space(FixedTrial(params)).name == name
 
@@ -89,6 +95,95 @@ def test_all_reference_designs_lie_in_the_default_space(make_space, designs):
         "head-mix": "(a2m1)(a2m1)(a2m1)(a2m1)",
     }
     assert len(designs) == len(found)
+
+
+WIRED = {
+    "kda-latent-attention-3-1": "kkkD",
+    "native-sparse-attention": "NNNN",
+    "window-shared-kv": "ssssaaaa",
+    "mamba1-shared-attention": "n-n-n-an-n-n-a",
+}
+
+
+@pytest.mark.parametrize("name", WIRED)
+def test_designs_of_further_kinds_and_wirings_lie_in_the_default_space(make_space, name):
+    design = canonical(read_architecture(CONF / f"designs/{name}.yaml"))
+    space = make_space("hybrid")
+    found = canonical(space.at(space.encode(design)))
+    assert found.name == "canonical" and pattern_name(found.blocks, space.kinds) == WIRED[name]
+    for block, wanted in zip(found.blocks, design.blocks * (len(found.blocks) // len(design.blocks)), strict=True):
+        assert block.weights_of == wanted.weights_of
+        assert getattr(block.mixer, "kv_from", None) == getattr(wanted.mixer, "kv_from", None)
+
+
+def test_a_kind_in_a_group_is_asked_for_after_the_group(make_space):
+    space = make_space("hybrid", num_layers=1, d_model=96, num_meta_tokens=0)
+    latent = {
+        "mixer": "attention_variant",
+        "attention_variant": "latent_attention",
+        "latent_dim": 32,
+        "position": "none",
+    }
+    params = named("layers.0", latent | {"ffn": "glu"})
+    architecture = space(FixedTrial(params))
+    assert architecture.blocks[0].mixer.kind == "latent_attention"
+    assert space.encode(architecture) == params
+
+
+def test_a_group_leaves_out_the_kinds_that_are_mixers_of_their_own(make_space):
+    space = make_space("hybrid", mixers=["kda", "hgrn2", "recurrence"])
+    assert "hgrn2" not in space.groups["recurrence"] and "rwkv7" in space.groups["recurrence"]
+    with pytest.raises(
+        ArchitectureError, match="The mixer recurrence stands for kinds of recurrences that are no mixers"
+    ):
+        make_space("hybrid", mixers=["kda", "recurrence"], recurrences="kda")
+
+
+def test_keys_and_values_are_shared_only_where_an_earlier_layer_has_them(make_space):
+    space = make_space("hybrid", mixers=["attention", "sliding_window", "mamba2"], num_layers=6, kv_from="earlier")
+    shared = 0
+    for seed in range(40):
+        sources = set()
+        for mixer in (block.mixer for block in space(RandomTrial(seed)).blocks):
+            if isinstance(mixer, Attention):
+                heads = (mixer.window, mixer.num_kv_heads, mixer.position)
+                if mixer.kv_from == "earlier":
+                    shared += 1
+                    assert heads in sources
+                else:
+                    sources = {known for known in sources if known[0] != mixer.window} | {heads}
+    assert shared > 10
+
+
+def test_loops_repeat_the_first_layers_with_their_weights(make_space):
+    space = make_space("hybrid", num_layers=[4, 6], loops=[1, 2, 3])
+    seen = set()
+    for seed in range(60):
+        trial = RandomTrial(seed)
+        architecture = space(trial)
+        loops = next((n for name, n in trial.params.items() if name.startswith("loops")), 1)
+        first = len(architecture.blocks) // loops
+        tied = [block.weights_of for block in architecture.blocks]
+        if loops > 1:
+            assert tied == [None] * first + [first] * (first * (loops - 1))
+        seen.add((len(tied), loops))
+        assert space.at(space.encode(architecture)) == architecture
+    assert seen == {(4, 1), (4, 2), (6, 1), (6, 2), (6, 3)}
+
+
+def test_layers_that_attend_and_are_alike_may_share_their_weights(make_space):
+    space = make_space("hybrid", num_layers=4, d_model=96, attention_weights="shared", kv_from="own", num_meta_tokens=0)
+    blocks = (ATTENTION, MAMBA, ATTENTION, ATTENTION | {"num_kv_heads": "full"})
+    params = {key: value for i, block in enumerate(blocks) for key, value in named(f"layers.{i}", block).items()}
+    assert [block.weights_of for block in space(FixedTrial(params)).blocks] == [None, None, 2, None]
+
+
+def test_meta_tokens_are_a_choice_of_their_number_where_a_design_has_some(make_space):
+    space = make_space("hybrid", num_meta_tokens=[0, 4, 16])
+    architecture = space(FixedTrial(_first_of(space)))
+    assert space.encode(replace(architecture, num_meta_tokens=12))["num_meta_tokens"] == 16
+    assert space.encode(architecture)["num_meta_tokens"] == 0
+    assert make_space("hybrid", num_meta_tokens=0).encode(replace(architecture, num_meta_tokens=12)) is None
 
 
 def test_a_foreign_design_takes_the_nearest_sizes_and_keeps_its_words(make_space, designs):
@@ -209,7 +304,7 @@ def _first_of(space):
     return asked
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_every_kind_can_be_chosen_deployed_and_found_again(make_space, kind):
     space = make_space("hybrid", mixers=[kind], num_layers=4, d_model=96, ffns=["rwkv_channel_mix", "glu"])
     for seed in range(3):

@@ -50,7 +50,28 @@ def test_questions_of_places_stand_together_with_their_condition():
     assert (found["layers.*.size"].places, found["layers.*.size"].choices) == (3, (1, 2, 3))
 
 
-@pytest.mark.parametrize("name", ["hybrid", "pattern", "head_mix", "oracle", "attention", "moe"])
+def test_a_condition_on_kinds_reaches_into_their_groups_and_what_takes_more_is_said_to_depend():
+    def space(trial):
+        seen = []
+        for layer in range(2):
+            kind = trial.suggest_categorical(f"layers.{layer}.mixer", ["plain", "wide", "group"])
+            if kind == "group":
+                kind = trial.suggest_categorical(f"layers.{layer}.group", ["deep", "flat"])
+            if kind in ("wide", "deep"):
+                trial.suggest_categorical(f"layers.{layer}.size", [1, 2])
+            if kind in seen:
+                trial.suggest_categorical(f"layers.{layer}.again", [0, 1])
+            seen.append(kind)
+
+    found = {question.name: question for question in questions(random_walks(space, 200))}
+    (condition,) = found["layers.*.size"].conditions
+    assert condition[0] == "layers.*.mixer" and set(condition[1]) == {"wide", "deep"}
+    assert found["layers.*.group"].conditions == (("layers.*.mixer", ("group",)),)
+    assert found["layers.*.mixer"].always and not found["layers.*.again"].always
+    assert found["layers.*.again"].conditions == ()
+
+
+@pytest.mark.parametrize("name", ["hybrid", "pattern", "head_mix", "oracle", "attention", "moe", "staged"])
 def test_every_choice_of_a_space_is_told_once(name):
     settings = yaml.safe_load((ROOT / f"conf/search_space/{name}.yaml").read_text())
     walks = random_walks(build_space(name, settings, vocab_size=256), 200)

@@ -39,5 +39,5 @@ def test_all_designs_of_whole_layers_lie_in_the_default_space(make_space, design
 
 @pytest.mark.parametrize("alphabet", ["m9", ["m", "9"]])
 def test_an_unknown_letter_is_refused(make_space, alphabet):
-    with pytest.raises(ArchitectureError, match=r"alphabet does not know '9'\. Valid: 4, 6, 7, a, b, c, d, "):
+    with pytest.raises(ArchitectureError, match=r"alphabet does not know '9'\. Valid: 4, 6, 7, W, a, b, c, d, "):
         make_space("pattern", alphabet=alphabet)

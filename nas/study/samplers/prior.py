@@ -4,6 +4,8 @@ A prior weighs the mixers of a layer. It guides random samples: the sampler `ran
 and the immigrants of evolution; what a sampler learns from results is its own.
 """
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +20,8 @@ from nas.study.samplers.errors import SamplerError
 from nas.study.samplers.genome import PREFIX
 
 FIRST_PLACES = ("0", "early")
+MIXER = re.compile(r"(?:(\d+)\.)?mixer")
+"""What follows the prefix of a layer, where a stage has several behind their places."""
 FIELDS = ("mixers", "first")
 
 
@@ -34,9 +38,11 @@ class Prior:
     def weights(self, name: str, choices: Sequence[Any]) -> list[float] | None:
         """Probabilities of the choices of a parameter; None where the prior says nothing of it."""
         found = PREFIX.fullmatch(name)
-        if found is None or found[3] not in (None, "mixer"):
+        mixer = None if found is None else MIXER.fullmatch(found[3] or "mixer")
+        if found is None or mixer is None:
             return None
-        given = {**self.mixers, **self.first} if found[2] in FIRST_PLACES else self.mixers
+        comes_first = found[2] in FIRST_PLACES and mixer[1] in (None, "0")
+        given = {**self.mixers, **self.first} if comes_first else self.mixers
         known = {choice: given[choice] for choice in choices if choice in given}
         if not known:
             return None
@@ -46,10 +52,10 @@ class Prior:
 
 
 def prior_from(given: Mapping[str, Any], mixers: Mapping[str | int, str]) -> Prior:
-    """A prior from its file: probabilities by kind of mixer.
+    """A prior from its file: probabilities by kind of mixer, shared evenly by the choices that go by that kind.
 
-    mixers: the choices of a layer's mixer and the kinds they stand for. Raises SamplerError for a kind that the space
-    does not offer and for what is no probability.
+    mixers: the choices of a layer's mixer and the kinds they are weighed as. Raises SamplerError for a kind that the
+    space does not offer and for what is no probability.
     """
     for name in given:
         if name not in FIELDS:
@@ -71,7 +77,8 @@ def prior_from(given: Mapping[str, Any], mixers: Mapping[str | int, str]) -> Pri
             raise SamplerError(
                 f"The probabilities of priors.{section} must sum to at most 1, but sum to {sum(weights.values()):g}."
             )
-        sections[section] = {choice: weights[kind] for choice, kind in mixers.items() if kind in weights}
+        choices = Counter(mixers.values())
+        sections[section] = {c: weights[kind] / choices[kind] for c, kind in mixers.items() if kind in weights}
     return Prior(**sections)
 
 
