@@ -100,6 +100,7 @@ def attention_step(
     softcap: float | None = None,
     sink: Tensor | None = None,
     bias: Tensor | None = None,
+    listed: Tensor | None = None,
     value_size: int | None = None,
     return_lse: bool = False,
 ) -> Any:  # a tensor, or two with return_lse
@@ -118,6 +119,8 @@ def attention_step(
         softcap, sink: as in `attention`.
         bias: [B, Hq, S] in float32 or in the type of q, added to the scores after a cap; with the forget gates of
             `attention`, the sum of their logarithms after each slot.
+        listed: [B or 1, Hkv or 1, n] int32 or int64, the filled slots that are read instead of all, each once; a
+            negative number, or a slot that is not filled, is none. The cost follows n.
         value_size: Dv where there is no v_cache.
         return_lse: also return the natural logarithm of the softmax's denominator.
 
@@ -140,6 +143,8 @@ def attention_step(
         checks.check_mask("keep", keep, [batch, kv_heads, slots], "[B, Hkv, S]", q)
     if bias is not None:
         checks.check_float("bias", bias, [batch, q.shape[1], slots], "[B, Hq, S]", q)
+    if listed is not None:
+        checks.check_listed(listed, k_cache)
     factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
     substituted = ask_substitute(
         "attention_step",
@@ -152,13 +157,14 @@ def attention_step(
         softcap=softcap,
         sink=sink,
         bias=bias,
+        listed=listed,
         value_size=value_size,
         return_lse=return_lse,
     )
     if substituted is not NotImplemented:
         return substituted
     options = StepOptions(factor, softcap, values.shape[-1], return_lse)
-    o, lse = _implementation(q).attention_step(q, k_cache, v_cache, length, keep, sink, bias, options)
+    o, lse = _implementation(q).attention_step(q, k_cache, v_cache, length, keep, sink, bias, listed, options)
     return (o, lse) if return_lse else o
 
 

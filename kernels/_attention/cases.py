@@ -59,6 +59,10 @@ def ahead_of_time_cases() -> list[Case]:
         replace(step, size=192),
         replace(step, size=256, value_size=256),
         latent,
+        replace(step, size=64, value_size=64, keep=False, on_device=True, listed=True),
+        replace(step, keep=False, on_device=True, listed=True),
+        replace(step, size=80, value_size=80, keep=False, on_device=True, listed=True, rows=16),
+        replace(latent, listed=True),
         replace(step, element_bytes=4),
         replace(latent, element_bytes=4, rows=16),
     ]
@@ -87,7 +91,7 @@ def _case(name: str, kernel: triton.JITFunction, element_bytes: int, constants: 
     element = {2: "*fp16", 4: "*fp32"}[element_bytes]
     known = dict.fromkeys(("q", "k", "v", "o", "do", "dq", "dk", "dv"), element)
     statistics = ("lse", "delta", "dlse", "partial", "partial_lse", "sink", "bias", "forgotten", "dforgotten")
-    known |= dict.fromkeys(statistics, "*fp32") | {"lengths": "*i32"}
+    known |= dict.fromkeys(statistics, "*fp32") | dict.fromkeys(("lengths", "listed"), "*i32")
     known |= {"keep": "*u8"}
     known |= dict.fromkeys(("scale", "scale_log2", "tanh_scale"), "fp32")
     options = {option: int(constants[option]) for option in ("num_warps", "num_stages") if option in constants}

@@ -104,6 +104,17 @@ def check_length(length: int | Tensor, cache: Tensor) -> None:
         raise ValueError(f"length must be a number, [] or [B] = [{batch}], but got shape {list(length.shape)}.")
 
 
+def check_listed(listed: Tensor, cache: Tensor) -> None:
+    """Its numbers are not read, because that would wait for a device."""
+    batch, _, heads, _ = cache.shape
+    fits = listed.dim() == 3 and listed.shape[0] in (1, batch) and listed.shape[1] in (1, heads) and listed.shape[2] > 0
+    if not fits or listed.dtype not in (torch.int32, torch.int64) or listed.device != cache.device:
+        raise ValueError(
+            f"listed must be int32 or int64 [B or 1, Hkv or 1, n] = [{batch} or 1, {heads} or 1, n] on {cache.device}, "
+            f"but got {listed.dtype} {list(listed.shape)} on {listed.device}."
+        )
+
+
 def check_mask(name: str, mask: Tensor, shape: list[int], layout: str, q: Tensor) -> None:
     if list(mask.shape) != shape or mask.dtype != torch.bool or mask.device != q.device:
         raise ValueError(

@@ -63,13 +63,14 @@ def attention_step(
     keep: Tensor | None,
     sink: Tensor | None,
     bias: Tensor | None,
+    listed: Tensor | None,
     options: StepOptions,
 ) -> tuple[Tensor, Tensor | None]:
     """See `kernels.attention_step`. Not differentiable; without the log-sum-exp where it is not asked for."""
     refuse_bfloat16_in_the_interpreter(q)
     lengths, number = (length, k_cache.shape[1]) if isinstance(length, Tensor) else (None, length)
     o, lse = attention_decode(
-        q, k_cache, v_cache, keep, sink, bias, lengths, number, options.scale, options.softcap or 0.0,
+        q, k_cache, v_cache, keep, sink, bias, lengths, listed, number, options.scale, options.softcap or 0.0,
         options.value_size,
     )  # fmt: skip
     return o, _natural(lse) if options.return_lse else None

@@ -33,13 +33,15 @@ def attention_decode(
     sink: Tensor | None,
     bias: Tensor | None,
     lengths: Tensor | None,
+    listed: Tensor | None,
     length: int,
     scale: float,
     softcap: float,
     value_size: int,
 ) -> tuple[Tensor, Tensor]:
     """(o [B, Hq, Dv], log-sum-exp in base 2 [B, Hq]) for one token over the first `length` slots, or `lengths` of them,
-    [] or [B]: `length` is then the most that there can be. Without v_cache the values begin the keys."""
+    [] or [B]: `length` is then the most that there can be. Of `listed` [B or 1, Hkv or 1, n] those of them that lie
+    there. Without v_cache the values begin the keys."""
     batch, heads, size = q.shape
     slots, kv_heads = k_cache.shape[1:3]
     group = heads // kv_heads
@@ -49,11 +51,14 @@ def attention_decode(
     form = Form(
         size, value_size, q.dtype.itemsize, softcap=softcap > 0, sink=sink is not None, rows=rows_of(group),
         keep=keep is not None, bias=bias is not None, shared=v_cache is None, on_device=lengths is not None,
+        listed=listed is not None,
     )  # fmt: skip
     key = launch_key("attention.step", form)
     config = choose(key, attention_step_kernel, default_launch, q.device)
     programs = batch * kv_heads * triton.cdiv(group, config["BM"])
-    splits = min(triton.cdiv(length, SMALLEST_SPLIT), triton.cdiv(PROGRAMS_FOR_STEP, programs), LARGEST_SPLITS)
+    read = length if listed is None else listed.shape[2]
+    splits = min(triton.cdiv(read, SMALLEST_SPLIT), triton.cdiv(PROGRAMS_FOR_STEP, programs), LARGEST_SPLITS)
+    listed = None if listed is None else listed.to(torch.int32).contiguous()
 
     o = torch.empty(batch, heads, value_size, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, dtype=torch.float32, device=q.device)
@@ -65,9 +70,9 @@ def attention_decode(
     with on_device(q):
         run(
             key, attention_step_kernel, (programs, splits), q, k, v, as_bytes(keep, q), or_any(sink, q),
-            or_any(bias, q), q if lengths is None else lengths, partial, partial_lse, *strides(k), *strides(v), length,
-            0 if lengths is None or lengths.dim() == 0 else lengths.stride(0), slots, heads, kv_heads, *scores,
-            **constants("attention.step", config, form),
+            or_any(bias, q), q if lengths is None else lengths, or_any(listed, q), partial, partial_lse, *strides(k),
+            *strides(v), length, 0 if lengths is None or lengths.dim() == 0 else lengths.stride(0), slots, heads,
+            kv_heads, read, *strides_of_lists(listed), *scores, **constants("attention.step", config, form),
         )  # fmt: skip
         if splits > 1:
             combine = launch_key("attention.combine", form)
@@ -80,5 +85,13 @@ def attention_decode(
 
 
 @attention_decode.register_fake
-def _(q, k_cache, v_cache, keep, sink, bias, lengths, length, scale, softcap, value_size):
+def _(q, k_cache, v_cache, keep, sink, bias, lengths, listed, length, scale, softcap, value_size):
     return q.new_empty(*q.shape[:2], value_size), q.new_empty(q.shape[:2], dtype=torch.float32)
+
+
+def strides_of_lists(listed: Tensor | None) -> tuple[int, int]:
+    """From one sequence to the next, and from one key head to the next; 0 where they share a list."""
+    if listed is None:
+        return 0, 0
+    batch, head = (0 if listed.shape[axis] == 1 else listed.stride(axis) for axis in (0, 1))
+    return batch, head

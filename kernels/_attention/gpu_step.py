@@ -14,25 +14,28 @@ import triton
 import triton.language as tl
 
 from kernels._attention.gpu_forward import finish, fold_tile, start_softmax
-from kernels._attention.gpu_tiles import LOG2_E, load_tail, load_tile, product, store_tile, tanh
+from kernels._attention.gpu_tiles import LOG2_E, load_rows, load_tail, load_tile, product, store_tile, tanh
 
 STEP_INTEGERS = [
-    "k_batch", "k_token", "v_batch", "v_token", "length", "length_stride", "slots", "heads", "kv_heads",
+    "k_batch", "k_token", "v_batch", "v_token", "length", "length_stride", "slots", "heads", "kv_heads", "read",
+    "listed_batch", "listed_head",
 ]  # fmt: skip
 
 
 @triton.jit(do_not_specialize=STEP_INTEGERS)
 def attention_step_kernel(
-    q, k, v, keep, sink, bias, lengths, o, lse,
-    k_batch, k_token, v_batch, v_token, length, length_stride, slots, heads, kv_heads, scale_log2, tanh_scale,
+    q, k, v, keep, sink, bias, lengths, listed, o, lse,
+    k_batch, k_token, v_batch, v_token, length, length_stride, slots, heads, kv_heads, read, listed_batch, listed_head,
+    scale_log2, tanh_scale,
     D: tl.constexpr, V: tl.constexpr, KEEP: tl.constexpr, SINK: tl.constexpr, BIAS: tl.constexpr,
-    SOFTCAP: tl.constexpr, SHARED: tl.constexpr, LENGTHS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+    SOFTCAP: tl.constexpr, SHARED: tl.constexpr, LENGTHS: tl.constexpr, LISTED: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program: BM query heads of one key head over one part of the slots.
 
     q [B, Hq, D]; k [B, S, Hkv, D]; v [B, S, Hkv, V], or SHARED the first V numbers of k, whose tile is then read once;
-    keep [B, Hkv, S]; sink [Hq]; bias [B, Hq, S]; lengths one or [B]; o [B, splits, Hq, V]; lse [B, splits, Hq].
+    keep [B, Hkv, S]; sink [Hq]; bias [B, Hq, S]; lengths one or [B]; listed [B or 1, Hkv or 1, read], LISTED the slots
+    that are read instead of the first ones; o [B, splits, Hq, V]; lse [B, splits, Hq].
     """
     group = heads // kv_heads
     parts = tl.cdiv(group, BM)
@@ -42,9 +45,12 @@ def attention_step_kernel(
     kv_h = sequence_head % kv_heads
     if LENGTHS:
         length = tl.minimum(tl.load(lengths + b * length_stride), slots).to(tl.int32)
-    split = tl.cdiv(tl.cdiv(length, tl.num_programs(1)), BN) * BN
+    count = length
+    if LISTED:
+        count = read
+    split = tl.cdiv(tl.cdiv(count, tl.num_programs(1)), BN) * BN
     low = tl.program_id(1) * split
-    high = tl.minimum(low + split, length)
+    high = tl.minimum(low + split, count)
 
     k_head = k + (b * k_batch + kv_h) * D
     v_head = v + (b * v_batch + kv_h) * V
@@ -61,12 +67,26 @@ def attention_step_kernel(
     for start in tl.range(low, high, BN):
         cols = start + tl.arange(0, BN)
         sees = cols < high
+        if LISTED:
+            cols = tl.load(listed + b * listed_batch + kv_h * listed_head + cols, mask=sees, other=-1)
+            sees = (cols >= 0) & (cols < length)
+            cols = tl.where(sees, cols, 0)
         if KEEP:
             sees = tl.load(keep + (b * kv_heads + kv_h) * slots + cols, mask=sees, other=0) > 0
-        k_tile = load_tile(k_head, start, k_token, high, BN, D, BD)
-        k_tail = load_tail(k_tile, k_head, start, k_token, high, BN, D, BD, BT)
+        if LISTED:
+            k_tile = load_rows(k_head, cols, k_token, D, BD)
+            k_tail = k_tile
+            if BT > 0:
+                k_tail = load_rows(k_head, cols, k_token, D, BT, BD)
+        else:
+            k_tile = load_tile(k_head, start, k_token, high, BN, D, BD)
+            k_tail = load_tail(k_tile, k_head, start, k_token, high, BN, D, BD, BT)
         if SHARED and BV == BD:
             v_tile = k_tile
+        elif SHARED and LISTED:
+            v_tile = load_rows(k_head, cols, k_token, D, BV)
+        elif LISTED:
+            v_tile = load_rows(v_head, cols, v_token, V, BV)
         elif SHARED:
             v_tile = load_tile(k_head, start, k_token, high, BN, D, BV)
         else:
@@ -78,7 +98,7 @@ def attention_step_kernel(
             scores = scores * scale_log2
         if BIAS:
             entries = (b * heads + kv_h * group + rows[:, None]) * slots + cols[None, :]
-            inside = (rows < group)[:, None] & (cols < high)[None, :]
+            inside = (rows < group)[:, None] & sees[None, :]
             scores += tl.load(bias + entries, mask=inside, other=0.0).to(tl.float32) * LOG2_E
         total, weight, peak = fold_tile(total, weight, peak, scores, v_tile, sees[None, :], True, PRECISION)
     out, log_sum = finish(total, weight, peak)

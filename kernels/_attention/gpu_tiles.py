@@ -35,6 +35,16 @@ def load_tile(
 
 
 @triton.jit
+def load_rows(head, index, token_stride, D: tl.constexpr, BD: tl.constexpr, FIRST: tl.constexpr = 0):
+    """As `load_tile`, of the tokens `index` [N] wherever they lie."""
+    dims = FIRST + tl.arange(0, BD)
+    elements = head + index.to(tl.int64)[:, None] * (token_stride * D) + dims[None, :]
+    if FIRST + BD <= D:
+        return tl.load(elements)
+    return tl.load(elements, mask=(dims < D)[None, :], other=0.0)
+
+
+@triton.jit
 def load_tail(
     tile, head, start, token_stride, count, N: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr
 ):

@@ -37,6 +37,7 @@ class Form:
     bias: bool = False
     shared: bool = False
     on_device: bool = False
+    listed: bool = False
 
 
 # The options of a form that each kernel is compiled for; they are part of a key only where they are in use.
@@ -44,7 +45,7 @@ OPTIONS = {
     "attention.forward": ("has_global", "softcap", "forget", "sink"),
     "attention.backward_dq": ("has_global", "softcap", "forget", "dlse"),
     "attention.backward_dkv": ("has_global", "softcap", "forget"),
-    "attention.step": ("softcap", "sink", "bias", "shared", "on_device"),
+    "attention.step": ("softcap", "sink", "bias", "shared", "on_device", "listed"),
     "attention.combine": (),
 }
 NAMES = {"has_global": "GLOBAL", "on_device": "LENGTHS"}  # of constants, where they are not the option in capitals

@@ -72,10 +72,14 @@ def attention_step(
     keep: Tensor | None,
     sink: Tensor | None,
     bias: Tensor | None,
+    listed: Tensor | None,
     options: StepOptions,
 ) -> tuple[Tensor, Tensor | None]:
     """See `kernels.attention_step`; without the log-sum-exp where it is not asked for."""
     v_cache = k_cache[..., : options.value_size] if v_cache is None else v_cache
+    if listed is not None:
+        k_cache, v_cache, keep, bias = _of_listed(k_cache, v_cache, length, keep, bias, listed)
+        length = listed.shape[2]
     kv_heads, slots = k_cache.shape[2], k_cache.shape[1]
     length = _at_hand(length, slots)
     if isinstance(length, Tensor):
@@ -106,6 +110,31 @@ def _at_hand(length: int | Tensor, slots: int) -> int | Tensor:
     if torch.compiler.is_compiling():
         return length
     return min(int(length), slots) or length
+
+
+def _of_listed(
+    k: Tensor, v: Tensor, length: int | Tensor, keep: Tensor | None, bias: Tensor | None, listed: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """k, v [B, n, Hkv, D], keep [B, Hkv, n] and bias [B, Hq, n] of the listed slots, without those that are none."""
+    heads = k.shape[2]
+    listed = listed.long()
+    seen = (listed >= 0) & (listed < (length.reshape(-1, 1, 1) if isinstance(length, Tensor) else length))
+    slots = torch.where(seen, listed, 0)
+    k, v = _gathered(k, slots), _gathered(v, slots)
+    seen, slots = (x.expand(k.shape[0], heads, -1) for x in (seen, slots))
+    if bias is not None:
+        bias = bias.gather(2, slots.repeat_interleave(bias.shape[1] // heads, dim=1))
+    return k, v, seen if keep is None else seen & keep.gather(2, slots), bias
+
+
+def _gathered(cache: Tensor, slots: Tensor) -> Tensor:
+    """cache [B, S, Hkv, D] at slots [B or 1, Hkv or 1, n]: [B, n, Hkv, D], rows copied whole."""
+    if slots.shape[:2] == (1, 1):
+        return cache.index_select(1, slots.flatten())
+    batch, room, heads, _ = cache.shape
+    sequence, head = (torch.arange(n, device=cache.device) for n in (batch, heads))
+    row = (sequence.view(-1, 1, 1) * room + slots.transpose(1, 2)) * heads + head  # [B, n, Hkv]
+    return cache.flatten(0, 2).index_select(0, row.flatten()).unflatten(0, row.shape)
 
 
 def _only_kept(k: Tensor, v: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:

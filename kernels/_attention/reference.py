@@ -49,6 +49,7 @@ def attention_step(
     keep: Tensor | None,
     sink: Tensor | None,
     bias: Tensor | None,
+    listed: Tensor | None,
     options: StepOptions,
 ) -> tuple[Tensor, Tensor]:
     """See `kernels.attention_step`."""
@@ -57,6 +58,8 @@ def attention_step(
     sees = torch.ones(batch, heads, slots, dtype=torch.bool, device=q.device) if keep is None else keep.clone()
     for b in range(batch):
         sees[b, :, int(length if not isinstance(length, Tensor) or length.dim() == 0 else length[b]) :] = False
+    if listed is not None:
+        sees &= (listed.unsqueeze(-1) == torch.arange(slots, device=q.device)).any(-2)
     return _attend(q, k_cache, v_cache, sees, sink, bias, options.scale, options.softcap)
 
 

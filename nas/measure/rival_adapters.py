@@ -62,6 +62,7 @@ def sdpa_step(
     softcap: float | None,
     sink: Tensor | None,
     bias: Tensor | None,
+    listed: Tensor | None,
     value_size: int | None,
     return_lse: bool,
     backend: SDPBackend | None = None,
@@ -70,7 +71,7 @@ def sdpa_step(
 
     A length that lies on a GPU becomes a mask: it would have to wait for the number.
     """
-    if softcap is not None or sink is not None or bias is not None or return_lse:
+    if softcap is not None or sink is not None or bias is not None or listed is not None or return_lse:
         return NotImplemented
     length, keep = filled_slots(k_cache, length, keep)
     if keep is not None and backend is SDPBackend.FLASH_ATTENTION:

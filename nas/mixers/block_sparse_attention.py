@@ -74,7 +74,7 @@ class BlockSparseAttentionMixer(Mixer):
             o = attention_step(q[:, 0], state["k"].to(q.dtype), state["v"].to(q.dtype), length)
         else:
             picked = blocks[:, 0]
-            o = attend_to_blocks(q[:, 0], state["k"], state["v"], picked, position, block_size=self.block_size)
+            o = attend_to_blocks(q[:, 0], state["k"], state["v"], picked, length, block_size=self.block_size)
             self._keep_mean(state, position)
         return self.out_proj(o.flatten(1)), state
 

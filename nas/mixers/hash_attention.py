@@ -53,12 +53,12 @@ class HashAttentionMixer(Mixer):
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
         q, k, v = self.qkv(x.unsqueeze(1), context)
-        slot, _ = slot_and_length(context, state["k"].shape[1], 0, x.device)
+        slot, length = slot_and_length(context, state["k"].shape[1], 0, x.device)
         for name, new in (("k", k), ("v", v), ("buckets", self._buckets(k))):
             write(state[name], new[:, 0], slot)
-        position = context.clock_on(x.device)
-        picks = self.selection(self._picks(q, state["buckets"], position.view(1)), context.position + 1)[:, 0]
-        o = attend_to_blocks(q[:, 0], state["k"], state["v"], picks, position)
+        picks = self._picks(q, state["buckets"], context.clock_on(x.device).view(1))
+        picks = self.selection(picks, context.position + 1)[:, 0]
+        o = attend_to_blocks(q[:, 0], state["k"], state["v"], picks, length)
         return self.out_proj(o.flatten(1)), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:

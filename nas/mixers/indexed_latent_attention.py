@@ -12,8 +12,7 @@ from kernels import attention, block_sparse_attention
 from nas.architecture.indexed_latent_attention import IndexedLatentAttention
 from nas.context import Context
 from nas.layers.indexer import Indexer
-from nas.layers.kv_cache import extend, pairs_in_window, slot_and_length, write
-from nas.layers.listed_blocks import gathered, slots_of
+from nas.layers.kv_cache import append, extend, pairs_in_window, slot_and_length
 from nas.layers.rope import Rope
 from nas.mixers.base import State, linear_flops
 from nas.mixers.latent_attention import LatentAttentionMixer
@@ -61,18 +60,15 @@ class IndexedLatentAttentionMixer(LatentAttentionMixer):
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
         x = x.unsqueeze(1)
         short = self._short_queries(x)
-        q, latent = self._queries(short, context)[:, 0], state["latent"]
-        slot, length = slot_and_length(context, latent.shape[1], 0, x.device)
-        write(latent, self._latent(x, context)[:, 0], slot)
-        write(state["index"], self.indexer.keys(x, context)[:, 0], slot)
-        if latent.shape[1] <= self.top_k:
-            return self._absorbed(q, latent.to(q.dtype), length), state
+        q, slots = self._queries(short, context)[:, 0], state["latent"].shape[1]
+        slot, length = slot_and_length(context, slots, 0, x.device)
+        latent = append(state["latent"], self._latent(x, context)[:, 0], slot)
+        index_k = append(state["index"], self.indexer.keys(x, context)[:, 0], slot)
+        if slots <= self.top_k:
+            return self._absorbed(q, latent, length), state
         index_q, weight = self.indexer.queries(short, x, context)
-        position, index_k = context.clock_on(x.device), state["index"].to(q.dtype)
-        picks = self.indexer.picks(index_q, weight, index_k, self.top_k, position.view(1))
-        picks = self.selection(picks, context.position + 1)[:, 0]
-        slots, seen = slots_of(picks, position, latent.shape[1])
-        return self._absorbed(q, gathered(latent, slots).to(q.dtype), slots.shape[2], seen), state
+        picks = self.indexer.picks(index_q, weight, index_k, self.top_k, context.clock_on(x.device).view(1))
+        return self._absorbed(q, latent, length, self.selection(picks, context.position + 1)[:, 0]), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
         index = torch.zeros(batch, max_len, 1, self.indexer.size, dtype=dtype, device=device)

@@ -110,13 +110,13 @@ class LatentAttentionMixer(Mixer):
         own, v = self.kv_up(compressed.squeeze(2)).unflatten(-1, (self.num_heads, -1)).split((self.own, self.value), -1)
         return torch.cat((own, shared.expand(-1, -1, self.num_heads, -1)), dim=-1), v
 
-    def _absorbed(self, q: Tensor, seen: Tensor, length: int | Tensor, keep: Tensor | None = None) -> Tensor:
+    def _absorbed(self, q: Tensor, cache: Tensor, length: Tensor, listed: Tensor | None = None) -> Tensor:
         """One query of every head, q [B, H, own + shared], over the first slots of the cache [B, S, 1, latent +
-        shared], or those of them to `keep` [B, 1, S]: y [B, d]."""
+        shared], or those of them that are listed, [B, 1, n]: y [B, d]."""
         to_keys, to_values = self.kv_up.weight.unflatten(0, (self.num_heads, -1)).split((self.own, self.value), dim=1)
         own, shared = q.split((self.own, self.shared), dim=-1)
         on_cache = torch.cat((torch.einsum("bhn,hnr->bhr", own, to_keys), shared), dim=-1)
-        o = attention_step(on_cache, seen, None, length, scale=self.scale, keep=keep, value_size=self.latent_dim)
+        o = attention_step(on_cache, cache, None, length, scale=self.scale, listed=listed, value_size=self.latent_dim)
         return self.out_proj(torch.einsum("bhr,hvr->bhv", o, to_values).flatten(1))
 
 

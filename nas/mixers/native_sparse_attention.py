@@ -60,7 +60,7 @@ class NativeSparseAttentionMixer(Mixer):
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
         q, k, v = self.qkv(x.unsqueeze(1), context)
         slots, position = state["k"].shape[1], context.clock_on(x.device)
-        slot, _ = slot_and_length(context, slots, 0, x.device)
+        slot, length = slot_and_length(context, slots, 0, x.device)
         write(state["k"], k[:, 0], slot)
         write(state["v"], v[:, 0], slot)
         k_runs, v_runs = self._runs_of_step(state, position, q.dtype)
@@ -69,9 +69,9 @@ class NativeSparseAttentionMixer(Mixer):
         if k_runs.shape[1]:
             past = (position + 1 - self.options.compressed_size) // self.options.compressed_stride + 1
             compressed = attention_step(q, k_runs, v_runs, past.clamp(min=0))
-        selected = attend_to_blocks(q, state["k"], state["v"], picks, position, block_size=self._block_size)
-        last = position - torch.arange(min(self.options.window, slots), device=x.device)
-        near = attend_to_blocks(q, state["k"], state["v"], last.clamp(min=-1).view(1, 1, -1), position)
+        selected = attend_to_blocks(q, state["k"], state["v"], picks, length, block_size=self._block_size)
+        last = position - torch.arange(min(self.options.window, slots), device=x.device)  # negative ones are none
+        near = attend_to_blocks(q, state["k"], state["v"], last.view(1, 1, -1), length)
         return self._finish(x, compressed, selected, near), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:

@@ -53,15 +53,15 @@ class PatternAttentionMixer(Mixer):
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
         q, k, v = (tensor[:, 0] for tensor in self.qkv(x.unsqueeze(1), context))
-        slot, _ = slot_and_length(context, state["k"].shape[1], 0, x.device)
+        slot, length = slot_and_length(context, state["k"].shape[1], 0, x.device)
         if self.options.pattern == "chunked":  # the cache is one block, which starts anew
             k_seen, v_seen = append(state["k"], k, slot), append(state["v"], v, slot)
             o = attention_step(q, k_seen, v_seen, slot[0] + 1)
         else:
             write(state["k"], k, slot)
             write(state["v"], v, slot)
-            blocks, position = self._listed(context, state["k"].shape[1], x.device), context.clock_on(x.device)
-            o = attend_to_blocks(q, state["k"], state["v"], blocks, position, block_size=self.block_size)
+            blocks = self._listed(context, state["k"].shape[1], x.device)
+            o = attend_to_blocks(q, state["k"], state["v"], blocks, length, block_size=self.block_size)
         return self.out_proj(o.flatten(1)), state
 
     def _listed(self, context: Context, slots: int, device: torch.device) -> Tensor:

@@ -81,8 +81,9 @@ class Attention(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionStep(Operation):
-    """`kernels.attention_step` over a cache that is full; kept: how many slots a mask leaves, all without one; latent:
-    the values are the first Dv numbers of the keys; on_device: so is the length."""
+    """`kernels.attention_step` over a cache that is full; kept: how many slots a mask leaves, all without one; listed:
+    how many a list for each key head names; latent: the values are the first Dv numbers of the keys; on_device: so is
+    the length."""
 
     B: int
     S: int
@@ -91,6 +92,7 @@ class AttentionStep(Operation):
     D: int
     Dv: int | None = None
     kept: int | None = None
+    listed: int | None = None
     latent: bool = False
     on_device: bool = False
     softcap: float | None = None
@@ -113,6 +115,9 @@ class AttentionStep(Operation):
             scores = random.uniform(self.B, self.Hkv, self.S, dtype=torch.float32)
             chosen = scores.topk(self.kept, dim=-1).indices
             made["keep"] = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, chosen, True)
+        if self.listed is not None:
+            scores = random.uniform(self.B, self.Hkv, self.S, dtype=torch.float32)
+            made["listed"] = scores.topk(self.listed, dim=-1).indices
         if self.sink:
             made["sink"] = random.normal(self.Hq, dtype=torch.float32)
         if self.bias:
@@ -120,7 +125,7 @@ class AttentionStep(Operation):
         return made
 
     def forward_cost(self, itemsize: int) -> Cost:
-        slots = self.S if self.kept is None else self.kept
+        slots = min(one for one in (self.S, self.kept, self.listed) if one is not None)
         sizes = self.D + self.value_size
         cached = self.D if self.latent else sizes
         moved = itemsize * self.B * (slots * self.Hkv * cached + self.Hq * sizes)

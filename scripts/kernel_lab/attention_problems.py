@@ -54,6 +54,8 @@ def benchmark_sizes() -> Named:
         ("step B64 S131072 H32/1 D128", replace(step, S=131072, Hkv=1)),
         ("step B64 S8192 kept 1024 H32/8 D128", replace(step, kept=1024)),
         ("step B64 S8192 on device H32/8 D128", replace(step, on_device=True)),
+        ("step B64 S65536 listed 1024 H64/4 D128", replace(step, S=65536, Hq=64, Hkv=4, listed=1024, on_device=True)),
+        ("latent step B64 S65536 listed 2048 H128 D576/512", replace(LATENT_STEP, S=65536, listed=2048)),
         ("latent step B1 S8192 H128 D576/512", replace(LATENT_STEP, B=1)),
         ("latent step B1 S65536 H128 D576/512", replace(LATENT_STEP, B=1, S=65536)),
         ("latent step B64 S8192 H128 D576/512", LATENT_STEP),
@@ -90,6 +92,7 @@ def launch_sizes(D: int) -> Named:
         (f"step D{D}", step),
         (f"step of many heads, kept D{D}", AttentionStep(B=1, S=300, Hq=32, Hkv=1, D=D, kept=70)),
         (f"step of a length on the device D{D}", replace(step, on_device=True)),
+        (f"step over listed slots D{D}", replace(step, on_device=True, listed=700)),
         (f"step with everything D{D}", replace(step, on_device=True, softcap=2.0, sink=True, bias=True, kept=500)),
     ]
 
@@ -99,6 +102,7 @@ def latent_launch_sizes() -> Named:
         ("latent", replace(LATENT, T=333, Hq=4, Hkv=4)),
         ("values larger than keys", replace(LATENT, T=333, Hq=4, Hkv=4, D=64)),
         ("latent step", replace(LATENT_STEP, B=2, S=700, Hq=20)),
+        ("latent step over listed slots", replace(LATENT_STEP, B=2, S=700, Hq=20, listed=300)),
         ("latent step of its own values", replace(LATENT_STEP, B=2, S=700, Hq=20, latent=False)),
     ]
 
@@ -109,6 +113,7 @@ def tiny_sizes() -> Named:
         ("causal", one),
         ("window", replace(one, window=5)),
         ("step", AttentionStep(B=1, S=40, Hq=2, Hkv=1, D=16)),
+        ("step over listed slots", AttentionStep(B=1, S=40, Hq=2, Hkv=1, D=16, listed=20, on_device=True)),
     ]
 
 
@@ -131,6 +136,7 @@ def tuning_sizes() -> dict[str, Named]:
             ("latent step", replace(LATENT_STEP, B=16)),
             ("latent step of a length on the device", replace(LATENT_STEP, B=16, on_device=True)),
             ("step D128 of a length on the device", replace(step, on_device=True)),
+            ("step D128 over listed slots", replace(step, listed=1024, on_device=True)),
             ("step D128 of 32 heads", replace(step, Hkv=1)),
             ("step D128 of 64 heads", replace(step, Hq=64, Hkv=1)),
             ("step D128 kept", replace(step, kept=1024)),

@@ -182,5 +182,5 @@ def test_the_operators_keep_the_rules_of_torch_library():
     arguments += [torch.zeros(1, 4, 15, requires_grad=True), 0.25, True, 7, 2, 0, 3.0]
     tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
     torch.library.opcheck(gpu_sequence.attention_forward, arguments, test_utils=tests)
-    decode = (q.detach()[:, 0], k.detach(), v.detach(), None, None, None, torch.tensor(9), 15, 0.25, 0.0, 20)
+    decode = (q.detach()[:, 0], k.detach(), v.detach(), None, None, None, torch.tensor(9), None, 15, 0.25, 0.0, 20)
     torch.library.opcheck(gpu_decode.attention_decode, decode, test_utils=("test_schema", "test_faketensor"))

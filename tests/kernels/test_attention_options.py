@@ -185,6 +185,13 @@ STEPS = {
         {"softcap": 2.0, "return_lse": True, "scale": 0.3},
         ("sink", "bias", "keep"),
     ),
+    "listed slots": ((4, 2, 20, 20, 40, 33), {}, ("listed",)),
+    "listed slots of latent attention": ((8, 1, 96, 64, 40, 33), {"value_size": 64}, ("listed",)),
+    "listed slots with everything": (
+        (4, 2, 48, 16, 600, 590),
+        {"softcap": 2.0, "return_lse": True},
+        ("sink", "bias", "keep", "listed"),
+    ),
     "log-sum-exp over several splits": ((4, 2, 16, 16, 600, 590), {"return_lse": True}, ("keep",)),
 }
 
@@ -200,6 +207,8 @@ def step_inputs(case):
         "keep": torch.rand(2, kv_heads, slots, generator=generator) < 0.3,
     }
     made["keep"][0, 0] = False
+    order = torch.rand(2, kv_heads, slots + 5, generator=generator).argsort(-1)
+    made["listed"] = order.masked_fill(order >= slots, -1)[..., : slots * 2 // 3]  # of those not filled, too
     return (q, k, None if "value_size" in options else v), length, options | {name: made[name] for name in further}
 
 
@@ -230,12 +239,22 @@ def test_a_step_is_that_of_the_reference(case, backend, small_attention_tiles, n
 
 
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
-@pytest.mark.parametrize("case", ["latent attention, absorbed", "everything over several splits"])
+@pytest.mark.parametrize(
+    "case", ["latent attention, absorbed", "everything over several splits", "listed slots with everything"]
+)
 def test_a_length_on_the_device_is_the_same_length(case, backend, small_attention_tiles, nan_filled_memory):
     tensors, length, options = step_inputs(case)
     expected = step(tensors, length, options, backend)
     for given in (torch.tensor(length), torch.tensor([length, length], dtype=torch.int32)):
         assert_same_step(step(tensors, given, options, backend), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sequences_and_heads_may_share_a_list_of_slots(backend, small_attention_tiles, nan_filled_memory):
+    tensors, length, options = step_inputs("listed slots")
+    for shared in (options["listed"][:1], options["listed"][:, :1], options["listed"][:1, :1].int()):
+        expected = step(tensors, length, {"listed": shared.expand(2, 2, -1)}, "reference")
+        assert_same_step(step(tensors, length, {"listed": shared}, backend), expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
