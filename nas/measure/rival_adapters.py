@@ -7,7 +7,7 @@ in) and answers NotImplemented where its implementation cannot do what is asked.
 import importlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -20,34 +20,39 @@ Substitute = Callable[..., Any]  # takes what the public function takes, and the
 # Scaled dot-product attention of PyTorch, as it chooses itself and by each of its back-ends.
 
 
+class AttentionOptions(TypedDict):
+    """The options of `kernels.attention`, as a substitute gets them."""
+
+    scale: float
+    causal: bool
+    window: int | None
+    num_global: int
+    prefix: int
+    softcap: float | None
+    sink: Tensor | None
+    log_forget: Tensor | None
+    return_lse: bool
+
+
 def sdpa(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    causal: bool,
-    window: int | None,
-    num_global: int,
-    prefix: int,
-    softcap: float | None,
-    sink: Tensor | None,
-    log_forget: Tensor | None,
-    return_lse: bool,
-    backend: SDPBackend | None = None,
+    q: Tensor, k: Tensor, v: Tensor, *, backend: SDPBackend | None = None, **options: Unpack[AttentionOptions]
 ) -> Tensor:
     """`kernels.attention` by `scaled_dot_product_attention`, which knows neither caps, sinks nor a log-sum-exp.
 
     Forget gates it declines: T x T for each head.
     """
-    queries, keys = q.shape[1], k.shape[1]
-    if softcap is not None or sink is not None or log_forget is not None or return_lse:
+    if any(options[name] is not None for name in ("softcap", "sink", "log_forget")) or options["return_lse"]:
         return NotImplemented
+    queries, keys = q.shape[1], k.shape[1]
+    causal, window, prefix = options["causal"], options["window"], options["prefix"]
     plain = causal and queries == keys and prefix == 0 and (window is None or window >= keys)
-    mask = None if plain or not causal else band(queries, keys, window, q.device, num_global, prefix)
+    mask = None
+    if causal and not plain:
+        mask = band(queries, keys, window, q.device, options["num_global"], prefix)
     if mask is not None and backend is SDPBackend.FLASH_ATTENTION:
         return NotImplemented
-    o = attend(*(x.transpose(1, 2) for x in (q, k, v)), mask=mask, is_causal=plain, scale=scale, backend=backend)
+    by_heads = (x.transpose(1, 2) for x in (q, k, v))
+    o = attend(*by_heads, mask=mask, is_causal=plain, scale=options["scale"], backend=backend)
     return o if o is NotImplemented else o.transpose(1, 2)
 
 

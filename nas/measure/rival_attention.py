@@ -6,37 +6,35 @@ of the package flash-attn.
 
 from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 
-from nas.measure.rival_adapters import fla_function
+from nas.measure.rival_adapters import AttentionOptions, fla_function
 
 Answer = Any  # a tensor, several, or NotImplemented
 SMALLEST_SPARSE_BLOCK = 64  # of flex_attention's kernels, which take no block of a mask below a tile
 GROUP_OF_NSA = 16  # query heads of a key head, at least, and a power of two
 
 
-def flex(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    causal: bool,
-    window: int | None,
-    num_global: int,
-    prefix: int,
-    softcap: float | None,
-    sink: Tensor | None,
-    log_forget: Tensor | None,
-    return_lse: bool,
-) -> Answer:
+class BlockOptions(TypedDict):
+    """The options of `kernels.block_sparse_attention`, as a substitute gets them."""
+
+    block_size: int
+    query_block: int
+    scale: float
+    causal: bool
+    return_lse: bool
+
+
+def flex(q: Tensor, k: Tensor, v: Tensor, **options: Unpack[AttentionOptions]) -> Answer:
     """`kernels.attention` by `flex_attention`, compiled; sinks are weighed by the log-sum-exp that it returns."""
-    queries, keys = q.shape[1], k.shape[1]
-    mask = mask_of(queries, keys, window, num_global, prefix, q.device) if causal else None
+    queries, keys, softcap, sink = q.shape[1], k.shape[1], options["softcap"], options["sink"]
+    mask, log_forget = None, options["log_forget"]
+    if options["causal"]:
+        mask = mask_of(queries, keys, options["window"], options["num_global"], options["prefix"], q.device)
     sums = None if log_forget is None else log_forget.float().cumsum(1)
 
     def modified(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
@@ -45,26 +43,16 @@ def flex(
         return score if sums is None else score + sums[b, i + (keys - queries), h] - sums[b, j, h]
 
     plain = softcap is None and sums is None
-    o, lse = run_flex(q, k, v, None if plain else modified, mask, scale)
+    o, lse = run_flex(q, k, v, None if plain else modified, mask, options["scale"])
     if sink is not None:
         o = o * torch.sigmoid(lse - sink.float()).unsqueeze(-1).to(o.dtype)
         lse = torch.logaddexp(lse, sink.float())
-    return (o, lse) if return_lse else o
+    return (o, lse) if options["return_lse"] else o
 
 
-def flex_blocks(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    blocks: Tensor,
-    *,
-    block_size: int,
-    query_block: int,
-    scale: float,
-    causal: bool,
-    return_lse: bool,
-) -> Answer:
+def flex_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, **options: Unpack[BlockOptions]) -> Answer:
     """`kernels.block_sparse_attention` by `flex_attention` with the lists as its mask, where blocks fill its tiles."""
+    block_size, query_block, causal = options["block_size"], options["query_block"], options["causal"]
     if min(block_size, query_block) < SMALLEST_SPARSE_BLOCK or q.shape[1] != k.shape[1]:
         return NotImplemented
     count, rows = -(-k.shape[1] // block_size), blocks.transpose(1, 2).long()  # [B or 1, Hkv or 1, lists, S]
@@ -87,8 +75,8 @@ def flex_blocks(
         mask_mod=seen,
         seq_lengths=(q.shape[1], k.shape[1]),
     )
-    o, lse = run_flex(q, k, v, None, mask, scale)
-    return (o, lse) if return_lse else o
+    o, lse = run_flex(q, k, v, None, mask, options["scale"])
+    return (o, lse) if options["return_lse"] else o
 
 
 def run_flex(
@@ -142,49 +130,27 @@ def without_twins(blocks: Tensor) -> Tensor:
     return ordered.masked_fill(twin, -1)
 
 
-def fla_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    causal: bool,
-    window: int | None,
-    num_global: int,
-    prefix: int,
-    softcap: float | None,
-    sink: Tensor | None,
-    log_forget: Tensor | None,
-    return_lse: bool,
-) -> Answer:
+def fla_attention(q: Tensor, k: Tensor, v: Tensor, **options: Unpack[AttentionOptions]) -> Answer:
     """`kernels.attention` by fla's Triton kernels: causal, windows, sinks and forget gates."""
-    if not causal or q.shape[1] != k.shape[1] or num_global or prefix or softcap is not None or return_lse:
+    beyond = options["num_global"] or options["prefix"] or options["softcap"] is not None or options["return_lse"]
+    if beyond or not options["causal"] or q.shape[1] != k.shape[1]:
         return NotImplemented
-    options = {"g": log_forget, "scale": scale, "window_size": window, "sink_bias": sink}
-    return fla_function("attn", "parallel_attn")(q, k, v, **options)
+    theirs = {"g": "log_forget", "scale": "scale", "window_size": "window", "sink_bias": "sink"}
+    return fla_function("attn", "parallel_attn")(q, k, v, **{name: options[ours] for name, ours in theirs.items()})
 
 
-def fla_nsa(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    blocks: Tensor,
-    *,
-    block_size: int,
-    query_block: int,
-    scale: float,
-    causal: bool,
-    return_lse: bool,
-) -> Answer:
+def fla_nsa(q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, **options: Unpack[BlockOptions]) -> Answer:
     """`kernels.block_sparse_attention` by the selected branch of fla's NSA: a list for each query, large groups."""
     group = q.shape[2] // k.shape[2]
-    if query_block != 1 or not causal or return_lse or q.shape[1] != k.shape[1]:
+    if options["query_block"] != 1 or not options["causal"] or options["return_lse"] or q.shape[1] != k.shape[1]:
         return NotImplemented
     if group < GROUP_OF_NSA or group & (group - 1):
         return NotImplemented
     lists = without_twins(blocks).expand(q.shape[0], -1, k.shape[2], -1)
-    options = {"block_indices": lists, "block_counts": lists.shape[3], "block_size": block_size, "scale": scale}
-    return fla_function("nsa", "parallel_nsa")(q, k, v, **options)
+    theirs = {"block_indices": lists, "block_counts": lists.shape[3]}
+    return fla_function("nsa", "parallel_nsa")(
+        q, k, v, **theirs, block_size=options["block_size"], scale=options["scale"]
+    )
 
 
 ADAPTERS: tuple[tuple[str, str, Callable[..., Answer], str, bool], ...] = (
