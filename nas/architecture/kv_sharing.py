@@ -74,6 +74,6 @@ def _attentions(mixer: MixerOptions) -> list[Attention]:
     return [part for part in parts if isinstance(part, Attention)]
 
 
-def _heads(attention: Attention) -> tuple[int, int]:
-    """Keys and values that layers share are so many, of this size."""
-    return attention.kv_heads, attention.head_dim
+def _heads(attention: Attention) -> tuple[int, int, int]:
+    """Keys and values that layers share are so many, of these sizes."""
+    return attention.kv_heads, attention.head_dim, attention.value_size

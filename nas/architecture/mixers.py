@@ -95,7 +95,8 @@ class Attention(GroupedHeads):
     multiplied by sigmoid(W x). head_share: the share of its heads that a token uses, as a router says, all of them
     without one; always_share: the share of all heads that every token uses, where there is a router (MoH, arXiv
     2410.11842). Heads that are not used are computed all the same. reads: the stream, or behind it the embedding of the
-    token, under one norm and in twice as many channels (Zamba, arXiv 2405.16712, section 2).
+    token, under one norm and in twice as many channels (Zamba, arXiv 2405.16712, section 2). value_dim: of a head of the values,
+    head_dim unless given.
     """
 
     kind: ClassVar[str] = "attention"
@@ -111,8 +112,13 @@ class Attention(GroupedHeads):
     head_share: float = option(1.0, minimum=0, maximum=1, rare=True)
     always_share: float = option(0.25, minimum=0, maximum=1, rare=True)
     reads: Reads = option("stream", rare=True)
+    value_dim: int | None = option(None, role="head_dim", minimum=16, rare=True)
     position: Position = option("rope")
     rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
+
+    @property
+    def value_size(self) -> int:
+        return self.head_dim if self.value_dim is None else self.value_dim
 
     @property
     def routes_heads(self) -> bool:
@@ -140,13 +146,19 @@ class Attention(GroupedHeads):
                 "num_global needs a window, which it lifts for the first tokens, but got "
                 f"num_global={self.num_global} and window=null."
             )
+        if self.value_size % 4 or self.value_size > 256 or (self.tie_kv and self.value_size != self.head_dim):
+            raise ArchitectureError(
+                "value_dim must be a multiple of 4 from 16 to 256, and head_dim where values are keys, but got "
+                f"value_dim={self.value_dim}, head_dim={self.head_dim}, tie_kv={self.tie_kv}."
+            )
 
     def canonical(self, d_model: int) -> Self:
         tied = self.tie_kv and self.kv_from == "own"
         shares = {"head_share": 1.0, "always_share": 0.25}
         if self.routes_heads:
             shares = {name: float(getattr(self, name)) for name in shares}
-        return replace(super().canonical(d_model), **used_positions(self), **shares, tie_kv=tied)
+        value_dim = None if self.value_size == self.head_dim else self.value_dim
+        return replace(super().canonical(d_model), **used_positions(self), **shares, tie_kv=tied, value_dim=value_dim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,7 +318,8 @@ class HeadMix(MixerOptions):
     """Several mixers side by side in one layer, each with its own heads, fused into one output.
 
     `concat`: heads are concatenated and projected once. `norm_mean`: mean of normalised branches with learned scales.
-    scales: of `concat`, a factor for the output of each part.
+    scales: of `concat`, a factor for the output of each part. shared_out: of `norm_mean`; heads are averaged, then
+    projected once, as in Hymba (arXiv 2411.13676, section 2.1), whose parts have heads of the same width in all.
     """
 
     kind: ClassVar[str] = "head_mix"
@@ -315,6 +328,7 @@ class HeadMix(MixerOptions):
     parts: tuple[MixerOptions, ...]
     fuse: Literal["concat", "norm_mean"] = option("norm_mean")
     scales: tuple[float, ...] | None = None
+    shared_out: bool = option(False, rare=True)
 
     def check(self) -> None:
         if self.scales is not None:
@@ -336,6 +350,23 @@ class HeadMix(MixerOptions):
                 raise ArchitectureError(
                     f"Parts of head_mix read the stream alone, but got one with reads={part.reads}."
                 )
+        if self.shared_out:
+            self._check_shared_out()
+
+    def _check_shared_out(self) -> None:
+        if self.fuse != "norm_mean":
+            raise ArchitectureError(f"shared_out is of fuse: norm_mean, but got fuse={self.fuse}.")
+        for part in self.parts:
+            if not isinstance(part, Attention | Mamba1 | Mamba2) or getattr(part, "out_bias", False):
+                raise ArchitectureError(
+                    "Parts of a head_mix with shared_out are attention, mamba1 or mamba2 without out_bias, but got "
+                    f"{part.kind} with out_bias={getattr(part, 'out_bias', False)}."
+                )
+        widths = [heads_width(part) for part in self.parts]
+        if len(set(widths)) > 1:
+            raise ArchitectureError(
+                f"Parts of a head_mix with shared_out must have heads of the same width in all, but got {widths}."
+            )
 
     def canonical(self, d_model: int) -> MixerOptions:
         if self.scales is not None and any(scale != 1 for scale in self.scales):
@@ -350,6 +381,11 @@ class HeadMix(MixerOptions):
             else:
                 parts[-1] = joined
         return parts[0] if len(parts) == 1 else replace(self, parts=tuple(parts), scales=None)
+
+
+def heads_width(part: Any) -> int:
+    """Channels of all heads of a mixer with heads, before its output projection."""
+    return part.num_heads * (part.value_size if isinstance(part, Attention) else part.head_dim)
 
 
 def join_heads(first: MixerOptions, second: MixerOptions) -> MixerOptions | None:

@@ -9,6 +9,7 @@
   their length.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -16,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from nas.architecture.architecture import Architecture, Block
 from nas.architecture.errors import ArchitectureError
-from nas.architecture.mixers import HeadMix, MixerOptions
+from nas.architecture.mixers import HeadMix, MixerOptions, heads_width
 from nas.architecture.options import Options, role_of
 
 PartT = TypeVar("PartT", bound=Options)
@@ -93,12 +94,19 @@ def _resize_depth(architecture: Architecture, scale: Scale) -> tuple[Block, ...]
 def _resize_block(block: Block, scale: Scale) -> Block:
     if isinstance(block.mixer, HeadMix):
         wanted = [_heads(part) * scale.width / scale.head_dim for part in block.mixer.parts]
-        heads = apportion(wanted)
+        heads = _of_equal_width(block.mixer, scale) if block.mixer.shared_out else apportion(wanted)
         parts = tuple(_resize_part(p, scale, n) for p, n in zip(block.mixer.parts, heads, strict=True))
         mixer: MixerOptions = replace(block.mixer, parts=parts)
     else:
         mixer = _resize_part(block.mixer, scale, max(1, round(_heads(block.mixer) * scale.width / scale.head_dim)))
     return replace(block, mixer=mixer, ffn=_resize_part(block.ffn, scale, 0))
+
+
+def _of_equal_width(mixer: HeadMix, scale: Scale) -> list[int]:
+    """Heads of each part that come to the same width in all, nearest to what is wanted."""
+    sizes = [heads_width(_resize_part(part, scale, 1)) for part in mixer.parts]
+    width = _multiple(heads_width(mixer.parts[0]) * scale.width, math.lcm(*sizes))
+    return [width // size for size in sizes]
 
 
 def _heads(mixer: MixerOptions) -> int:

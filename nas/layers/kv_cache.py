@@ -12,11 +12,14 @@ from nas.context import Context
 
 
 def empty_cache(
-    batch: int, slots: int, heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+    batch: int, slots: int, heads: int, head_dim: int | tuple[int, int], dtype: torch.dtype, device: torch.device
 ) -> dict[str, Tensor]:
-    """{"k", "v"}, each [B, S, Hkv, D]."""
-    shape = (batch, slots, heads, head_dim)
-    return {name: torch.zeros(shape, dtype=dtype, device=device) for name in ("k", "v")}
+    """{"k": [B, S, Hkv, D], "v": [B, S, Hkv, Dv]}. head_dim: of both, or of either."""
+    sizes = head_dim if isinstance(head_dim, tuple) else (head_dim, head_dim)
+    return {
+        name: torch.zeros(batch, slots, heads, size, dtype=dtype, device=device)
+        for name, size in zip(("k", "v"), sizes, strict=True)
+    }
 
 
 def slot_and_length(context: Context, slots: int, num_global: int, device: torch.device) -> tuple[Tensor, Tensor]:

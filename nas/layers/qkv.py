@@ -38,6 +38,7 @@ class QkvProjection(nn.Module):
         self.num_heads = options.num_heads
         self.kv_heads = options.kv_heads
         self.head_dim = options.head_dim
+        self.value_dim = value_size(options)
         self.rope = rope_of(options)
         self.tie_kv = options.tie_kv
         sizes = projected_sizes(options)
@@ -53,12 +54,15 @@ class QkvProjection(nn.Module):
                 self.k_norm = RMSNorm(heads[1] * self.head_dim, eps=options.norm_eps)
 
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, T, d] -> q [B, T, Hq, D], k and v [B, T, Hkv, D]."""
-        heads = self._heads(x, context)
+        """x [B, T, d] -> q [B, T, Hq, D], k [B, T, Hkv, D], v [B, T, Hkv, Dv]."""
+        projected = self._projected(x, context)
         if self.tie_kv:
-            qk, v = heads, heads[:, :, self.num_heads :]
+            qk = projected.unflatten(-1, (-1, self.head_dim))
+            v = qk[:, :, self.num_heads :]
         else:
-            qk, v = heads.split((self.num_heads + self.kv_heads, self.kv_heads), dim=2)
+            values = self.kv_heads * self.value_dim
+            qk, v = projected.split((projected.shape[-1] - values, values), dim=-1)
+            qk, v = qk.unflatten(-1, (-1, self.head_dim)), v.unflatten(-1, (-1, self.value_dim))
         if self.qk_norm in ("head", "full"):
             q, k = (self._rotated(x, context) for x in self._normed(qk))
             return self._tempered(q, context), k, v
@@ -70,7 +74,7 @@ class QkvProjection(nn.Module):
 
     def queries(self, x: Tensor, context: Context) -> Tensor:
         """x [B, T, d] -> q [B, T, Hq, D] of an attention whose keys and values are those of an earlier layer."""
-        q = self._heads(x, context)
+        q = self._projected(x, context).unflatten(-1, (-1, self.head_dim))
         if self.qk_norm in ("head", "full"):
             q = self._normed_by(self.q_norm, q)
         q = self._rotated(q, context)
@@ -79,9 +83,8 @@ class QkvProjection(nn.Module):
     def flops(self, tokens: int) -> int:
         return 2 * tokens * self.linear.weight.numel()
 
-    def _heads(self, x: Tensor, context: Context) -> Tensor:
-        y = adapted(self.linear(x), x, context.mixer_adapter)
-        return y.unflatten(-1, (-1, self.head_dim))
+    def _projected(self, x: Tensor, context: Context) -> Tensor:
+        return adapted(self.linear(x), x, context.mixer_adapter)
 
     def _normed(self, qk: Tensor) -> tuple[Tensor, Tensor]:
         q, k = qk.split((self.num_heads, self.kv_heads), dim=2)
@@ -106,9 +109,15 @@ class QkvProjection(nn.Module):
 
 def projected_sizes(options: Grouped) -> list[int]:
     """Rows of the weight: those of q, k and v, as far as they are projected here."""
-    shared = isinstance(options, Attention) and options.kv_from == "earlier"
-    heads = [options.num_heads, *([] if shared else [options.kv_heads] * (1 if options.tie_kv else 2))]
-    return [number * options.head_dim for number in heads]
+    sizes = [options.num_heads * options.head_dim, options.kv_heads * options.head_dim]
+    if isinstance(options, Attention) and options.kv_from == "earlier":
+        return sizes[:1]
+    return sizes if options.tie_kv else [*sizes, options.kv_heads * value_size(options)]
+
+
+def value_size(options: Grouped) -> int:
+    """Of a head of the values."""
+    return options.value_size if isinstance(options, Attention) else options.head_dim
 
 
 def rope_of(options: Grouped) -> Rope | None:

@@ -36,7 +36,7 @@ class AttentionMixer(Mixer):
         self.soft_cap = options.soft_cap
         self.sinks = nn.Parameter(torch.zeros(options.num_heads)) if options.sinks else None
         self.qkv = QkvProjection(options, d_model)
-        inner = options.num_heads * options.head_dim
+        inner = options.num_heads * options.value_size
         self.gate_proj = Linear(options.read_size(d_model), inner) if options.output_gate == "sigmoid" else None
         self.router = None
         if options.routes_heads:
@@ -80,12 +80,13 @@ class AttentionMixer(Mixer):
 
     def _cache(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
         slots = max_len if self.window is None else min(max_len, self.num_global + self.window)
-        return empty_cache(batch, slots, self.qkv.kv_heads, self.qkv.head_dim, dtype, device)
+        sizes = self.qkv.head_dim, self.qkv.value_dim
+        return empty_cache(batch, slots, self.qkv.kv_heads, sizes, dtype, device)
 
     def flops(self, tokens: int, context_len: int) -> int:
         seen = None if self.window is None else self.num_global + self.window
         pairs = pairs_in_window(tokens, context_len, seen)
-        products = 4 * pairs * self.qkv.num_heads * self.qkv.head_dim
+        products = 2 * pairs * self.qkv.num_heads * (self.qkv.head_dim + self.qkv.value_dim)
         layers = [self.gate_proj, None if self.router is None else self.router.proj, self.out_proj]
         return self.qkv.flops(tokens) + products + linear_flops(tokens, *(layer for layer in layers if layer))
 

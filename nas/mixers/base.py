@@ -70,6 +70,6 @@ class Mixer(nn.Module, ABC):
             self.out_proj.weight.mul_(factor)
 
 
-def linear_flops(tokens: int, *layers: nn.Linear) -> int:
-    """Two per multiply-accumulate."""
-    return sum(2 * tokens * layer.weight.numel() for layer in layers)
+def linear_flops(tokens: int, *layers: nn.Module) -> int:
+    """Two per multiply-accumulate; nothing for what projects nothing (`nn.Identity`)."""
+    return sum(2 * tokens * layer.weight.numel() for layer in layers if isinstance(layer, nn.Linear))

@@ -3,8 +3,8 @@
 Each part is a whole mixer with its own output projection. `concat` is the sum of the parts, which equals concatenating
 their heads and projecting once; each part may have a factor. `norm_mean` is the mean of the RMS-normalised parts with
 learned scales per channel.
-Source of norm_mean: Dong et al., Hymba (arXiv 2411.13676), section 2.1; there the parts are normalised before one
-shared projection.
+Source of norm_mean: Dong et al., Hymba (arXiv 2411.13676), section 2.1; there the heads of the parts are normalised and
+averaged before one projection, as here with `shared_out`.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from nas.architecture.mixers import HeadMix, MixerOptions
+from nas.architecture.mixers import HeadMix, MixerOptions, heads_width
 from nas.context import Context
-from nas.layers.linear import INIT_STD
+from nas.layers.linear import INIT_STD, Linear
 from nas.layers.norm import RMSNorm
-from nas.mixers.base import Mixer, State
+from nas.mixers.base import Mixer, State, linear_flops
 
 
 class HeadMixer(Mixer):
@@ -27,8 +27,15 @@ class HeadMixer(Mixer):
         self.family = options.family
         self.parts: list[Mixer] = nn.ModuleList(build(part, d_model) for part in options.parts)  # type: ignore[assignment]
         self.scales = options.scales
+        self.shared_out = options.shared_out
         normed = options.parts if options.fuse == "norm_mean" else ()
-        self.norms: list[RMSNorm] = nn.ModuleList(RMSNorm(d_model) for _ in normed)  # type: ignore[assignment]
+        size = heads_width(options.parts[0]) if options.shared_out else d_model
+        self.norms: list[RMSNorm] = nn.ModuleList(RMSNorm(size) for _ in normed)  # type: ignore[assignment]
+        if options.shared_out:
+            self.out_proj = Linear(size, d_model)
+            for part in self.parts:
+                part.out_proj = nn.Identity()  # type: ignore[assignment]
+            return
         # A normalised part would enter the residual stream at size 1, far above the embeddings and every other mixer.
         # A value projection and an output projection at their initial size leave about this much.
         for norm in self.norms:
@@ -60,12 +67,16 @@ class HeadMixer(Mixer):
         return state
 
     def flops(self, tokens: int, context_len: int) -> int:
-        return sum(part.flops(tokens, context_len) for part in self.parts)
+        out = linear_flops(tokens, self.out_proj) if self.shared_out else 0
+        return out + sum(part.flops(tokens, context_len) for part in self.parts)
 
     def state_traffic(self, tokens: int, context_len: int, dtype: torch.dtype) -> int:
         return sum(part.state_traffic(tokens, context_len, dtype) for part in self.parts)
 
     def scale_output(self, factor: float) -> None:
+        if self.shared_out:
+            super().scale_output(factor)
+            return
         for part in self.parts:
             part.scale_output(factor)
         with torch.no_grad():
@@ -77,7 +88,8 @@ class HeadMixer(Mixer):
             outputs = [scale * y for scale, y in zip(self.scales, outputs, strict=True)]
         if not self.norms:
             return _sum(outputs)
-        return _sum([norm(y) for norm, y in zip(self.norms, outputs, strict=True)]) / len(outputs)
+        mean = _sum([norm(y) for norm, y in zip(self.norms, outputs, strict=True)]) / len(outputs)
+        return self.out_proj(mean) if self.shared_out else mean
 
 
 def _sum(outputs: list[Tensor]) -> Tensor:

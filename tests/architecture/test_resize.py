@@ -90,6 +90,16 @@ def test_heads_are_shared_out_in_whole_numbers_that_sum(wanted, counts):
     assert sum(apportion(wanted)) == max(len(wanted), round(sum(wanted)))
 
 
+@pytest.mark.parametrize(("width", "head_dim"), [(0.04, 0.5), (2, 1), (0.71, 1.5), (3.3, 0.25)])
+def test_parts_behind_one_projection_keep_heads_of_the_same_width(width, head_dim):
+    parts = (Attention(num_heads=25, num_kv_heads=5, head_dim=64, value_dim=128), Mamba1(num_heads=50, head_dim=64))
+    block = Block(mixer=HeadMix(parts=parts, shared_out=True))
+    large = resized(Architecture(d_model=1600, vocab_size=9, blocks=(block,)), Scale(width=width, head_dim=head_dim))
+    attention, mamba = large.blocks[0].mixer.parts
+    assert attention.num_heads * attention.value_dim == mamba.num_heads * mamba.head_dim
+    assert mamba.num_heads * mamba.head_dim == pytest.approx(3200 * width, rel=0.2)
+
+
 def test_kv_heads_go_to_the_nearest_divisor():
     assert [nearest_divisor(12, wanted) for wanted in (1, 5, 7.5, 40)] == [1, 6, 6, 12]
 

@@ -75,6 +75,9 @@ ATTENTION_CASES: dict[str, MixerOptions] = {
     "attention, all heads picked, in a window": Attention(
         num_heads=4, head_dim=16, window=5, head_share=0.5, always_share=0.0
     ),
+    "attention with long values": Attention(
+        num_heads=4, num_kv_heads=2, head_dim=16, value_dim=24, qk_norm="head", output_gate="sigmoid", qkv_bias=True
+    ),
     "attention, values are keys": Attention(num_heads=4, num_kv_heads=2, head_dim=16, tie_kv=True, qk_norm="head"),
     "block sparse, sharper with the length": BlockSparseAttention(
         num_heads=2, head_dim=16, block_size=4, top_k=2, temperature_floor=4, temperature_scale=0.5, tie_kv=True

@@ -1,12 +1,16 @@
 """The contract of a token mixer, held over every kind with several option sets each."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import kernels
 from nas.architecture import MIXERS as KINDS
 from nas.architecture import (
+    ArchitectureError,
     Attention,
     BlockSparseAttention,
     GatedDeltaNet,
@@ -93,6 +97,13 @@ CASES: dict[str, MixerOptions] = {
         parts=(Attention(num_heads=1, head_dim=16), Mamba2(num_heads=2, head_dim=16, state_dim=8)),
         fuse="concat",
         scales=(0.5, 2.0),
+    ),
+    "head mix behind one projection": HeadMix(
+        parts=(
+            Attention(num_heads=2, num_kv_heads=1, head_dim=16, value_dim=32, window=7),
+            Mamba1(num_heads=4, head_dim=16, state_dim=4),
+        ),
+        shared_out=True,
     ),
     "mamba1": Mamba1(num_heads=2, head_dim=16, state_dim=4),
     "mamba1 no conv": Mamba1(num_heads=1, head_dim=20, state_dim=5, dt_rank=3, conv_size=0),
@@ -374,6 +385,42 @@ def test_block_sparse_flops_count_the_pairs_that_its_blocks_allow():
     means = sum(position // 4 for position in range(30))
     projections = 2 * 30 * (D_MODEL * 4 * 16 + 2 * 16 * D_MODEL)
     assert mixer.flops(30, 0) == projections + 4 * pairs * 2 * 16 + 2 * means * 16
+
+
+def test_parts_behind_one_projection_are_normalised_heads_that_are_averaged(x: Tensor):
+    options = CASES["head mix behind one projection"]
+    assert isinstance(options, HeadMix)
+    mixer = build_mixer(options, D_MODEL)
+    assert not list(mixer.parts[0].out_proj.parameters()) and not list(mixer.parts[1].out_proj.parameters())
+    heads = [part(x)[0] for part in mixer.parts]
+    assert {y.shape[-1] for y in heads} == {64}
+    normed = [F.rms_norm(y, (64,), norm.weight, norm.eps) for y, norm in zip(heads, mixer.norms, strict=True)]
+    torch.testing.assert_close(mixer(x)[0], sum(normed) / 2 @ mixer.out_proj.weight.T, rtol=1e-4, atol=1e-5)
+    flops = [part.flops(5, 3) for part in mixer.parts]
+    assert mixer.flops(5, 3) == sum(flops) + 2 * 5 * 64 * D_MODEL
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fuse": "concat"}, "shared_out is of fuse: norm_mean, but got fuse=concat"),
+        (
+            {"parts": (Attention(num_heads=2, head_dim=16), Rwkv4(num_heads=2, head_dim=16))},
+            "but got rwkv4 with out_bias",
+        ),
+        (
+            {"parts": (Attention(num_heads=2, head_dim=16, out_bias=True), Mamba1(num_heads=2, head_dim=16))},
+            "but got attention with out_bias=True",
+        ),
+        (
+            {"parts": (Attention(num_heads=2, head_dim=16), Mamba1(num_heads=3, head_dim=16))},
+            r"must have heads of the same width in all, but got \[32, 48\]",
+        ),
+    ],
+)
+def test_parts_that_cannot_share_a_projection_are_refused(options: dict, message: str):
+    with pytest.raises(ArchitectureError, match=message):
+        replace(CASES["head mix behind one projection"], **options)
 
 
 def test_concat_is_the_sum_of_the_parts_and_norm_mean_their_normalised_mean(x: Tensor):
