@@ -205,6 +205,7 @@ METHODS: tuple[Method, ...] = (
         WindowLinearAttention,
         REMAINDER,
     ),
+    _method(HYBRID, "Mean of normed heads behind one projection (Hymba)", HeadMix, CONTRACT, shared_out=True),
     _method(AROUND, "Gated linear units (arXiv 2002.05202)", Glu),
     _method(AROUND, "Squared ReLU (arXiv 2109.08668)", Mlp, activation="relu2"),
     _method(AROUND, "Attention and FFN in parallel (Command R)", Block, parallel=True),

@@ -95,8 +95,8 @@ class Attention(GroupedHeads):
     multiplied by sigmoid(W x). head_share: the share of its heads that a token uses, as a router says, all of them
     without one; always_share: the share of all heads that every token uses, where there is a router (MoH, arXiv
     2410.11842). Heads that are not used are computed all the same. reads: the stream, or behind it the embedding of the
-    token, under one norm and in twice as many channels (Zamba, arXiv 2405.16712, section 2). value_dim: of a head of the values,
-    head_dim unless given.
+    token, under one norm and in twice as many channels (Zamba, arXiv 2405.16712, section 2). value_dim: of a head of
+    the values, head_dim unless given.
     """
 
     kind: ClassVar[str] = "attention"
