@@ -14,6 +14,7 @@ from nas.architecture.differential_attention import DifferentialAttention
 from nas.architecture.ffns import FfnOptions, Glu, MixtureOfDepths, Mlp, Moe, NoFfn, RwkvChannelMix
 from nas.architecture.forgetting_attention import ForgettingAttention
 from nas.architecture.hash_attention import HashAttention
+from nas.architecture.head_mix import HeadMix
 from nas.architecture.indexed_latent_attention import IndexedLatentAttention
 from nas.architecture.latent_attention import LatentAttention
 from nas.architecture.matrix_recurrence import MatrixRecurrence
@@ -22,7 +23,6 @@ from nas.architecture.mixers import (
     BlockSparseAttention,
     GatedDeltaNet,
     GatedLinearAttention,
-    HeadMix,
     Mamba1,
     Mamba2,
     MixerOptions,

@@ -18,6 +18,7 @@ from nas.architecture.ffns import NoFfn as NoFfn
 from nas.architecture.ffns import RwkvChannelMix as RwkvChannelMix
 from nas.architecture.forgetting_attention import ForgettingAttention as ForgettingAttention
 from nas.architecture.hash_attention import HashAttention as HashAttention
+from nas.architecture.head_mix import HeadMix as HeadMix
 from nas.architecture.indexed_latent_attention import IndexedLatentAttention as IndexedLatentAttention
 from nas.architecture.kinds import MIXERS as MIXERS
 from nas.architecture.latent_attention import LatentAttention as LatentAttention
@@ -27,7 +28,6 @@ from nas.architecture.mixers import Attention as Attention
 from nas.architecture.mixers import BlockSparseAttention as BlockSparseAttention
 from nas.architecture.mixers import GatedDeltaNet as GatedDeltaNet
 from nas.architecture.mixers import GatedLinearAttention as GatedLinearAttention
-from nas.architecture.mixers import HeadMix as HeadMix
 from nas.architecture.mixers import Mamba1 as Mamba1
 from nas.architecture.mixers import Mamba2 as Mamba2
 from nas.architecture.mixers import NoMixer as NoMixer

@@ -7,8 +7,9 @@ from typing import Literal
 
 from nas.architecture.errors import ArchitectureError
 from nas.architecture.ffns import FfnOptions, Glu, Mlp, Moe, NoFfn
+from nas.architecture.head_mix import HeadMix
 from nas.architecture.kv_sharing import check_sources
-from nas.architecture.mixers import Attention, HeadMix, MixerOptions, NoMixer
+from nas.architecture.mixers import Attention, MixerOptions, NoMixer
 from nas.architecture.options import DEFAULT_NORM_EPS, Options, option
 
 Loss = Literal["causal"]

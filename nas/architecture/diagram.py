@@ -11,7 +11,8 @@ depths), - for none.
 
 from nas.architecture.architecture import Architecture, Block
 from nas.architecture.ffns import FfnOptions
-from nas.architecture.mixers import Attention, HeadMix, MixerOptions
+from nas.architecture.head_mix import HeadMix
+from nas.architecture.mixers import Attention, MixerOptions
 
 MIXER_LETTERS = {
     "attention": "A",

@@ -3,6 +3,7 @@
 from nas.architecture.differential_attention import DifferentialAttention
 from nas.architecture.forgetting_attention import ForgettingAttention
 from nas.architecture.hash_attention import HashAttention
+from nas.architecture.head_mix import HeadMix
 from nas.architecture.indexed_latent_attention import IndexedLatentAttention
 from nas.architecture.latent_attention import LatentAttention
 from nas.architecture.matrix_recurrence import MatrixRecurrence
@@ -11,7 +12,6 @@ from nas.architecture.mixers import (
     BlockSparseAttention,
     GatedDeltaNet,
     GatedLinearAttention,
-    HeadMix,
     Mamba1,
     Mamba2,
     MixerOptions,

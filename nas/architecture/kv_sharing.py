@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from nas.architecture.errors import ArchitectureError
+from nas.architecture.head_mix import HeadMix
 from nas.architecture.mixer_options import MixerOptions
-from nas.architecture.mixers import Attention, HeadMix
+from nas.architecture.mixers import Attention
 
 Reach = tuple[int | None, int]
 

@@ -17,7 +17,8 @@ from typing import Any, Literal, TypeVar
 
 from nas.architecture.architecture import Architecture, Block
 from nas.architecture.errors import ArchitectureError
-from nas.architecture.mixers import HeadMix, MixerOptions, heads_width
+from nas.architecture.head_mix import HeadMix, heads_width
+from nas.architecture.mixers import MixerOptions
 from nas.architecture.options import Options, role_of
 
 PartT = TypeVar("PartT", bound=Options)

@@ -14,8 +14,8 @@ import yaml
 from nas.architecture.architecture import Architecture, Block
 from nas.architecture.errors import ArchitectureError, did_you_mean
 from nas.architecture.ffns import FFNS
+from nas.architecture.head_mix import HeadMix
 from nas.architecture.kinds import MIXERS
-from nas.architecture.mixers import HeadMix
 from nas.architecture.options import Options
 from nas.architecture.presets import PRESETS
 

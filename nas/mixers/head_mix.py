@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from nas.architecture.mixers import HeadMix, MixerOptions, heads_width
+from nas.architecture.head_mix import HeadMix, heads_width
+from nas.architecture.mixer_options import MixerOptions
 from nas.context import Context
 from nas.layers.linear import INIT_STD, Linear
 from nas.layers.norm import RMSNorm
