@@ -53,7 +53,7 @@ class SearchSpace(ABC):
     key_dim: tuple[int, ...] = integers()
     state_dim: tuple[int, ...] = integers()
     mamba1_state_dim: tuple[int, ...] = integers()
-    ffns: tuple[str, ...] = words("glu", "mlp", "moe", "none", "rwkv_channel_mix")
+    ffns: tuple[str, ...] = words("glu", "mlp", "moe", "none", "rwkv_channel_mix", "mixture_of_depths")
     num_experts: tuple[int, ...] = integers(minimum=2)
     top_k: tuple[int, ...] = integers()
     num_shared: tuple[int, ...] = integers(minimum=0)

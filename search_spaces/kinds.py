@@ -120,7 +120,7 @@ KINDS: dict[str, Kind] = {
 HEADED = tuple(name for name in KINDS if name != "short_convolution")
 """Kinds that can share the heads of a layer."""
 LETTERS = {kind.letter: name for name, kind in KINDS.items()}
-FFN_SIGNS = {"glu": "", "mlp": "^", "moe": "+", "none": "-", "rwkv_channel_mix": "~"}
+FFN_SIGNS = {"glu": "", "mlp": "^", "moe": "+", "none": "-", "rwkv_channel_mix": "~", "mixture_of_depths": "/"}
 
 
 def kind_of(mixer: MixerOptions, kinds: Mapping[str, Kind] = KINDS) -> str:

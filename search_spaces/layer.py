@@ -5,7 +5,18 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from nas.architecture import Block, FfnOptions, Glu, HeadMix, MixerOptions, Mlp, Moe, NoFfn, RwkvChannelMix
+from nas.architecture import (
+    Block,
+    FfnOptions,
+    Glu,
+    HeadMix,
+    MixerOptions,
+    MixtureOfDepths,
+    Mlp,
+    Moe,
+    NoFfn,
+    RwkvChannelMix,
+)
 from search_spaces.fields import kv_heads
 from search_spaces.kinds import HEAD_MIX, Sources, may_share
 from search_spaces.picks import Choice, Pick
@@ -91,6 +102,8 @@ class Layer:
                 return Mlp(d_ff=d_ff)
             case "rwkv_channel_mix":
                 return RwkvChannelMix(d_ff=d_ff)
+            case "mixture_of_depths":
+                return MixtureOfDepths(d_ff=d_ff)
         num_experts = self.pick(self.name("num_experts"), sizes(space.num_experts))
         return Moe(
             num_experts=num_experts,

@@ -306,7 +306,9 @@ def _first_of(space):
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_every_kind_can_be_chosen_deployed_and_found_again(make_space, kind):
-    space = make_space("hybrid", mixers=[kind], num_layers=4, d_model=96, ffns=["rwkv_channel_mix", "glu"])
+    space = make_space(
+        "hybrid", mixers=[kind], num_layers=4, d_model=96, ffns=["rwkv_channel_mix", "glu", "mixture_of_depths"]
+    )
     for seed in range(3):
         architecture = space(RandomTrial(seed))
         assert {kind_of(block.mixer) for block in architecture.blocks} == {kind}
