@@ -15,9 +15,9 @@ the tuner needs: try another configuration, and time a launch inside the operati
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from typing import Any, Literal
 
 import torch
@@ -43,6 +43,20 @@ def key(kernel: str, element_bytes: int, sizes: Mapping[str, int], flags: Mappin
     """The key of a launch; sizes are rounded up to powers of two."""
     rounded = tuple((name, 1 << (size - 1).bit_length()) for name, size in sizes.items())
     return Key(kernel, element_bytes, rounded, tuple((name, int(flag)) for name, flag in flags.items()))
+
+
+def distinct(candidates: Callable[[Key], Iterable[Config]]) -> Callable[[Key], list[Config]]:
+    """A function that lists what this one gives for a key, each configuration once."""
+
+    @wraps(candidates)
+    def listed(key: Key) -> list[Config]:
+        found: list[Config] = []
+        for config in candidates(key):
+            if config not in found:
+                found.append(config)
+        return found
+
+    return listed
 
 
 def choose(key: Key, kernel: Any, default: Callable[[Key], Config], device: torch.device) -> Config:

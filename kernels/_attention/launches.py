@@ -7,7 +7,7 @@ import triton
 
 from kernels._attention.launch_tables import COMBINE_WARPS, TABLES, Launch
 from kernels.tuned_table import Config, Key
-from kernels.tuning import CHOICES, is_choice, key
+from kernels.tuning import CHOICES, distinct, is_choice, key
 
 PRECISION = "ieee"  # of float32 products; 16-bit types ignore it
 LARGEST_SPLITS = 32  # parts that a cache is read in
@@ -137,6 +137,7 @@ def rows_of(group: int) -> int:
     return min(max(SMALLEST_TILE, triton.next_power_of_2(group)), LARGEST_ROWS)
 
 
+@distinct
 def launch_candidates(key: Key) -> list[Config]:
     """The launches worth trying for a key, the default first; at most six."""
     if is_choice(key):
@@ -158,8 +159,7 @@ def launch_candidates(key: Key) -> list[Config]:
         elif "forget" in flags and key.kernel == "attention.backward_dq" and launch.BM * launch.BN >= 64 * 128:
             # The gates of a tile and their gradient stand beside four tiles already.
             config["BN"] = max(config["BN"] // 2, SMALLEST_TILE)
-        if config not in candidates:
-            candidates.append(config)
+        candidates.append(config)
     return candidates
 
 

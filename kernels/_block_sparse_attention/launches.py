@@ -6,7 +6,7 @@ from torch import Tensor
 from kernels._block_sparse_attention.lists import blocks_in_a_run
 from kernels._block_sparse_attention.options import Options
 from kernels.tuned_table import Config, Key
-from kernels.tuning import key
+from kernels.tuning import distinct, key
 
 LARGEST_ROWS = 128  # of a tile
 Sizes = tuple[int, int, int, int]  # most rows in a tile, keys in a tile, warps, stages
@@ -112,6 +112,7 @@ def delta_key(v: Tensor) -> Key:
     return key("block_sparse_attention.delta", v.dtype.itemsize, {"V": v.shape[3]}, {})
 
 
+@distinct
 def launch_candidates(key: Key) -> list[Config]:
     """The launches worth trying for a key, the default first; at most six."""
     if key.kernel == "block_sparse_attention.sum":
@@ -137,8 +138,7 @@ def launch_candidates(key: Key) -> list[Config]:
             rows = min(rows, flags["rows"])
             few = rows <= 32 and key.element_bytes == 2
             config = {"BM": rows, "BN": keys, "num_warps": min(warps, 4) if few else warps, "num_stages": stages}
-        if config not in candidates:
-            candidates.append(config)
+        candidates.append(config)
     return candidates
 
 

@@ -4,12 +4,13 @@ The tables are written for 16-bit types and head sizes up to 128; what float32 a
 by rule, so that every candidate of a key is one that its kernel can run.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import triton
 
 from kernels.tuned_table import Config, Key
-from kernels.tuning import key
+from kernels.tuning import distinct, key
 
 # Kernel -> launches as largest blocks along K and V, warps, stages; the first is the default. Spills and shared memory
 # are checked ahead of time, speed is not yet. Blocks that a kernel does not have are ignored.
@@ -76,7 +77,8 @@ def launch_key(
     return key(f"matrix_recurrence.{kernel.__name__.removesuffix('_kernel')}", element_bytes, sizes, kept)
 
 
-def launch_candidates(key: Key) -> list[Config]:
+@distinct
+def launch_candidates(key: Key) -> Iterator[Config]:
     """The launches worth trying for a key, the default first; at most six."""
     name = key.kernel.removeprefix("matrix_recurrence.")
     sizes = dict(key.sizes)
@@ -91,12 +93,8 @@ def launch_candidates(key: Key) -> list[Config]:
         launches = tuple((256, 64, warps, 1) for warps in (8, 16))
     elif key.element_bytes == 4:
         launches = tuple((block_k, block_v, 8, 1) for block_k, block_v, _, _ in launches)
-    candidates: list[Config] = []
     for block_k, block_v, warps, stages in launches:
-        config = _blocks(key, name, block_k, block_v) | {"num_warps": warps, "num_stages": stages}
-        if config not in candidates:
-            candidates.append(config)
-    return candidates
+        yield _blocks(key, name, block_k, block_v) | {"num_warps": warps, "num_stages": stages}
 
 
 def default_launch(key: Key) -> Config:

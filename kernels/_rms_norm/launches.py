@@ -1,7 +1,9 @@
 """Launch configurations of the normalisations: a default for each kernel and others worth trying."""
 
+from collections.abc import Iterator
+
 from kernels.tuned_table import Config, Key
-from kernels.tuning import key
+from kernels.tuning import distinct, key
 
 # Channels that a program holds at once; wider rows are read twice, in blocks. A gate in front takes more registers.
 LARGEST_TILE, LARGEST_GATED_TILE = 8192, 4096
@@ -29,10 +31,10 @@ def launch_key(kernel: str, element_bytes: int, size: int, **flags: int) -> Key:
     return key(f"rms_norm.{kernel}", element_bytes, sizes, flags)
 
 
-def launch_candidates(key: Key) -> list[Config]:
+@distinct
+def launch_candidates(key: Key) -> Iterator[Config]:
     """The launches worth trying for a key, the default first; at most six."""
     sizes = dict(key.sizes)
-    candidates: list[Config] = []
     for elements, each in _LAUNCHES[key.kernel.removeprefix("rms_norm.")]:
         if "size" in sizes:
             tile = max(elements, sizes["size"])
@@ -40,10 +42,7 @@ def launch_candidates(key: Key) -> list[Config]:
         else:
             tile, blocks = elements, {"BLOCK_D": elements}
         warps = min(_MOST_WARPS, max(1, tile // each // 32))
-        config = blocks | {"num_warps": warps}
-        if config not in candidates:
-            candidates.append(config)
-    return candidates
+        yield blocks | {"num_warps": warps}
 
 
 def default_launch(key: Key) -> Config:

@@ -1,7 +1,9 @@
 """Launch configurations of rotary positions: a default for each head size and others worth trying."""
 
+from collections.abc import Iterator
+
 from kernels.tuned_table import Config, Key
-from kernels.tuning import key
+from kernels.tuning import distinct, key
 
 # Elements in a tile of heads of one token, and warps; the first is the default. A tile has at least one head. Spills
 # are checked ahead of time, speed is not yet.
@@ -14,16 +16,13 @@ def launch_key(element_bytes: int, heads: int, pairs: int, rest: int, interleave
     return key("rope.turn", element_bytes, sizes, {"interleaved": interleaved})
 
 
-def launch_candidates(key: Key) -> list[Config]:
+@distinct
+def launch_candidates(key: Key) -> Iterator[Config]:
     """The launches worth trying for a key, the default first; at most six."""
     sizes = dict(key.sizes)
     row = max(sizes["pairs"], sizes.get("rest", 0))
-    candidates: list[Config] = []
     for elements, warps in _LAUNCHES:
-        config = {"BLOCK_H": min(max(1, elements // row), sizes["heads"]), "num_warps": warps}
-        if config not in candidates:
-            candidates.append(config)
-    return candidates
+        yield {"BLOCK_H": min(max(1, elements // row), sizes["heads"]), "num_warps": warps}
 
 
 def default_launch(key: Key) -> Config:

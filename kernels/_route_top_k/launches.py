@@ -1,7 +1,9 @@
 """Launch configurations of a router: a default for each number of experts and others worth trying."""
 
+from collections.abc import Iterator
+
 from kernels.tuned_table import Config, Key
-from kernels.tuning import key
+from kernels.tuning import distinct, key
 
 LARGEST_ROW = 512  # experts whose scores a program holds at once; of more, PyTorch picks
 SMALLEST_ROW = 16
@@ -16,15 +18,12 @@ def launch_key(kernel: str, element_bytes: int, experts: int, **flags: int) -> K
     return key(f"route_top_k.{kernel}", element_bytes, {"experts": max(SMALLEST_ROW, experts)}, flags)
 
 
-def launch_candidates(key: Key) -> list[Config]:
+@distinct
+def launch_candidates(key: Key) -> Iterator[Config]:
     """The launches worth trying for a key, the default first; at most six."""
     experts = dict(key.sizes)["experts"]
-    candidates: list[Config] = []
     for scores, warps in _LAUNCHES:
-        config = {"BLOCK_T": warps * max(1, scores // experts), "BLOCK_E": experts, "num_warps": warps}
-        if config not in candidates:
-            candidates.append(config)
-    return candidates
+        yield {"BLOCK_T": warps * max(1, scores // experts), "BLOCK_E": experts, "num_warps": warps}
 
 
 def default_launch(key: Key) -> Config:

@@ -3,8 +3,10 @@
 Programs of one warp come first because `tl.associative_scan` over several meets at barriers.
 """
 
+from collections.abc import Iterator
+
 from kernels.tuned_table import Config, Key
-from kernels.tuning import key
+from kernels.tuning import distinct, key
 
 CHUNK = 32
 LARGEST_BLOCK = 64
@@ -28,17 +30,14 @@ def launch_key(kernel: str, element_bytes: int, channels: int, states: int, **fl
     return key(f"selective_scan.{kernel}", element_bytes, sizes, flags)
 
 
-def launch_candidates(key: Key) -> list[Config]:
+@distinct
+def launch_candidates(key: Key) -> Iterator[Config]:
     """The launches worth trying for a key, the default first; at most six."""
     sizes, name = dict(key.sizes), key.kernel.removeprefix("selective_scan.")
-    candidates: list[Config] = []
     for block, warps, *tile in _LAUNCHES[name]:
         # No larger block than the channels fill.
         blocks = {"BLOCK": block, "TILE": tile[0]} if tile else {"BLOCK_D": min(block, sizes["channels"])}
-        config = blocks | {"num_warps": warps}
-        if config not in candidates:
-            candidates.append(config)
-    return candidates
+        yield blocks | {"num_warps": warps}
 
 
 def default_launch(key: Key) -> Config:

@@ -1,7 +1,9 @@
 """Launch configurations of the short convolution: a default for each kernel and others worth trying."""
 
+from collections.abc import Iterator
+
 from kernels.tuned_table import Config, Key
-from kernels.tuning import key
+from kernels.tuning import distinct, key
 
 LARGEST_BLOCK = 256
 
@@ -19,18 +21,14 @@ def launch_key(kernel: str, element_bytes: int, channels: int, **flags: int) -> 
     return key(f"short_convolution.{kernel}", element_bytes, {"channels": min(channels, LARGEST_BLOCK)}, flags)
 
 
-def launch_candidates(key: Key) -> list[Config]:
+@distinct
+def launch_candidates(key: Key) -> Iterator[Config]:
     """The launches worth trying for a key, the default first; at most six."""
     channels = dict(key.sizes)["channels"]
-    candidates: list[Config] = []
     for tokens, block, warps in _LAUNCHES[key.kernel.removeprefix("short_convolution.")]:
         # No larger block than the channels fill.
         config = {"BLOCK_D": min(block, max(channels, 16)), "num_warps": warps}
-        if tokens:
-            config = {"BLOCK_T": tokens} | config
-        if config not in candidates:
-            candidates.append(config)
-    return candidates
+        yield {"BLOCK_T": tokens} | config if tokens else config
 
 
 def default_launch(key: Key) -> Config:

@@ -4,8 +4,10 @@ Also how time is cut: a program walks a segment of tiles, and there are no more 
 sequences and channels fill it, there is one, and every tensor moves once.
 """
 
+from collections.abc import Iterator
+
 from kernels.tuned_table import Config, Key
-from kernels.tuning import key
+from kernels.tuning import distinct, key
 
 TILE = 16  # tokens; a power of two
 LARGEST_BLOCK = 128
@@ -38,19 +40,17 @@ def launch_key(kernel: str, element_bytes: int, channels: int, **flags: int) -> 
     return key(f"vector_recurrence.{kernel}", element_bytes, sizes, flags)
 
 
-def launch_candidates(key: Key) -> list[Config]:
+@distinct
+def launch_candidates(key: Key) -> Iterator[Config]:
     """The launches worth trying for a key, the default first; at most six."""
     name = key.kernel.removeprefix("vector_recurrence.")
     most = dict(key.sizes).get("channels", 2048)
-    candidates: list[Config] = []
     for block, warps, stages in _LAUNCHES[name]:
         # No larger block than the channels fill.
         config = {"BLOCK_D": min(block, most), "num_warps": warps}
         if name in ("sums", "output", "grads"):
             config["STAGES"] = stages
-        if config not in candidates:
-            candidates.append(config)
-    return candidates
+        yield config
 
 
 def default_launch(key: Key) -> Config:

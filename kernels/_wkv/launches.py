@@ -3,8 +3,10 @@
 Also how time is cut: a program walks a segment of tiles, and there are no more segments than fill a GPU.
 """
 
+from collections.abc import Iterator
+
 from kernels.tuned_table import Config, Key
-from kernels.tuning import key
+from kernels.tuning import distinct, key
 
 TILE = 16  # tokens; a power of two
 LARGEST_BLOCK = 64
@@ -36,16 +38,13 @@ def launch_key(kernel: str, element_bytes: int, channels: int, **flags: int) -> 
     return key(f"wkv.{kernel}", element_bytes, {"channels": min(channels, LARGEST_BLOCK)}, flags)
 
 
-def launch_candidates(key: Key) -> list[Config]:
+@distinct
+def launch_candidates(key: Key) -> Iterator[Config]:
     """The launches worth trying for a key, the default first; at most six."""
     most = dict(key.sizes)["channels"]
-    candidates: list[Config] = []
     for block, warps in _LAUNCHES[key.kernel.removeprefix("wkv.")]:
         # No larger block than the channels fill.
-        config = {"BLOCK_D": min(block, most), "num_warps": warps}
-        if config not in candidates:
-            candidates.append(config)
-    return candidates
+        yield {"BLOCK_D": min(block, most), "num_warps": warps}
 
 
 def default_launch(key: Key) -> Config:

@@ -26,6 +26,7 @@ from kernels.tuning import (
     CHOICES,
     choose,
     choose_implementation,
+    distinct,
     force_launches,
     forget_tables,
     implementation_source,
@@ -234,6 +235,11 @@ def test_gradients_that_must_repeat_are_ours(monkeypatch):
     assert launched_kernels(x, training)[1] == ["attention.implementation"]
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     assert launched_kernels(x, training)[1] == ["attention.forward"]
+
+
+def test_candidates_that_come_out_alike_are_tried_once_and_the_default_stays_first():
+    candidates = distinct(lambda key: ({"BM": min(block, 32)} for block in (64, 16, 32)))
+    assert candidates(FORWARD) == [{"BM": 32}, {"BM": 16}]
 
 
 def test_a_compiled_call_asks_for_the_implementation_once():
