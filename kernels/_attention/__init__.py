@@ -128,23 +128,10 @@ def attention_step(
     zeros, and -inf unless it has a sink.
     Raises ValueError when shapes, types, devices or options do not belong together.
     """
-    checks.check_tensor("q", q, "[B, Hq, D]", q)
-    checks.check_tensor("k_cache", k_cache, "[B, S, Hkv, D]", q)
-    if v_cache is not None:
-        checks.check_tensor("v_cache", v_cache, "[B, S, Hkv, D]", q)
-    values = checks.values_of(k_cache, v_cache, value_size)
-    checks.check_heads(q, k_cache, values, "k_cache", "v_cache")
-    checks.check_head_size("q", q, checks.LARGEST_STEP_HEAD)
-    checks.check_head_size("v_cache", values, checks.LARGEST_STEP_VALUE)
+    values = checks.check_cache(q, k_cache, v_cache, value_size)
     checks.check_length(length, k_cache)
     checks.check_scores(q, sink, softcap)
-    batch, slots, kv_heads = k_cache.shape[:3]
-    if keep is not None:
-        checks.check_mask("keep", keep, [batch, kv_heads, slots], "[B, Hkv, S]", q)
-    if bias is not None:
-        checks.check_float("bias", bias, [batch, q.shape[1], slots], "[B, Hq, S]", q)
-    if listed is not None:
-        checks.check_listed(listed, k_cache)
+    checks.check_slots(q, k_cache, keep, bias, listed)
     factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
     substituted = ask_substitute(
         "attention_step",

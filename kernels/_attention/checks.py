@@ -89,6 +89,30 @@ def check_forgetting(q: Tensor, k: Tensor, log_forget: Tensor | None, causal: bo
         )
 
 
+def check_cache(q: Tensor, k_cache: Tensor, v_cache: Tensor | None, value_size: int | None) -> Tensor:
+    """Of a step; returns the values."""
+    check_tensor("q", q, "[B, Hq, D]", q)
+    check_tensor("k_cache", k_cache, "[B, S, Hkv, D]", q)
+    if v_cache is not None:
+        check_tensor("v_cache", v_cache, "[B, S, Hkv, D]", q)
+    values = values_of(k_cache, v_cache, value_size)
+    check_heads(q, k_cache, values, "k_cache", "v_cache")
+    check_head_size("q", q, LARGEST_STEP_HEAD)
+    check_head_size("v_cache", values, LARGEST_STEP_VALUE)
+    return values
+
+
+def check_slots(q: Tensor, k_cache: Tensor, keep: Tensor | None, bias: Tensor | None, listed: Tensor | None) -> None:
+    """What is said about single slots of the cache of a step."""
+    batch, slots, kv_heads = k_cache.shape[:3]
+    if keep is not None:
+        check_mask("keep", keep, [batch, kv_heads, slots], "[B, Hkv, S]", q)
+    if bias is not None:
+        check_float("bias", bias, [batch, q.shape[1], slots], "[B, Hq, S]", q)
+    if listed is not None:
+        check_listed(listed, k_cache)
+
+
 def check_length(length: int | Tensor, cache: Tensor) -> None:
     """A number is checked; what lies on a device is not read, because that would wait for it."""
     slots, batch = cache.shape[1], cache.shape[0]
