@@ -18,7 +18,7 @@ LIMITS = {torch.float32: 1e-5, torch.float16: 4e-3}
 CASES = {
     "one token": (1, 1, 2, 2, 16, 16, 4, 1, 2, False, True),
     "a list for each query": (31, 63, 4, 2, 16, 16, 16, 1, 3, False, True),
-    "blocks of queries": (100, 100, 4, 1, 20, 36, 32, 32, 2, False, True),
+    "blocks of queries": (100, 100, 2, 1, 20, 36, 32, 32, 2, False, True),
     "one list for all heads": (33, 50, 4, 2, 16, 16, 8, 4, 3, True, True),
     "single keys": (15, 40, 4, 1, 16, 16, 1, 1, 7, False, True),
     "odd blocks": (50, 50, 2, 1, 80, 80, 3, 5, 4, False, True),
