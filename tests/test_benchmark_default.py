@@ -9,11 +9,12 @@ import pytest
 
 from nas.measurement import Measurement
 from nas.study.confirmation.retrained import Training
+from scripts import benchmark_default
 from scripts.benchmark_default import OUT, fill, matched_designs, open_record, spreads, summary, table, verdict, write
 from scripts.command_line import UserError
 from scripts.exit_codes import UNFINISHED
 from scripts.settings import SearchSettings
-from tests.test_command_line import run
+from tests.commands import call
 from tests.test_end_to_end import SMALL
 
 
@@ -35,17 +36,16 @@ def test_a_verdict_says_whether_designs_are_told_apart(between, word):
     assert "from about 2.828" in sentence
 
 
-def test_the_benchmark_writes_every_value_and_a_table(tmp_path, monkeypatch):
+def test_the_benchmark_writes_every_value_and_a_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HYBRID_NAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     designs = "references=[all-attention,mamba2-attention-7-1]"
     arguments = ["--seeds", "2", "--out", "numbers.json", designs, *SMALL]
-    stopped = run("--limit", "0", *arguments, cwd=tmp_path, script="scripts/benchmark_default.py")
-    assert stopped.returncode == UNFINISHED, stopped.stderr
-    assert "4 trainings are missing" in stopped.stdout
+    monkeypatch.chdir(tmp_path)
+    assert call(benchmark_default, monkeypatch, "--limit", "0", *arguments) == UNFINISHED
+    assert "4 trainings are missing" in capsys.readouterr().out
     assert json.loads((tmp_path / "numbers.json").read_text())["trainings"] == {}
-    done = run(*arguments, cwd=tmp_path, script="scripts/benchmark_default.py")
-    assert done.returncode == 0, done.stderr
+    assert call(benchmark_default, monkeypatch, *arguments) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "numbers.json", "numbers.md"}
     record = json.loads((tmp_path / "numbers.json").read_text())
     assert set(record["values"]) >= {"text_loss", "text_loss_late", "recall", "recall_bits"}

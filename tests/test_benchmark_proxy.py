@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from scripts import benchmark_proxy
 from scripts.benchmark_proxy import train
 from scripts.exit_codes import UNFINISHED
 from scripts.proxy_page import judge, page
-from tests.test_command_line import run
+from tests.commands import call
 
 TINY = (
     *("--architectures", "3", "--larger", "1.5", "--longer", "2", "--large-seeds", "1", "task=recall", "budget=smoke"),
@@ -19,18 +20,14 @@ TINY = (
 )
 
 
-def call(*arguments: str) -> tuple[int, str]:
-    """Exit code, and what was said."""
-    done = run(*arguments, script="scripts/benchmark_proxy.py")
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout + done.stderr
+def test_it_goes_on_where_it_was_and_writes_a_line_for_each_rung_and_guess(tmp_path, monkeypatch, capsys):
+    def said(*arguments: str) -> tuple[int, str]:
+        return call(benchmark_proxy, monkeypatch, *arguments), "".join(capsys.readouterr())
 
-
-def test_it_goes_on_where_it_was_and_writes_a_line_for_each_rung_and_guess(tmp_path):
     out = ["--out", str(tmp_path)]
-    code, text = call(*TINY, *out, "--limit", "0")
+    code, text = said(*TINY, *out, "--limit", "0")
     assert code == UNFINISHED, text
-    code, text = call(*TINY, *out)
+    code, text = said(*TINY, *out)
     assert code == 0 and (tmp_path / "proxy.md").read_text() in text
     for guess in ("parameters", "FLOPs", "rung 0.25", "rung 1"):
         assert f"| recall_bits | {guess} |" in text
@@ -38,9 +35,9 @@ def test_it_goes_on_where_it_was_and_writes_a_line_for_each_rung_and_guess(tmp_p
     entries = list(record["architectures"].values())
     assert [len(rungs) for entry in entries for rungs in entry["proxy"].values()] == [2, 2, 2]
     assert all(1.3 < entry["large_parameters"] / entry["parameters"] < 1.7 for entry in entries)
-    code, text = call(*TINY, *out)
+    code, text = said(*TINY, *out)
     assert code == 0 and ", seed " not in text, "nothing is trained twice"
-    sentence = call(*TINY, *out, "--longer", "3")[1]
+    sentence = said(*TINY, *out, "--longer", "3")[1]
     assert "was measured with other settings" in sentence
 
 

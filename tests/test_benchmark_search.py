@@ -1,7 +1,6 @@
 """scripts/benchmark_search.py: real searches on a made-up table, and what is said of them."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from scripts.search_page import between, page
 from scripts.search_verdict import Found, Recorder, against_random, aims, curve, first_at, interval
 from scripts.settings import SearchSettings
 from search_spaces.every_point import every_point
+from tests.commands import call
 from tests.study.oracles import scored
 from tests.test_command_line import run
 
@@ -57,10 +57,10 @@ def scores(worth, share, seed):
     }
 
 
-def test_every_variant_is_held_against_random_search_with_intervals(table, tmp_path):
+def test_every_variant_is_held_against_random_search_with_intervals(table, tmp_path, monkeypatch, capsys):
     variants = ("--variants", "evolution", "tpe+rungs", "--problems", "quality", "--seeds", "3")
-    done = run(*SPACE, *variants, "--table", str(table), "--out", str(tmp_path), script="scripts/benchmark_search.py")
-    assert done.returncode == 0, done.stderr
+    arguments = (*SPACE, *variants, "--table", str(table), "--out", str(tmp_path))
+    assert call(benchmark_search, monkeypatch, *arguments) == 0
     record = json.loads((tmp_path / "search.json").read_text())
     judged = record["problems"]["quality"]
     assert list(judged["variants"]) == ["evolution", "random", "tpe+rungs"]
@@ -72,7 +72,7 @@ def test_every_variant_is_held_against_random_search_with_intervals(table, tmp_p
     assert judged["variants"]["random"]["gain"]["value"] == 0.0
     assert judged["variants"]["random"]["better_than_random"] == 0.5
     text = (tmp_path / "search.md").read_text()
-    assert text == page(record) and text in done.stdout
+    assert text == page(record) and text in capsys.readouterr().out
     (left_out,) = [line for line in text.splitlines() if line.startswith("Not replayed with objectives=quality: ")]
     assert "nsga3+rungs" in left_out and "tpe+rungs" not in left_out
     assert "Aim, random search's final hypervolume with a third of its training (3 of 8)" in text
@@ -82,8 +82,7 @@ def test_every_variant_is_held_against_random_search_with_intervals(table, tmp_p
 def test_searches_that_are_known_are_not_repeated_and_a_later_command_adds_to_them(table, tmp_path, monkeypatch):
     def replays(*arguments):
         common = (*SPACE, "--problems", "quality", "--seeds", "2", "--table", str(table), "--out", str(tmp_path))
-        monkeypatch.setattr(sys, "argv", ["benchmark_search.py", *common, *arguments])
-        benchmark_search.main()
+        assert call(benchmark_search, monkeypatch, *common, *arguments) == 0
         lines = [json.loads(line) for line in (tmp_path / "searches.jsonl").read_text().splitlines()]
         return [(line["variant"], line["seed"]) for line in lines], json.loads((tmp_path / "search.json").read_text())
 

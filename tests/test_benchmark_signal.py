@@ -20,7 +20,8 @@ from scripts.variance_shares import (
     reliability_interval,
     variance_shares,
 )
-from tests.test_command_line import mistake, run
+from tests.commands import call
+from tests.test_command_line import mistake
 
 EFFECT = np.array([0.0, 1.0, 3.0])
 NOTHING = np.zeros((3, 3, 3))
@@ -157,14 +158,12 @@ TINY = [
 ]
 
 
-def test_a_tiny_run_is_judged_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_a_tiny_run_is_judged_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    script = "scripts/benchmark_signal.py"
-    stopped = run("--limit", "0", *TINY, cwd=tmp_path, script=script)
-    assert stopped.returncode == UNFINISHED, stopped.stderr
-    assert "with 16 trainings left; the same command goes on" in stopped.stdout
-    done = run(*TINY, cwd=tmp_path, script=script)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert call(benchmark_signal, monkeypatch, "--limit", "0", *TINY) == UNFINISHED
+    assert "with 16 trainings left; the same command goes on" in capsys.readouterr().out
+    assert call(benchmark_signal, monkeypatch, *TINY) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"signal.json", "signal.md"}
     budget = json.loads((tmp_path / "signal.json").read_text())["budgets"]["cpu"]
     assert set(budget["tasks"]) == {"parity", "compression"} and len(budget["designs"]) == 2
@@ -172,8 +171,9 @@ def test_a_tiny_run_is_judged_and_goes_on_where_it_stopped(tmp_path, monkeypatch
     assert set(budget["tasks"]["parity"]["runs"][0]["scores"]) == {"parity", "parity_bits", "parity_long"}
     text = (tmp_path / "signal.md").read_text()
     assert "| parity_long | 2 x 2 x 2 |" in text and "not judged yet" not in text
-    again = run(*TINY, cwd=tmp_path, script=script)
-    assert again.returncode == 0 and " of 16: " not in again.stdout
+    capsys.readouterr()
+    assert call(benchmark_signal, monkeypatch, *TINY) == 0
+    assert " of 16: " not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

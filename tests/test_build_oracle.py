@@ -3,12 +3,13 @@
 import json
 
 from nas.study.truth.oracle import Oracle
+from scripts import build_oracle
 from scripts.build_oracle import Trainer, Work, line, missing_work
 from scripts.exit_codes import UNFINISHED
 from search_spaces.picks import Given
+from tests.commands import call
 from tests.study.oracles import toy_oracle
 from tests.study.toys import space
-from tests.test_command_line import run
 
 TINY = (
     *(
@@ -22,20 +23,16 @@ TINY = (
 )
 
 
-def call(*arguments: str) -> tuple[int, str]:
-    """Exit code, and what was said."""
-    done = run(*arguments, script="scripts/build_oracle.py")
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout + done.stderr
+def test_every_architecture_is_trained_on_every_seed_at_every_rung_and_once(tmp_path, monkeypatch, capsys):
+    def said(*arguments: str) -> tuple[int, str]:
+        return call(build_oracle, monkeypatch, *arguments), "".join(capsys.readouterr())
 
-
-def test_every_architecture_is_trained_on_every_seed_at_every_rung_and_once(tmp_path):
     out = ["--out", str(tmp_path / "oracle.json")]
-    code, text = call(*TINY, *out, "--seeds", "1", "--limit", "0")
+    code, text = said(*TINY, *out, "--seeds", "1", "--limit", "0")
     assert code == UNFINISHED, text
-    code, text = call(*TINY, *out, "--seeds", "1")
+    code, text = said(*TINY, *out, "--seeds", "1")
     assert code == 0 and "2 architectures; seeds of each: 1 to 1, 2 trainings in all" in text
-    code, text = call(*TINY, *out, "--seeds", "2")
+    code, text = said(*TINY, *out, "--seeds", "2")
     assert code == 0 and "2 of 2: " in text and "3 of" not in text
     oracle = Oracle.read(tmp_path / "oracle.json")
     assert oracle.shares == (0.25, 1.0)
@@ -45,7 +42,7 @@ def test_every_architecture_is_trained_on_every_seed_at_every_rung_and_once(tmp_
         assert entry.scores[0] != entry.scores[1]
     place = json.loads((tmp_path / "oracle.json").read_text())["provenance"]["training"][0]
     assert {"torch", "commit", "processes"} <= place.keys()
-    sentence = call("seed=7", *TINY, *out)[1]
+    sentence = said("seed=7", *TINY, *out)[1]
     assert "was built with other settings" in sentence
 
 

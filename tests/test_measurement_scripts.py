@@ -1,7 +1,6 @@
 """The commands about measuring, run on tiny deployments: what they print, what they write, and that they go on."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from nas.devices import read_spec
 from scripts import benchmark_measurement, describe_device, measure_architecture, measure_table, show_resize
 from scripts.measurement_page import ordered_right, row_of
+from tests.commands import call
 
 TINY = [
     *("search_space.num_layers=4", "search_space.d_model=64", "search_space.params=150000"),
@@ -30,18 +30,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYBRID_NAS_CACHE", str(tmp_path / "cache"))
 
 
-def run(module, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The exit code of a command."""
-    monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
-    try:
-        module.main()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
-    return 0
-
-
 def test_the_mapping_shows_every_option_of_proxy_and_deployment(monkeypatch, capsys):
-    assert run(show_resize, monkeypatch, "mamba2-attention-7-1") == 0
+    assert call(show_resize, monkeypatch, "mamba2-attention-7-1") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("MMMAMMMM -> MMMAMMMMMMMAMMMM")
     cells = {line[:34].strip(): line[34:].split() for line in lines[2:] if len(line) > 40}
@@ -54,33 +44,33 @@ def test_the_mapping_shows_every_option_of_proxy_and_deployment(monkeypatch, cap
 
 
 def test_an_unknown_design_is_one_sentence_with_the_nearest_name(monkeypatch, capsys):
-    assert run(show_resize, monkeypatch, "mamba2-attenton-7-1") == 2
+    assert call(show_resize, monkeypatch, "mamba2-attenton-7-1") == 2
     assert "Did you mean 'mamba2-attention-7-1'?" in capsys.readouterr().err
 
 
 def test_a_table_is_filled_once_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     arguments = ("--samples", "2", "--out", str(tmp_path), *TINY)
-    assert run(measure_table, monkeypatch, *arguments, "--limit", "0") == 3
+    assert call(measure_table, monkeypatch, *arguments, "--limit", "0") == 3
     assert "0 blocks measured" in capsys.readouterr().out
-    assert run(measure_table, monkeypatch, *arguments) == 0
+    assert call(measure_table, monkeypatch, *arguments) == 0
     first = capsys.readouterr().out
     (table,) = tmp_path.glob("*.json")
     blocks = json.loads(table.read_text())["blocks"]
     assert len(blocks) >= 6
     assert f"{len(blocks)} blocks and phases, {len(blocks)} of them to be measured" in first
     assert "portable" in first and "%" in first
-    assert run(measure_table, monkeypatch, *arguments) == 0
+    assert call(measure_table, monkeypatch, *arguments) == 0
     assert "0 of them to be measured" in capsys.readouterr().out
     assert json.loads(table.read_text())["blocks"] == blocks
 
 
 def test_a_table_of_a_device_that_is_not_at_hand_is_refused(monkeypatch, capsys):
-    assert run(measure_table, monkeypatch, "measure.device=h200") == 2
+    assert call(measure_table, monkeypatch, "measure.device=h200") == 2
     assert "A table is measured on a device at hand, but h200 is described." in capsys.readouterr().err
 
 
 def test_one_architecture_is_reported_under_every_cost_model_and_by_block(monkeypatch, capsys):
-    assert run(measure_architecture, monkeypatch, "all-attention", *TINY, "measure.workloads=[serve,train_step]") == 0
+    assert call(measure_architecture, monkeypatch, "all-attention", *TINY, "measure.workloads=[serve,train_step]") == 0
     text = capsys.readouterr().out
     heads = next(line for line in text.splitlines() if line.startswith("ms "))
     assert heads.split() == ["ms", "own", "best", "roofline"]
@@ -95,7 +85,7 @@ def test_one_architecture_is_reported_under_every_cost_model_and_by_block(monkey
 
 def test_a_device_that_is_not_at_hand_gets_its_roofline_alone(monkeypatch, capsys):
     assert (
-        run(measure_architecture, monkeypatch, "all-attention", "measure.device=h100", "measure.cost_model=roofline")
+        call(measure_architecture, monkeypatch, "all-attention", "measure.device=h100", "measure.cost_model=roofline")
         == 0
     )
     text = capsys.readouterr().out
@@ -104,8 +94,8 @@ def test_a_device_that_is_not_at_hand_gets_its_roofline_alone(monkeypatch, capsy
 
 def test_the_benchmark_of_measuring_writes_its_numbers_and_goes_on(tmp_path, monkeypatch, capsys):
     arguments = ("--architectures", "3", "--repeats", "2", "--out", str(tmp_path), *TINY)
-    assert run(benchmark_measurement, monkeypatch, *arguments, "--limit", "0") == 3
-    assert run(benchmark_measurement, monkeypatch, *arguments) == 0
+    assert call(benchmark_measurement, monkeypatch, *arguments, "--limit", "0") == 3
+    assert call(benchmark_measurement, monkeypatch, *arguments) == 0
     record = json.loads((tmp_path / "measurement.json").read_text())
     assert record["deployed_per_second"] > 0
     assert len(record["architectures"]) == 3 and len(record["repeats"]) == 2
@@ -116,7 +106,7 @@ def test_the_benchmark_of_measuring_writes_its_numbers_and_goes_on(tmp_path, mon
     text = (tmp_path / "measurement.md").read_text()
     assert "| time_per_output_token_ms |" in text and "architectures a second" in text
     capsys.readouterr()
-    assert run(benchmark_measurement, monkeypatch, *arguments) == 0
+    assert call(benchmark_measurement, monkeypatch, *arguments) == 0
     again = json.loads((tmp_path / "measurement.json").read_text())
     kept = benchmark_measurement.without_flagged(record)
     assert again["environment"] == record["environment"]
@@ -168,7 +158,7 @@ def test_what_measuring_again_misses_stands_beside_what_the_table_misses():
 
 def test_a_device_is_described_by_what_was_measured(tmp_path, monkeypatch):
     path = tmp_path / "cpu.yaml"
-    assert run(describe_device, monkeypatch, "--device", "cpu", "--seconds", "0.05", "--out", str(path)) == 0
+    assert call(describe_device, monkeypatch, "--device", "cpu", "--seconds", "0.05", "--out", str(path)) == 0
     spec = read_spec(path)
     assert spec.tflops["float32"] > 0 and spec.bandwidth > 0 and spec.memory > 0
     assert "measured with torch" in spec.source
