@@ -8,7 +8,8 @@
 * A lookup takes microseconds: every answer is kept for the life of the process.
 
 Where somebody else's implementation computes the same, the table may also say who is faster: an entry whose kernel is
-"operation.implementation" has {"sdpa": 1} or {"sdpa": 0} for its configuration, and ours runs unless it says otherwise.
+"operation.implementation" has {"torch": 1} or {"torch": 0} for its configuration, and ours runs unless it says the
+former.
 
 `record_launches` tells which kernels ran and how they were configured. `force_launches` and `watch_launches` are what
 the tuner needs: try another configuration, and time a launch inside the operation that makes it.
@@ -26,11 +27,11 @@ from kernels import backend, tuned_table
 from kernels.tuned_table import Config, Entry, Key, minor_version, read_entries, slug, source_hash
 
 Status = Literal["tuned", "nearest", "default"]
-Implementation = Literal["ours", "sdpa"]
+Implementation = Literal["ours", "torch"]
 Watcher = Callable[[Key, Callable[[], object]], None]
 
 IMPLEMENTATION = "implementation"  # what the last part of a key's kernel is called where it is a choice of who computes
-CHOICES: dict[Implementation, Config] = {"ours": {"sdpa": 0}, "sdpa": {"sdpa": 1}}
+CHOICES: dict[Implementation, Config] = {"ours": {"torch": 0}, "torch": {"torch": 1}}
 _STATUSES: tuple[Status, ...] = ("default", "nearest", "tuned")  # from the least known to the best
 
 _choices: dict[tuple[Key, torch.device], tuple[Config, Status]] = {}
@@ -108,7 +109,7 @@ def implementation_source(kernels: Sequence[Any]) -> str:
 
 
 def _named(config: Config) -> Implementation:
-    return "sdpa" if config == CHOICES["sdpa"] else "ours"
+    return "torch" if config == CHOICES["torch"] else "ours"
 
 
 def _record(kernel: str, status: Status) -> None:

@@ -114,7 +114,7 @@ def test_who_computes_is_decided_last_beside_the_launches_just_chosen():
 
     class Choosing(FakeBench):
         def candidates(self, key):
-            return [{"sdpa": 0}, {"sdpa": 1}] if key == choice else super().candidates(key)
+            return [{"torch": 0}, {"torch": 1}] if key == choice else super().candidates(key)
 
         def errors(self, problem, overrides):
             return [0.5 for _ in overrides]
@@ -125,7 +125,7 @@ def test_who_computes_is_decided_last_beside_the_launches_just_chosen():
             self.beside = dict(overrides)
             return [1.0, self.times[choice]]
 
-    for time, config in ((0.8, {"sdpa": 1}), (1.2, {"sdpa": 0})):
+    for time, config in ((0.8, {"torch": 1}), (1.2, {"torch": 0})):
         bench = Choosing(times={(A, 3): 0.5, choice: time})
         entries = {entry.key: entry for entry in tune(bench, EXPERTS, [choice, A, B], "3.6.0")}
         assert entries[choice].config == config

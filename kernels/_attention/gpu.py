@@ -96,7 +96,7 @@ def _is_plain(
 def _sdpa_is_faster(element_bytes: int, size: int, causal: bool, training: bool, device: str) -> bool:
     """By the table of this GPU; a compiled function asks once, when it is traced."""
     key = implementation_key(element_bytes, size, causal, training)
-    return choose_implementation(key, IMPLEMENTATION_KERNELS, torch.device(device)) == "sdpa"
+    return choose_implementation(key, IMPLEMENTATION_KERNELS, torch.device(device)) == "torch"
 
 
 def _natural(lse: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The grouped product in Triton: one launch for all groups, without asking the device how large they are.
 
 The kernels are in `gpu_kernels.py`; mixtures of experts launch them with their tokens in another order.
-Launch configurations are looked up, with the defaults of `launches.py`; nothing is tuned in passing.
+Launch configurations are looked up, with the defaults of `launches.py`; nothing is tuned in passing. Where the table of
+this GPU says so, PyTorch's kernels compute.
 """
 
 from typing import Any
@@ -10,12 +11,16 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels._grouped_matmul import gpu_pytorch
 from kernels._grouped_matmul.gpu_kernels import matrices_kernel, rows_kernel
-from kernels._grouped_matmul.launches import default_launch, matrices_key, rows_key
+from kernels._grouped_matmul.launches import default_launch, implementation_key, matrices_key, rows_key
 from kernels._grouped_matmul.launches import launch_candidates as launch_candidates
 from kernels.ahead_of_time import Case
 from kernels.tuned_table import Config, Key
-from kernels.tuning import choose, run
+from kernels.tuning import choose, choose_implementation, run
+
+# Whose source the choice between ours and PyTorch's depends on.
+IMPLEMENTATION_KERNELS = (rows_kernel, matrices_kernel)
 
 
 def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
@@ -30,7 +35,10 @@ def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
 
 @torch.library.custom_op("hybrid_nas::grouped_matmul", mutates_args=())
 def _forward(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
-    return rows_of_groups(x, w, _row_ends(group_sizes, x.shape[0]))
+    row_ends = _row_ends(group_sizes, x.shape[0])
+    if _torch_is_faster(x, w, training=False):
+        return gpu_pytorch.rows_of_groups(x, w, row_ends)
+    return rows_of_groups(x, w, row_ends)
 
 
 @_forward.register_fake
@@ -42,6 +50,9 @@ def _(x, w, group_sizes):
 def _backward(grad: Tensor, x: Tensor, w: Tensor, group_sizes: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x and w."""
     row_ends = _row_ends(group_sizes, x.shape[0])
+    if _torch_is_faster(x, w, training=True):
+        of_x = gpu_pytorch.rows_of_groups(grad, w.transpose(1, 2), row_ends)
+        return of_x, gpu_pytorch.matrices_of_groups(x, grad, row_ends)
     return rows_of_groups(grad, w.transpose(1, 2), row_ends), matrices_of_groups(x, grad, row_ends)
 
 
@@ -59,6 +70,14 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+def _torch_is_faster(x: Tensor, w: Tensor, *, training: bool) -> bool:
+    """By the table of this GPU."""
+    if not gpu_pytorch.takes(x) or not is_aligned(*w.shape[1:]):
+        return False
+    key = implementation_key(w.shape[1], w.shape[2], training)
+    return choose_implementation(key, IMPLEMENTATION_KERNELS, x.device) == "torch"
 
 
 def _row_ends(group_sizes: Tensor, rows: int) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from kernels.tuned_table import Config, Key
-from kernels.tuning import key
+from kernels.tuning import CHOICES, is_choice, key
 
 SMALLEST_WIDTH, LARGEST_WIDTH = 32, 256  # between them the width of a product is told apart
 
@@ -44,6 +44,12 @@ def matrices_key(x: Tensor, depth: int, columns: int, aligned: bool, tf32: bool,
     return key("grouped_matmul.matrices", x.element_size(), sizes, {"aligned": aligned, "tf32": tf32, **variant})
 
 
+def implementation_key(depth: int, columns: int, training: bool) -> Key:
+    """The key of the choice between our product of 16-bit types and PyTorch's; `training` of the gradients."""
+    sizes = {"depth": width_class(depth), "columns": width_class(columns)}
+    return key("grouped_matmul.implementation", 2, sizes, {"training": training})
+
+
 def width_class(size: int) -> int:
     """The width of a product as far as its launch depends on it."""
     return min(max(size, SMALLEST_WIDTH), LARGEST_WIDTH)
@@ -56,6 +62,8 @@ def as_configs(launches: Iterable[Rectangle]) -> list[Config]:
 
 def launch_candidates(key: Key) -> list[Config]:
     """The launches worth trying for a key, the default first; at most six."""
+    if is_choice(key):
+        return list(CHOICES.values())
     flags = dict(key.flags)
     launches = _LAUNCHES[key.element_bytes, flags["aligned"] > 0]
     if flags["tf32"] and flags["aligned"]:

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from kernels import grouped_matmul, use_backend
+from kernels._grouped_matmul.launches import implementation_key
+from kernels.tuning import CHOICES, force_launches, watch_launches
 from tests.kernels.closeness import assert_close_relative
 
 LIMITS = {torch.float32: 1e-5, torch.float16: 3e-3}
@@ -104,6 +106,30 @@ def test_autocast_multiplies_in_its_type_and_keeps_the_gradients_type():
         out = grouped_matmul(x, w, sizes)
     assert out.dtype == torch.bfloat16
     assert torch.autograd.grad(out.float().sum(), w)[0].dtype == torch.float32
+
+
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize("sizes", [[7, 0, 20, 30, 0], [63, 0]], ids=str)
+def test_where_the_choice_is_pytorch_its_kernels_compute_the_same(sizes):
+    given = problem(63, 32, 16, sizes, torch.float16)
+    torch_wins = {implementation_key(32, 16, training): CHOICES["torch"] for training in (False, True)}
+    seen = []
+
+    def watch(key, launch):
+        seen.append(key)
+        launch()
+
+    with force_launches(torch_wins), watch_launches(watch):
+        found = run("gpu", *given)
+    assert seen == list(torch_wins)
+    for actual, wanted in zip(found, run("reference", *given), strict=True):
+        assert_close_relative(actual, wanted, LIMITS[torch.float16])
+    x, w, group_sizes, _ = given
+    with force_launches(torch_wins), watch_launches(watch):
+        with use_backend("gpu"):  # what PyTorch has no kernel for, and nobody else is asked about
+            grouped_matmul(x.float(), w.float(), group_sizes)
+            grouped_matmul(x[:, :20], w[:, :20], group_sizes)
+    assert {key.kernel for key in seen[2:]} == {"grouped_matmul.rows"}
 
 
 def test_operators_keep_what_torch_asks_of_them():

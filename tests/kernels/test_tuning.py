@@ -191,9 +191,9 @@ def test_a_forced_launch_is_launched_and_not_recorded(table):
 
 def chosen(**changes):
     """The entry of a choice that PyTorch won."""
-    sdpa, ours = CHOICES["sdpa"], CHOICES["ours"]
+    theirs, ours = CHOICES["torch"], CHOICES["ours"]
     source = implementation_source(gpu.IMPLEMENTATION_KERNELS)
-    return replace(entry(key=CHOICE, config=sdpa, default=ours, source=source), **changes)
+    return replace(entry(key=CHOICE, config=theirs, default=ours, source=source), **changes)
 
 
 def test_who_computes_is_what_the_table_says_and_ours_without_one(table):
@@ -201,7 +201,7 @@ def test_who_computes_is_what_the_table_says_and_ours_without_one(table):
     assert choose_implementation(CHOICE, kernels, CPU) == "ours"
     table(chosen())
     with record_launches() as record:
-        assert choose_implementation(CHOICE, kernels, CPU) == "sdpa"
+        assert choose_implementation(CHOICE, kernels, CPU) == "torch"
         assert choose_implementation(replace(CHOICE, flags=(("causal", 0), ("training", 0))), kernels, CPU) == "ours"
     assert record == {"attention.implementation": "tuned"}
     with use_backend("gpu"):
@@ -214,7 +214,7 @@ def test_who_computes_is_what_the_table_says_and_ours_without_one(table):
 def launched_kernels(x, choice, **options):
     """The names of what a call asks for and launches, where PyTorch won the choice."""
     seen = []
-    with force_launches({choice: CHOICES["sdpa"]}), use_backend("gpu"):
+    with force_launches({choice: CHOICES["torch"]}), use_backend("gpu"):
         with watch_launches(lambda key, launch: (seen.append(key.kernel), launch())):
             o = attention(x, x, x, **options)
     return o, seen
