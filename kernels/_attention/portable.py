@@ -96,8 +96,8 @@ def attention_step(
         o, lse = _step_in_full(rows, k, v, keep, sink, bias, options)
         return o.flatten(1, 2).to(q.dtype), lse.flatten(1, 2)
     if keep is not None:
-        # A length on a device is not known here, and nor is how many slots are kept there.
-        if not isinstance(length, Tensor) and keep.device.type == "cpu":
+        # A length on a device is not known here, and nor is how many slots are kept there, or where code is traced.
+        if not isinstance(length, Tensor) and keep.device.type == "cpu" and not torch.compiler.is_compiling():
             k, v, keep = _only_kept(k, v, keep)
         keep = keep.unsqueeze(2)
     return _masked_sdpa(rows, k, v, options.scale, keep).flatten(1, 2), None

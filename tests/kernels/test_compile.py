@@ -12,12 +12,16 @@ from scripts.kernel_lab.problems import Problem, worst
 
 
 def problems() -> list[Problem]:
-    """The first of each function, on no more tokens than its interpreted kernels take a moment for."""
+    """The first of each function, on no more tokens than its interpreted kernels take a moment for, and steps over some
+    of the slots, of which PyTorch reads on the host how many they are where it can."""
     first = {problem.op: problem for problem in reversed(tiny_problems())}
-    return [
+    shortened = [
         replace(one, operation=replace(one.operation, T=5)) if isinstance(one.operation, Recurrence | Mlstm) else one
         for one in first.values()
     ]
+    step = first["attention_step"]
+    kept = replace(step, name="kept slots", operation=replace(step.operation, kept=9))
+    return [*shortened, kept, replace(step, name="listed slots", operation=replace(step.operation, listed=9))]
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch itself
