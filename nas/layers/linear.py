@@ -16,6 +16,8 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias=bias)
 
     def reset_parameters(self) -> None:
+        if self.weight.is_meta:  # only counted, hundreds of times a second: there is nothing to fill
+            return
         nn.init.normal_(self.weight, std=INIT_STD)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
