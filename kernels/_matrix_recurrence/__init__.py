@@ -53,8 +53,8 @@ def matrix_recurrence(
     Shapes: q, k [B, T, Hqk, K]; v [B, T, Hv, V], Hv a multiple of Hqk (head h of v reads head h // (Hv/Hqk) of q and
     k). All else belongs to the heads of v, which do not share it: log_decay [Hv], [B, T, Hv] or [B, T, Hv, K];
     beta [B, T, Hv]; erase (a, b), each [B, T, Hv, K], which reads the state before its decay and excludes beta;
-    bonus [Hv, K]; initial_state [B, Hv, K, V] in float32, zeros if not given. K and V are at most 256. q, k, v, a and b
-    share float32, bfloat16 or float16; log_decay, beta and bonus have that dtype or float32.
+    bonus [Hv, K]; initial_state [B, Hv, K, V] in float32, zeros if not given. K is at most 256, V at most 1024. q, k,
+    v, a and b share float32, bfloat16 or float16; log_decay, beta and bonus have that dtype or float32.
     `log_decay` is a natural logarithm and at most 0 (not checked: that would wait for the device). `scale` multiplies
     q and is K**-0.5 unless given. The state is kept in float32 and all sums are taken there.
 

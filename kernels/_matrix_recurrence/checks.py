@@ -5,7 +5,8 @@ from torch import Tensor
 
 from kernels._matrix_recurrence.options import Options
 
-LARGEST_HEAD = 256
+LARGEST_KEY = 256  # a program of the delta rule holds all of K
+LARGEST_VALUE = 1024  # programs share V
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -91,9 +92,10 @@ def _check_tokens(q: Tensor, k: Tensor, v: Tensor, *, step: bool) -> None:
         raise ValueError(
             f"The heads of v must be a multiple of those of q and k, but got {v.shape[-2]} and {q.shape[-2]}."
         )
-    if max(q.shape[-1], v.shape[-1]) > LARGEST_HEAD:
+    if q.shape[-1] > LARGEST_KEY or v.shape[-1] > LARGEST_VALUE:
         raise ValueError(
-            f"Head sizes K and V must be at most {LARGEST_HEAD}, but got K={q.shape[-1]} and V={v.shape[-1]}."
+            f"Head sizes must be at most K = {LARGEST_KEY} and V = {LARGEST_VALUE}, but got K={q.shape[-1]} and "
+            f"V={v.shape[-1]}."
         )
     if not q.dtype == k.dtype == v.dtype or q.dtype not in DTYPES:
         raise TypeError(

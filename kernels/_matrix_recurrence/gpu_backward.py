@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from kernels._matrix_recurrence.gpu_tiles import (
+    block_beside_state,
     from_start,
     from_start_transposed,
     last_decay,
@@ -77,6 +78,8 @@ def state_grad_kernel(
     for step in range(chunks):
         chunk = chunks - 1 - step
         store_tile(d_states + (bh * chunks + chunk) * K * V, d_state, cols_k, cols_v, V, K, V)
+        if block_beside_state(BK) < BK:
+            tl.debug_barrier()  # what was stored is read below, by other threads
         start, left = b * T + chunk * BT, T - chunk * BT
         last = tl.minimum(left, BT) - 1
         token, token_qk = start * H + h, start * heads_qk + h // GROUP
@@ -93,11 +96,17 @@ def state_grad_kernel(
         d_o = load_tile(d_out + token * V, rows, cols_v, H * V, left, V)
         dtype = k.dtype.element_ty
         if DELTA:
-            key = load_tile(k + token_qk * K, rows, cols_k, heads_qk * K, left, K)
-            if DECAY > 0:
-                key = (key * to_end(g_here, rows, cols_k, left, last, H, K, DECAY)).to(dtype)
             d_w = load_tile(d_written + token * V, rows, cols_v, H * V, left, V).to(tl.float32)
-            d_w += tl.dot(key, d_state.to(dtype), input_precision=PRECISION)
+            block_k: tl.constexpr = block_beside_state(BK)
+            for first in range(0, BK, block_k):
+                cols = first + tl.arange(0, block_k)
+                key = load_tile(k + token_qk * K, rows, cols, heads_qk * K, left, K)
+                if DECAY > 0:
+                    key = (key * to_end(g_here, rows, cols, left, last, H, K, DECAY)).to(dtype)
+                d_after = d_state
+                if block_k < BK:
+                    d_after = load_tile(d_states + (bh * chunks + chunk) * K * V, cols, cols_v, V, K, V)
+                d_w += tl.dot(key, d_after.to(dtype), input_precision=PRECISION)
             store_tile(d_written + token * V, d_w, rows, cols_v, H * V, left, V)
         query = load_transposed(q + token_qk * K, rows, cols_k, heads_qk * K, left, K)
         if DECAY > 0:

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from kernels._matrix_recurrence.gpu_tiles import (
+    block_beside_state,
     from_start,
     last_decay,
     load_tile,
@@ -40,14 +41,23 @@ def state_kernel(
         state += load_tile(initial + bh * K * V, cols_k, cols_v, V, K, V)
     for chunk in range(chunks):
         store_tile(states + (bh * (chunks + 1) + chunk) * K * V, state, cols_k, cols_v, V, K, V)
+        if block_beside_state(BK) < BK:
+            tl.debug_barrier()  # what was stored is read below, by other threads
         start = b * T + chunk * BT
         left = T - chunk * BT
         last = tl.minimum(left, BT) - 1
         token, token_qk = start * H + h, start * heads_qk + h // GROUP
         value = load_tile(w + token * V, rows, cols_v, H * V, left, V)
         if DELTA:
-            erase = load_tile(erased + token * K, rows, cols_k, H * K, left, K)
-            value = value.to(tl.float32) - tl.dot(erase, state.to(erase.dtype), input_precision=PRECISION)
+            value = value.to(tl.float32)
+            block_k: tl.constexpr = block_beside_state(BK)
+            for first in range(0, BK, block_k):
+                cols = first + tl.arange(0, block_k)
+                erase = load_tile(erased + token * K, rows, cols, H * K, left, K)
+                before = state
+                if block_k < BK:
+                    before = load_tile(states + (bh * (chunks + 1) + chunk) * K * V, cols, cols_v, V, K, V)
+                value -= tl.dot(erase, before.to(erase.dtype), input_precision=PRECISION)
             store_tile(written + token * V, value, rows, cols_v, H * V, left, V)
         key = load_transposed(k + token_qk * K, rows, cols_k, heads_qk * K, left, K)
         dtype = key.dtype

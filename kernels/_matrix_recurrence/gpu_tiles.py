@@ -16,6 +16,13 @@ import triton
 import triton.language as tl
 
 
+@triton.constexpr_function
+def block_beside_state(block_k):
+    """How much of K, of which a program holds all, is multiplied at once: beside a state of more than 128 rows
+    registers hold no other tile of all K, and the state is read back in blocks."""
+    return block_k if block_k <= 128 else 64
+
+
 @triton.jit
 def load_tile(base, rows, cols, stride, row_count, col_count):
     """Zeros outside; rows may begin at -1."""

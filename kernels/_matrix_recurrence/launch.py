@@ -160,10 +160,11 @@ def compute_states(x: Inputs) -> Chunked:
 def forward(x: Inputs) -> tuple[Tensor, Tensor]:
     """Outputs [B, T, Hv, V] and the last state [B, Hv, K, V].
 
-    Where heads and blocks of V fill the device, one kernel keeps the states to itself; else chunks run side by side.
+    Where heads and blocks of V fill the device, and registers hold all that it needs, one kernel keeps the states to
+    itself; else chunks run side by side.
     """
     plan = x.plan
-    if x.programs * plan.v_blocks(fused_kernel) >= plan.multiprocessors:
+    if plan.fits_in_one and x.programs * plan.v_blocks(fused_kernel) >= plan.multiprocessors:
         return _forward_in_one(x)
     c, out = compute_states(x), torch.empty_like(x.v)
     grid = (plan.v_blocks(output_kernel), x.chunks, x.programs)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels._matrix_recurrence import matrix_recurrence, matrix_recurrence_step
-from kernels._matrix_recurrence.checks import LARGEST_HEAD
+from kernels._matrix_recurrence.checks import LARGEST_VALUE
 
 MlstmState = tuple[Tensor, Tensor]
 
@@ -29,11 +29,11 @@ def mlstm(
 ) -> Tensor | tuple[Tensor, MlstmState]:
     """h_t = C_tᵀq_t / max(|n_tᵀq_t|, 1), with C_t = e^f C_{t-1} + e^i k vᵀ and n_t = e^f n_{t-1} + e^i k.
 
-    Shapes: q, k [B, T, Hqk, K]; v [B, T, H, V], V at most 255, H a multiple of Hqk; input_gate and forget_gate
-    [B, T, H], the logarithms i and f of the gates, both finite and f at most 0 (a log-sigmoid), which is not checked.
-    `scale` multiplies q and is K**-0.5 unless given. The state is (S [B, H, K, V + 1], m [B, H]) in float32: C exp(-m)
-    and, in the last column, n exp(-m); left out, nothing has been seen. Types, devices and gradients are as for
-    `matrix_recurrence`, on which it runs; m receives no gradient, and a loss should depend on S exp(m) alone.
+    Shapes: q, k [B, T, Hqk, K]; v [B, T, H, V], H a multiple of Hqk; K at most 256, V at most 1023; input_gate and
+    forget_gate [B, T, H], the logarithms i and f of the gates, both finite and f at most 0 (a log-sigmoid), which is
+    not checked. `scale` multiplies q and is K**-0.5 unless given. The state is (S [B, H, K, V + 1], m [B, H]) in
+    float32: C exp(-m) and, in the last column, n exp(-m); left out, nothing has been seen. Types, devices and gradients
+    are as for `matrix_recurrence`, on which it runs; m receives no gradient: a loss should depend on S exp(m) alone.
 
     Returns h [B, T, H, V] in the type of v; with `return_state` also the state after the last token.
     Raises ValueError for shapes, devices and settings, TypeError for types that do not fit together.
@@ -116,10 +116,10 @@ def _checked(
         raise ValueError(
             f"The heads of v must be a multiple of those of q and k, but got {v.shape[-2]} and {q.shape[-2]}."
         )
-    if v.shape[-1] >= LARGEST_HEAD:
+    if v.shape[-1] >= LARGEST_VALUE:
         raise ValueError(
-            f"The head size V must be at most {LARGEST_HEAD - 1}, because the normaliser takes a column beside it, but "
-            f"got V={v.shape[-1]}."
+            f"The head size V must be at most {LARGEST_VALUE - 1}, because the normaliser takes a column beside it, "
+            f"but got V={v.shape[-1]}."
         )
     per_head = [*v.shape[:-1]]
     shifts = {} if state is None else {"m of the state": (state[1], [v.shape[0], v.shape[-2]])}

@@ -28,8 +28,9 @@ DECAY_FORMS: dict[Decay, tuple[DecayForm, ...]] = {
     "scalar": ("softplus", "sigmoid", "exponential"),
     "vector": ("softplus", "sigmoid", "exponential"),
 }
-LARGEST_STATE = 256
-"""Rows and columns of a state that the kernels hold."""
+LARGEST_ROWS = 256
+LARGEST_COLUMNS = 1024
+"""Of a state that the kernels hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +128,11 @@ class MatrixRecurrence(MixerOptions):
                 f"decay_floor is below 1 and needs decay_form: sigmoid, but got decay_floor={self.decay_floor}, "
                 f"decay={self.decay}, decay_form={self.form_of_decay}."
             )
-        if max(self.feature_size, self.value_size) > LARGEST_STATE:
+        if self.feature_size > LARGEST_ROWS or self.value_size > LARGEST_COLUMNS:
             raise ArchitectureError(
-                f"A state may have at most {LARGEST_STATE} rows and columns, but feature_map={self.feature_map} of "
-                f"{self.key_size} channels gives {self.feature_size} rows, and head_dim={self.head_dim} with "
-                f"normaliser={self.normaliser} {self.value_size} columns."
+                f"A state may have at most {LARGEST_ROWS} rows and {LARGEST_COLUMNS} columns, but "
+                f"feature_map={self.feature_map} of {self.key_size} channels gives {self.feature_size} rows, and "
+                f"head_dim={self.head_dim} with normaliser={self.normaliser} {self.value_size} columns."
             )
         if self.position == "rope" and self.key_size % 2:
             raise ArchitectureError(

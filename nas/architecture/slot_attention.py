@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nas.architecture.errors import ArchitectureError
-from nas.architecture.matrix_recurrence import LARGEST_STATE
+from nas.architecture.matrix_recurrence import LARGEST_ROWS
 from nas.architecture.mixer_options import MixerOptions
 from nas.architecture.options import option
 
@@ -22,8 +22,8 @@ class GatedSlotAttention(MixerOptions):
     num_slots: int = option(64, role="state", minimum=1)
 
     def check(self) -> None:
-        if max(self.num_slots, self.head_dim) > LARGEST_STATE:
+        if max(self.num_slots, self.head_dim) > LARGEST_ROWS:
             raise ArchitectureError(
-                f"num_slots and head_dim must be at most {LARGEST_STATE}, but got num_slots={self.num_slots}, "
+                f"num_slots and head_dim must be at most {LARGEST_ROWS}, but got num_slots={self.num_slots}, "
                 f"head_dim={self.head_dim}."
             )

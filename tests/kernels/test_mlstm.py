@@ -91,7 +91,13 @@ def test_portable_equals_its_equations(length):
 @pytest.mark.usefixtures("nan_filled_memory")
 @pytest.mark.parametrize(
     ("length", "heads", "sizes"),
-    [(1, (1, 2), (16, 16)), (63, (1, 1), (20, 24)), (100, (1, 2), (16, 15)), (130, (1, 1), (12, 15))],
+    [
+        (1, (1, 2), (16, 16)),
+        (5, (1, 1), (16, 512)),
+        (63, (1, 1), (20, 24)),
+        (100, (1, 2), (16, 15)),
+        (130, (1, 1), (12, 15)),
+    ],
 )
 def test_kernels_equal_its_equations(length, heads, sizes):
     assert_equals_its_equations("gpu", problem(length, heads=heads, sizes=sizes))
@@ -170,7 +176,7 @@ def test_steps_and_halves_equal_the_whole_sequence(backend):
         ({"q": torch.zeros(1, 5, 16)}, ValueError, r"q must be \[B, T, H, D\] with no empty axis.*\[1, 5, 16\]"),
         ({"k": torch.zeros(1, 5, 2, 8)}, ValueError, "q and k must have one shape"),
         ({"v": torch.zeros(1, 5, 3, 8)}, ValueError, "multiple of those of q and k, but got 3 and 2"),
-        ({"v": torch.zeros(1, 5, 4, 256)}, ValueError, "V must be at most 255, because the normaliser.*V=256"),
+        ({"v": torch.zeros(1, 5, 4, 1024)}, ValueError, "V must be at most 1023, because the normaliser.*V=1024"),
         ({"input_gate": torch.zeros(1, 5, 2)}, ValueError, r"input_gate must be \[1, 5, 4\].*but got \[1, 5, 2\]"),
         ({"forget_gate": torch.zeros(1, 5, 4).double()}, TypeError, "forget_gate must be torch.float32.*float64"),
         ({"forget_gate": torch.zeros(1, 5, 4, device="meta")}, ValueError, "q is on cpu and forget_gate on meta"),

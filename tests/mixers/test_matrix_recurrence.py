@@ -318,7 +318,7 @@ BAD = [
     ({"normaliser": "sum"}, "normaliser: sum needs a feature_map without negative products, but got identity"),
     (
         {"feature_map": "taylor", "feature_dim": 24},
-        "at most 256 rows and columns, but feature_map=taylor of 24 channels",
+        "at most 256 rows and 1024 columns, but feature_map=taylor of 24 channels",
     ),
     ({"bonus": True, "inner_steps": 2}, "bonus needs erase: none"),
     ({"correction": True}, "correction belongs to erase: scaled"),
