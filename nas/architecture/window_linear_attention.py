@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 from nas.architecture.errors import ArchitectureError
-from nas.architecture.matrix_recurrence import LARGEST_STATE
+from nas.architecture.matrix_recurrence import LARGEST_COLUMNS, LARGEST_ROWS
 from nas.architecture.mixers import GroupedHeads, used_positions
 from nas.architecture.options import option
 from nas.architecture.positions import DEFAULT_ROPE_BASE, Position
@@ -41,10 +41,11 @@ class WindowLinearAttention(GroupedHeads):
 
     def check(self) -> None:
         super().check()
-        if max(self.feature_size, self.value_size) > LARGEST_STATE:
+        if self.feature_size > LARGEST_ROWS or self.value_size > LARGEST_COLUMNS:
             raise ArchitectureError(
-                f"A state may have at most {LARGEST_STATE} rows and columns, but head_dim={self.head_dim} with "
-                f"feature_map={self.feature_map} gives {self.feature_size} rows and {self.value_size} columns."
+                f"A state may have at most {LARGEST_ROWS} rows and {LARGEST_COLUMNS} columns, but "
+                f"head_dim={self.head_dim} with feature_map={self.feature_map} gives "
+                f"{self.feature_size} rows and {self.value_size} columns."
             )
 
     def canonical(self, d_model: int) -> Self:

@@ -90,7 +90,14 @@ def test_a_released_design_has_the_parameters_of_the_released_model(name):
 
 
 # Of models that transformers has no class for, in millions, as their names say.
-ROUND = {"deltanet-1.3b": 1300, "gla-1.3b": 1300, "hymba-1.5b": 1520, "rwkv-7-0.1b": 191, "samba-421m": 421}
+ROUND = {
+    "deltanet-1.3b": 1300,
+    "gla-1.3b": 1300,
+    "hymba-1.5b": 1520,
+    "retnet-1.3b": 1300,
+    "rwkv-7-0.1b": 191,
+    "samba-421m": 421,
+}
 
 
 @pytest.mark.parametrize("name", ROUND)

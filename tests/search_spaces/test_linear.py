@@ -70,5 +70,5 @@ def test_every_layer_has_the_one_recurrence_beside_attention(make_space):
 def test_a_pattern_without_the_recurrence_and_states_too_large_are_refused(make_space):
     with pytest.raises(ArchitectureError, match=r"alphabet of the space linear needs r, but got a\."):
         make_space("linear", alphabet="a")
-    with pytest.raises(ArchitectureError, match="at most 256 rows and columns, but feature_map=hedgehog"):
+    with pytest.raises(ArchitectureError, match="at most 256 rows and 1024 columns, but feature_map=hedgehog"):
         make_space("linear", key_dim=200)
