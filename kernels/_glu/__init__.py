@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels._glu import portable, reference
 from kernels.backend import ask_substitute, choose_backend
+from kernels.dtypes import check_dtype
 
 GluActivation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid"]
 
@@ -29,11 +30,12 @@ def glu(gate: Tensor, up: Tensor, activation: GluActivation = "silu") -> Tensor:
     """
     if gate.dim() == 0 or gate.shape != up.shape:
         raise ValueError(f"gate and up must both be [..., D], but got {list(gate.shape)} and {list(up.shape)}.")
-    if gate.dtype != up.dtype or gate.device != up.device or not gate.is_floating_point():
+    if gate.dtype != up.dtype or gate.device != up.device:
         raise ValueError(
-            f"gate and up must be of one floating type on one device, but got {gate.dtype} on {gate.device} and "
+            f"gate and up must be of one type on one device, but got {gate.dtype} on {gate.device} and "
             f"{up.dtype} on {up.device}: convert one of them."
         )
+    check_dtype("gate", gate)
     if activation not in get_args(GluActivation):
         raise ValueError(f"activation must be one of {', '.join(get_args(GluActivation))}, but got {activation!r}.")
     substituted = ask_substitute("glu", gate, up, activation=activation)

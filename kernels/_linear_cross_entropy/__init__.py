@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kernels._linear_cross_entropy import portable, reference
 from kernels.backend import ask_substitute, choose_backend
+from kernels.dtypes import check_dtype
 
 
 def linear_cross_entropy(
@@ -66,8 +67,8 @@ def _implementation(x: Tensor) -> ModuleType:
 def _check(x: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None, reduction: str) -> None:
     if x.dim() < 1 or weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"x must be [..., d] and weight [V, d], but got {list(x.shape)} and {list(weight.shape)}.")
-    if not x.is_floating_point():
-        raise ValueError(f"x and weight must have a floating type, but got {x.dtype}.")
+    if x.shape[-1] == 0:
+        raise ValueError(f"d must be at least 1, but got x {list(x.shape)} and weight {list(weight.shape)}.")
     if targets.shape != x.shape[:-1] or targets.dtype != torch.int64:
         raise ValueError(
             f"targets must be {list(x.shape[:-1])} of torch.int64 beside x {list(x.shape)}, but got "
@@ -78,6 +79,7 @@ def _check(x: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None, r
             f"x, weight and targets must be on one device, x and weight of one type, but got x {x.dtype} on "
             f"{x.device}, weight {weight.dtype} on {weight.device} and targets on {targets.device}: convert them first."
         )
+    check_dtype("x", x)
     if soft_cap is not None and not soft_cap > 0:
         raise ValueError(f"soft_cap must be positive or None, but got {soft_cap}.")
     if reduction not in ("mean", "sum"):

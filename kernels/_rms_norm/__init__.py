@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kernels._rms_norm import portable, reference
 from kernels.backend import ask_substitute, choose_backend
+from kernels.dtypes import DTYPES, check_dtype
 
 NormGate = Literal["silu", "sigmoid"]
 
@@ -66,7 +67,8 @@ def rms_norm(
 def l2_norm(x: Tensor, *, eps: float = 1e-6) -> Tensor:
     """x / sqrt(sum(x²) + eps) over the last axis of x [..., D]; in the type of x, computed in float32.
 
-    x receives gradients, once. Raises ValueError when x has no axis or is not floating.
+    x receives gradients, once. Raises ValueError when x has no axis, no channels or another type than float32,
+    float16 and bfloat16.
     """
     _check(x, None, None, None, "silu", None)
     substituted = ask_substitute("l2_norm", x, eps=eps)
@@ -93,8 +95,9 @@ def _check(
     group_size: int | None,
 ) -> int:
     """How many channels are normalised together."""
-    if x.dim() == 0 or not x.is_floating_point():
-        raise ValueError(f"x must be [..., D] of a floating type, but got {list(x.shape)} of {x.dtype}.")
+    if x.dim() == 0 or x.shape[-1] == 0:
+        raise ValueError(f"x must be [..., D] with D at least 1, but got {list(x.shape)}.")
+    check_dtype("x", x)
     if gate_activation not in get_args(NormGate):
         raise ValueError(f"gate_activation must be 'silu' or 'sigmoid', but got {gate_activation!r}.")
     if residual is not None and gate is not None:
@@ -107,7 +110,7 @@ def _check(
         )
     expected = {
         "weight": (weight, [channels], (x.dtype, torch.float32)),
-        "residual": (residual, list(x.shape), None),
+        "residual": (residual, list(x.shape), DTYPES),
         "gate": (gate, list(x.shape), (x.dtype,)),
     }
     for name, (tensor, shape, dtypes) in expected.items():
@@ -115,10 +118,10 @@ def _check(
             continue
         if list(tensor.shape) != shape:
             raise ValueError(f"{name} must be {shape} beside x {list(x.shape)}, but got {list(tensor.shape)}.")
-        if (dtypes is not None and tensor.dtype not in dtypes) or tensor.device != x.device:
-            wanted = " or ".join(str(dtype) for dtype in dict.fromkeys(dtypes or (tensor.dtype,)))
+        if tensor.dtype not in dtypes or tensor.device != x.device:
+            wanted = " or ".join(str(dtype) for dtype in dict.fromkeys(dtypes))
             raise ValueError(
-                f"{name} must be {wanted} on {x.device}, as x is, but got {tensor.dtype} on {tensor.device}: convert "
-                "it first."
+                f"{name} must be {wanted} on {x.device}, beside x, but got {tensor.dtype} on {tensor.device}: "
+                "convert it first."
             )
     return channels if group_size is None else group_size

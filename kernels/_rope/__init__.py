@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels._rope import portable, reference
 from kernels.backend import ask_substitute, choose_backend
+from kernels.dtypes import check_dtype
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
@@ -42,8 +43,9 @@ def _implementation(x: Tensor) -> ModuleType:
 
 
 def _check(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    if x.dim() != 4 or not x.is_floating_point():
-        raise ValueError(f"x must be [B, T, H, D] of a floating type, but got {list(x.shape)} of {x.dtype}.")
+    if x.dim() != 4:
+        raise ValueError(f"x must be [B, T, H, D], but got {list(x.shape)}.")
+    check_dtype("x", x)
     if cos.shape != sin.shape or list(cos.shape[:-1]) not in ([x.shape[1]], list(x.shape[:2])):
         raise ValueError(
             f"cos and sin must both be [T, R / 2] or [B, T, R / 2] beside x {list(x.shape)}, but got {list(cos.shape)} "

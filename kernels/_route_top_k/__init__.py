@@ -12,6 +12,7 @@ from torch import Tensor
 from kernels._route_top_k import portable, reference
 from kernels._route_top_k.options import Options, Scoring
 from kernels.backend import ask_substitute, choose_backend
+from kernels.dtypes import check_dtype
 
 SCORINGS: tuple[str, ...] = get_args(Scoring)
 
@@ -30,12 +31,13 @@ def route_top_k(
     """The k experts with the largest scores for each token, and the weights of their outputs.
 
     Args:
-        logits: [T, E] of any floating type; scores are computed in float32.
+        logits: [T, E], float32, float16 or bfloat16; scores are computed in float32.
         k: experts a token is sent to, 1 to E.
         scoring: `softmax` over all experts (Mixtral, arXiv 2401.04088, section 2.1; with `normalize`, it is the softmax
             over the k chosen logits, as gpt-oss writes it), `sigmoid` (DeepSeek-V3, arXiv 2412.19437, section 2.1.2) or
             `sqrt_softplus` (DeepSeek-V4).
-        bias: [E], added to the scores when experts are picked, never to their weights; it receives no gradient.
+        bias: [E], of one of these types, added to the scores when experts are picked, never to their weights; it
+            receives no gradient.
         num_groups: experts 0 .. E / num_groups - 1 are the first group, and so on.
         top_groups: only experts of so many groups can be picked: those whose two best scores, bias included, have the
             largest sum (one best where a group has one expert).
@@ -75,8 +77,9 @@ def _implementation(logits: Tensor) -> ModuleType:
 
 
 def _check(logits: Tensor, k: int, scoring: str, bias: Tensor | None, num_groups: int, top_groups: int) -> None:
-    if logits.dim() != 2 or not logits.is_floating_point():
-        raise ValueError(f"logits must be [T, E] of a floating type, but got {list(logits.shape)} of {logits.dtype}.")
+    if logits.dim() != 2:
+        raise ValueError(f"logits must be [T, E], but got {list(logits.shape)}.")
+    check_dtype("logits", logits)
     experts = logits.shape[1]
     if scoring not in SCORINGS:
         raise ValueError(f"scoring must be one of {', '.join(SCORINGS)}, but got {scoring!r}.")
@@ -93,3 +96,5 @@ def _check(logits: Tensor, k: int, scoring: str, bias: Tensor | None, num_groups
             f"bias must be [{experts}], one number an expert, on {logits.device}, but got {list(bias.shape)} on "
             f"{bias.device}."
         )
+    if bias is not None:
+        check_dtype("bias", bias)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kernels._short_convolution import portable, reference
 from kernels.backend import ask_substitute, choose_backend
+from kernels.dtypes import check_dtype
 
 ConvolutionActivation = Literal["silu"]
 LARGEST_WIDTH = 32
@@ -96,8 +97,7 @@ def _check(
             f"x must be {wanted} and weight [D, W] with W from 1 to {LARGEST_WIDTH}, but got x {list(x.shape)} and "
             f"weight {list(weight.shape)}."
         )
-    if not x.is_floating_point():
-        raise ValueError(f"x must be of a floating type, but got {x.dtype}: convert it first.")
+    check_dtype("x", x)
     if activation not in ("silu", None):
         raise ValueError(f"activation must be 'silu' or None, but got {activation!r}.")
     channels, width = x.shape[-1], weight.shape[1]

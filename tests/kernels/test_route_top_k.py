@@ -200,6 +200,9 @@ def test_router_logits_receive_the_gradient_of_the_weights_alone(backend):
         ({"k": 1, "num_groups": 2, "top_groups": 3}, "top_groups lie between 1 and num_groups"),
         ({"k": 1, "scoring": "softmin"}, "scoring must be one of softmax, sigmoid, sqrt_softplus, but got 'softmin'"),
         ({"k": 1, "bias": torch.zeros(5)}, r"bias must be \[6\]"),
+        ({"k": 1, "bias": torch.zeros(6, dtype=torch.int64)}, r"bias must be float32, .* but got torch\.int64"),
+        ({"k": 1, "bias": torch.zeros(6, dtype=torch.bool)}, r"bias must be float32, .* but got torch\.bool"),
+        ({"k": 1, "bias": torch.zeros(6, dtype=torch.complex64)}, r"bias must be float32, .* but got torch\.complex64"),
     ],
 )
 def test_routers_refuse_what_has_no_meaning(options, message):

@@ -1,0 +1,15 @@
+"""The types of numbers that every kernel takes, and the refusal of any other: nothing is cast unasked."""
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def check_dtype(name: str, tensor: Tensor) -> None:
+    """Raises ValueError for a tensor of another type: float64 would come back at the precision of float32."""
+    if tensor.dtype not in DTYPES:
+        raise ValueError(
+            f"{name} must be float32, float16 or bfloat16, but got {tensor.dtype} of shape {list(tensor.shape)}: "
+            "convert it first."
+        )
