@@ -1,4 +1,4 @@
-"""Every launch configuration of every kernel on this GPU, against the definition: values, gradients, unwritten memory;
+"""Every kernel at every default launch on this GPU, against the definition: values, gradients, unwritten memory;
 and once more as a CUDA graph.
 
     python scripts/check_kernels.py --jobs 8 --out DIR

@@ -43,6 +43,7 @@ FUNCTIONS = (  # of kernels, which is not imported: the plan is shown at once
     "block_sparse_attention",
     "matrix_recurrence",
     "matrix_recurrence_step",
+    "mlstm",
     "selective_scan",
     "selective_scan_step",
     "grouped_matmul",
