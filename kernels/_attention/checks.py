@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from kernels.whole_numbers import check_whole_number
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SMALLEST_HEAD, HEAD_MULTIPLE = 16, 4
 LARGEST_HEAD = 256
@@ -56,6 +58,10 @@ def check_visibility(q: Tensor, k: Tensor, causal: bool, window: int | None, num
             f"q must have at most the {k.shape[1]} tokens of k when causal, but got {q.shape[1]} in shape "
             f"{list(q.shape)}."
         )
+    if window is not None:
+        check_whole_number("window", window)
+    check_whole_number("num_global", num_global)
+    check_whole_number("prefix", prefix)
     if window is not None and window <= 0:
         raise ValueError(f"window must be at least 1, the query itself, but got {window}.")
     if window is not None and not causal:

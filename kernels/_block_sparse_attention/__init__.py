@@ -16,6 +16,7 @@ from torch import Tensor
 from kernels._block_sparse_attention import portable, reference
 from kernels._block_sparse_attention.options import Options
 from kernels.backend import ask_substitute, choose_backend
+from kernels.whole_numbers import check_whole_number
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -158,6 +159,7 @@ def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
 
 def _check_blocks(q: Tensor, k: Tensor, blocks: Tensor, block_size: int, query_block: int) -> None:
     for name, size in (("block_size", block_size), ("query_block", query_block)):
+        check_whole_number(name, size)
         if size <= 0:
             raise ValueError(f"{name} must be at least 1, but got {size}.")
     wanted = (q.shape[0], -(-q.shape[1] // query_block), k.shape[2])

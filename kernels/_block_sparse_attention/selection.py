@@ -20,7 +20,7 @@ def top_blocks(scores: Tensor, own: Tensor, top_k: int, *, first: int = 0, last:
 
     Args:
         scores: [B, T, Hkv, N], of blocks for queries; -inf for one that cannot be picked.
-        own: [T] or [B, T], the block that each query lies in.
+        own: [T] or [B, T], the block that each query lies in, 0 to N - 1; not checked, as a GPU would have to wait.
         first, last: so many blocks at the start, and so many up to the own one, are taken whatever their scores.
 
     Returns lists [B, T, Hkv, min(top_k, N)] int64, -1 where fewer can be seen. MoBA's rule is `first=0, last=1` (Lu et
@@ -30,7 +30,9 @@ def top_blocks(scores: Tensor, own: Tensor, top_k: int, *, first: int = 0, last:
     """
     checks.check_floats("scores", scores, "[B, T, Hkv, N]", scores)
     checks.check_own(own, scores)
-    if top_k < first + last or last < 1:
+    checks.check_sizes(top_k=top_k, last=last)
+    checks.check_sizes(least=0, first=first)
+    if top_k < first + last:
         raise ValueError(
             f"top_k must be at least the {first + last} blocks that are forced, the own one among them, but got "
             f"top_k={top_k}, first={first}, last={last}."

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+from kernels.dtypes import check_dtype
+from kernels.whole_numbers import check_whole_number
+
 INTEGERS = (torch.int32, torch.int64)
 
 
@@ -13,12 +16,15 @@ def check_floats(name: str, tensor: Tensor, layout: str, first: Tensor) -> None:
             f"{name} must be {layout} of a floating type on {first.device}, but got {list(tensor.shape)} of "
             f"{tensor.dtype} on {tensor.device}."
         )
+    check_dtype(name, tensor)
 
 
 def check_heads(q: Tensor, k: Tensor, name: str) -> None:
     """q [B, Tq, Hq, D] beside k [B, N, Hkv, D], which is called `name`."""
     check_floats("q", q, "[B, Tq, Hq, D]", q)
     check_floats(name, k, "[B, N, Hkv, D]", q)
+    if k.dtype != q.dtype:
+        raise ValueError(f"{name} must have the type of q, {q.dtype}, but got {k.dtype}: convert one of them.")
     if (k.shape[0], k.shape[3]) != (q.shape[0], q.shape[3]):
         raise ValueError(
             f"{name} must have the sequences and the head size of q {list(q.shape)}, but got shape {list(k.shape)}."
@@ -56,7 +62,8 @@ def check_own(own: Tensor, scores: Tensor) -> None:
         )
 
 
-def check_sizes(**sizes: int) -> None:
+def check_sizes(least: int = 1, **sizes: int) -> None:
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, but got {size}.")
+        check_whole_number(name, size)
+        if size < least:
+            raise ValueError(f"{name} must be at least {least}, but got {size}.")

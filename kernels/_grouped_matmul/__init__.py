@@ -25,8 +25,8 @@ def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
 
     Returns [M, N] in the type of x, accumulated in float32. x and w receive gradients.
 
-    Raises ValueError when shapes or types do not belong together. That the sizes sum to at most M is checked by the
-    portable backend only: the GPU would have to wait for it, and ignores what lies beyond M.
+    Raises ValueError when shapes or types do not belong together. That the sizes sum to at most M is checked by
+    every backend but the gpu one: it would have to wait for it, and ignores what lies beyond M.
     """
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)

@@ -232,6 +232,12 @@ def test_forced_blocks_come_first_and_blocks_ahead_never():
         (lambda: dilated_blocks(4, segments=(2,), dilations=(0,)), "dilations must be at least 1, but got 0"),
         (lambda: top_blocks(torch.zeros(1, 2, 1, 4), torch.arange(2), 2, first=1, last=2), "at least the 3 blocks"),
         (
+            lambda: top_blocks(torch.zeros(1, 2, 1, 4), torch.arange(2), 2, first=-1),
+            "first must be at least 0, but got",
+        ),
+        (lambda: top_blocks(torch.zeros(1, 2, 1, 4), torch.arange(2), 2, last=0), "last must be at least 1, but got 0"),
+        (lambda: top_blocks(torch.zeros(1, 2, 1, 4), torch.arange(2), 2.0), "top_k must be a whole number, but got 2"),
+        (
             lambda: nsa_blocks(
                 torch.zeros(1, 4, 1, 16),
                 torch.zeros(1, 1, 1, 16),
@@ -290,6 +296,16 @@ NSA = {"block_size": 4, "compressed_size": 4, "compressed_stride": 2, "top_k": 4
             lambda q, k: moba_blocks(q, k, block_size=2, top_k=1),
             [(1, 5, 2, 8), (1, 4, 2, 8)],
             "q must have at most the 4 tokens of the keys unless position is given, but got 5",
+        ),
+        (
+            lambda q, k: moba_blocks(q, k.half(), block_size=2, top_k=1),
+            [(1, 4, 2, 8), (1, 4, 2, 8)],
+            r"k must have the type of q, torch\.float32, but got torch\.float16",
+        ),
+        (
+            lambda q, k: nsa_blocks(q.double(), k.double(), 9, **NSA),
+            [(1, 4, 2, 8), (1, 3, 2, 8)],
+            "q must be float32, float16 or bfloat16, but got torch.float64",
         ),
         (
             lambda q, k: moba_blocks(q, k, block_size=0, top_k=1),

@@ -279,6 +279,7 @@ GOOD = {"q": (2, 5, 2, 16), "k": (2, 5, 1, 16), "v": (2, 5, 1, 16), "blocks": (2
         ({"q": (2, 5, 3, 16), "k": (2, 5, 2, 16), "v": (2, 5, 2, 16)}, "a multiple of the 2 heads of k"),
         ({"v": (2, 5, 1, 12)}, "a multiple of 4 from 16 to 256, but got 12 in v"),
         ({"k": (2, 4, 1, 16), "v": (2, 4, 1, 16)}, "at most the 4 tokens of k when causal"),
+        ({"block_size": 2.0}, r"block_size must be a whole number, but got 2\.0"),
         ({"block_size": 0}, "block_size must be at least 1, but got 0"),
         ({"query_block": -1}, "query_block must be at least 1, but got -1"),
         ({"blocks": (2, 4, 1, 2)}, r"blocks must be int32 or int64 \[B or 1, .* = \[2 or 1, 5, 1 or 1, S\]"),

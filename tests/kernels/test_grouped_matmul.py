@@ -161,6 +161,12 @@ def test_arguments_that_do_not_belong_together_are_refused(x, w, sizes, message)
         grouped_matmul(x, w, sizes)
 
 
+@pytest.mark.parametrize("sizes", [[2, 3], [5, -1]])
+def test_the_reference_refuses_sizes_that_do_not_fit_the_rows(sizes):
+    with use_backend("reference"), pytest.raises(ValueError, match="group_sizes must be non-negative and sum to at"):
+        grouped_matmul(torch.ones(4, 3), torch.ones(2, 3, 6), torch.tensor(sizes))
+
+
 def test_bfloat16_is_refused_in_the_interpreter():
     x, w = torch.ones(4, 3).bfloat16(), torch.ones(2, 3, 6).bfloat16()
     with use_backend("gpu"), pytest.raises(ValueError, match="multiplies bfloat16 wrongly"):
