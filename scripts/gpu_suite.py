@@ -37,6 +37,7 @@ LARGEST_KEPT_BYTES = 4_000_000
 TOTAL_KEPT_BYTES = 60_000_000  # before compression
 MEASURE_PACKAGES = ("hydra", "omegaconf", "yaml")
 SEARCH_PACKAGES = (*MEASURE_PACKAGES, "optuna", "lightning", "tokenizers", "plotly", "matplotlib", "rich")
+TEST_PACKAGES = ("pytest", *SEARCH_PACKAGES, "fla", "transformers")  # collecting imports every test file
 FUNCTIONS = (  # of kernels, which is not imported: the plan is shown at once
     "attention",
     "attention_step",
@@ -117,6 +118,7 @@ def stages(work: Path, arch: int, device_name: str) -> list[Stage]:
     return [
         Stage("compile", (sys.executable, "-m", "kernels.ahead_of_time", *compiled), "compile.log"),
         Stage("tests", script("check_kernels", *tests), "tests/findings.json", ("yaml",)),
+        Stage("pytest", (sys.executable, "-m", "pytest", "-m", "gpu", "tests"), "pytest.log", TEST_PACKAGES),
         *tune,
         *(
             Stage(f"bench-{one}", script("benchmark_kernels", "--op", one, *bench), "bench/kernels.md", ("yaml",))
@@ -199,7 +201,7 @@ def run_stage(stage: Stage, work: Path) -> Outcome:
     work.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
-    environment.pop("TRITON_INTERPRET", None)
+    environment["TRITON_INTERPRET"] = "0"  # said, since the tests interpret kernels unless told
     start = time.monotonic()
     log = work / f"{stage.name}.log"
     with log.open("wb") as file:

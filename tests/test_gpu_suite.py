@@ -50,7 +50,7 @@ def test_only_takes_stages_and_groups_and_names_what_there_is(capsys):
     assert "bench-attention" in shown
     assert "tune" not in shown
     assert gpu_suite.main(["--dry-run", "--only", "benhc"]) == 2
-    assert "use compile, tests, tune-attention" in capsys.readouterr().err
+    assert "use compile, tests, pytest, tune-attention" in capsys.readouterr().err
 
 
 def test_every_function_is_benchmarked_and_every_command_exists(tmp_path):
@@ -91,6 +91,15 @@ def test_a_run_says_what_passed_failed_and_was_skipped_and_goes_on(tmp_path, cap
     assert gpu_suite.run_all(stages, work, out, "a GPU", again=False) == 0
     assert "a: passed before" in capsys.readouterr().out
     assert results(out)["b"]["result"] == "passed"
+
+
+def test_tests_marked_gpu_run_with_compiled_kernels(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    marked = next(one for one in gpu_suite.stages(tmp_path, 90, "a GPU") if one.name == "pytest")
+    assert marked.command[1:5] == ("-m", "pytest", "-m", "gpu")
+    told = "import os; print(os.environ['TRITON_INTERPRET'])"
+    assert gpu_suite.run_stage(stage("told", told), tmp_path).result == "passed"
+    assert (tmp_path / "told.log").read_text() == "0\n"
 
 
 def test_a_stage_at_its_limit_is_interrupted_and_leaves_what_it_has(tmp_path, monkeypatch):
