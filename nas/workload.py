@@ -47,6 +47,8 @@ Phase = TrainStep | Prefill | Decode
 
 def lengthened(phase: Phase, tokens: int) -> Phase:
     """The phase with so many more tokens in a sequence, or before the new one."""
+    if tokens == 0:
+        return phase
     if isinstance(phase, TrainStep):
         return replace(phase, tokens=phase.tokens + tokens)
     if isinstance(phase, Prefill):

@@ -41,7 +41,8 @@ def page(record: dict[str, Any]) -> str:
         "hypervolume is above the other's. *Reaches random's end after*: units of training to the hypervolume that "
         "random search has at the end. *Random needs*: units of random search without repetition to the variant's "
         "final hypervolume. *Within noise*: something no worse than the member by more than one standard deviation "
-        "over seeds. *Wasted*: trials that ended before any training, a search. All variants train the reference "
+        "over seeds. *Wasted*: trials that ended before any training, a search. *s a search*: on the clock, beside "
+        "whatever else the machine did. All variants train the reference "
         "designs first. Truth is the mean over the table's seeds, one of which a search sees, so that a little of "
         "its luck counts for it; the same holds for random search.",
         "",
