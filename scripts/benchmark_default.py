@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from nas.architecture import Architecture, canonical_id
 from nas.study.events import Observer
 from scripts.command_line import UserError, composing, speaking_to_users
+from scripts.config_values import time_limit
 from scripts.exit_codes import UNFINISHED
 from scripts.settings import SearchSettings
 
@@ -50,6 +51,7 @@ def main() -> None:
     with speaking_to_users(interrupted="Every finished training is kept; the same command goes on from here."):
         if arguments.seeds < 1:
             raise UserError(f"--seeds must be at least 1, but got {arguments.seeds}.")
+        time_limit("--limit", arguments.limit)
         with composing(arguments.overrides):
             settings = SearchSettings.from_overrides(arguments.overrides)
         finished = run(settings, arguments.seeds, arguments.out, deadline)

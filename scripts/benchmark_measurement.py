@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture import Architecture, canonical_id
-from scripts.command_line import composing, speaking_to_users
+from scripts.command_line import UserError, composing, speaking_to_users
+from scripts.config_values import time_limit, whole
 from scripts.exit_codes import UNFINISHED
 from scripts.measure_table import deployed_samples
 from scripts.measurement_page import summary
@@ -45,6 +46,9 @@ def main() -> None:
     parser.add_argument("--limit", type=float, help="seconds after which measuring stops (default: none)")
     arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="What was measured is kept; the same command goes on from here."):
+        whole("--architectures", arguments.architectures)
+        whole("--repeats", arguments.repeats)
+        time_limit("--limit", arguments.limit)
         with composing(arguments.overrides):
             settings = SearchSettings.from_overrides([*arguments.overrides, "measure=auto"])
         finished = run(settings, arguments.architectures, arguments.repeats, arguments.out, arguments.limit)
@@ -99,7 +103,7 @@ def run(settings: SearchSettings, architectures: int, repeats: int, out: Path, l
 
 
 def open_record(path: Path, settings: SearchSettings) -> Record:
-    """The record that an earlier run left, if it was made alike; else a new one."""
+    """The record that an earlier run left, if it was made alike; else a new one. Raises UserError for a torn one."""
     from nas.measure import choose_device, describe_device
 
     deployment = settings.deployment
@@ -109,9 +113,15 @@ def open_record(path: Path, settings: SearchSettings) -> Record:
         "search_space": settings.definition["search_space"]["kind"],
     }
     if path.exists():
-        found = json.loads(path.read_text())
-        if {key: found.get(key) for key in made} == made:
-            return without_flagged(found)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if {key: found.get(key) for key in made} == made:
+                return without_flagged(found)
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is no record of this command ({type(error).__name__}: {error}); "
+                "move it away, and everything is measured anew."
+            ) from None
     made |= {"seconds_allowed": deployment.seconds, "block_seconds_allowed": deployment.block_seconds}
     return {**made, "architectures": {}, "repeats": []}
 

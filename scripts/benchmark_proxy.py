@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from nas.architecture import Architecture, canonical_id, to_dict
 from scripts.command_line import UserError, composing, speaking_to_users
+from scripts.config_values import time_limit
 from scripts.exit_codes import UNFINISHED
 from scripts.provenance import commit
 from scripts.proxy_page import Record, page
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help=f"the folder of the results (default: {OUT})")
     arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="What is finished is kept; the same command goes on from here."):
+        time_limit("--limit", arguments.limit)
         plan = checked_plan(arguments)
         overrides = ["fidelity=rungs", *arguments.overrides]
         with composing(overrides):

@@ -29,6 +29,7 @@ from nas.architecture import Architecture, Scale, diagram, resized
 from nas.tasks import TASKS, Task
 from nas.training.recipe import Recipe
 from scripts.command_line import CONF, UserError, composing, speaking_to_users
+from scripts.config_values import time_limit
 from scripts.exit_codes import UNFINISHED
 from scripts.provenance import commit
 from scripts.settings import SearchSettings
@@ -81,6 +82,7 @@ def main() -> None:
             raise UserError(
                 "--designs and --seeds must be at least 2 and --rates from 1 to 4: a spread needs two values."
             )
+        time_limit("--limit", arguments.limit)
         names = arguments.tasks.split(",") if arguments.tasks else [name for name in TASKS if name != "mixed"]
         with composing(arguments.overrides):
             designs = chosen_designs(SearchSettings.from_overrides(arguments.overrides), arguments.designs)

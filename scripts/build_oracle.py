@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.command_line import UserError, composing, speaking_to_users
+from scripts.config_values import time_limit
 from scripts.exit_codes import UNFINISHED
 from scripts.provenance import commit
 from scripts.settings import SearchSettings
@@ -65,6 +66,7 @@ def main() -> None:
     with speaking_to_users(interrupted="What is finished is in the table; the same command goes on from here."):
         if arguments.seeds < 1 or arguments.processes < 1:
             raise UserError("--seeds and --processes must be at least 1.")
+        time_limit("--limit", arguments.limit)
         overrides = [*DEFAULTS, *arguments.overrides]
         with composing(overrides):
             settings = SearchSettings.from_overrides(overrides)

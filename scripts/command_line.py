@@ -35,6 +35,8 @@ DESIGNS = CONF / "designs"
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 BRIEF_SPINS = "2000"  # of a waiting OpenMP thread: microseconds
 # The folder of a run is where it was started, which exists; nothing is put into it.
+# Whose keys are any names that a search space offers: what reads them knows which, Hydra does not.
+OPEN_FIELDS = re.compile(r"priors\.(?:mixers|first)[.=]")
 WRITE_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null")
 LAUNCHERS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # and the extra that brings each
 
@@ -60,6 +62,11 @@ def with_overrides(arguments: list[str], overrides: Sequence[str]) -> list[str]:
     places = [i for i, a in enumerate(arguments) if i > 0 and a[:1] not in ("", "-") and ("=" in a or a[0] == "~")]
     place = places[0] if places else len(arguments)
     return [*arguments[:place], *overrides, *arguments[place:]]
+
+
+def with_open_fields(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `++` before those that may bring keys of their own, which Hydra takes from no others."""
+    return [f"++{argument}" if OPEN_FIELDS.match(argument) else argument for argument in arguments]
 
 
 def torch_has_cuda() -> bool:
@@ -94,7 +101,7 @@ def write_config(directory: Path, config: Mapping[str, Any]) -> None:
 def run_command(main: Callable[[], None], config_name: str = "config") -> None:
     """Run a Hydra command and exit with its code; a configuration that cannot be composed is one sentence."""
     arguments = sys.argv[1:]
-    sys.argv = with_overrides(sys.argv, WRITE_NOTHING)
+    sys.argv = with_overrides(with_open_fields(sys.argv), WRITE_NOTHING)
     os.environ["HYDRA_FULL_ERROR"] = "1"
     wait_briefly()
     try:
@@ -164,6 +171,7 @@ def is_user_error(error: Exception) -> bool:
         ("nas.study.samplers", "SamplerError"),
         ("nas.study.errors", "StudyError"),
         ("nas.study.recommendation", "NoRecommendation"),
+        ("nas.study.truth.oracle", "OracleError"),
         ("nas.measure", "TableError"),
         ("nas.measure", "DeviceBusy"),
         ("nas.measure", "DeviceGone"),
@@ -256,5 +264,5 @@ def composed(overrides: Sequence[str], config_name: str) -> dict[str, Any]:
     """The configuration with these overrides alone, interpolations left as they are."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(config_name, overrides=list(overrides))
+        config = compose(config_name, overrides=with_open_fields(overrides))
     return OmegaConf.to_container(config, resolve=False)  # type: ignore[return-value]

@@ -30,6 +30,13 @@ def minutes(name: str, value: object) -> float | None:
     return float(value)
 
 
+def time_limit(name: str, value: float | None) -> float | None:
+    """A number of seconds from zero, or None; raises UserError otherwise."""
+    if value is not None and not value >= 0:
+        raise UserError(f"{name} must be a number of seconds from zero, but got {value!r}.")
+    return value
+
+
 def one_of(name: str, value: object, known: Sequence[str]) -> str:
     """`value` if it is one of the known words; raises UserError otherwise."""
     if value not in known:

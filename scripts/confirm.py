@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from nas.architecture import did_you_mean
 from nas.objectives import parse_objectives, parse_requirements
 from nas.study.events import Observer
@@ -28,8 +26,8 @@ from nas.tasks import Task, make_tasks
 from nas.training.recipe import Recipe
 from scripts.command_line import UserError, speaking_to_users
 from scripts.config_values import minutes, whole
-from scripts.recommend import read_config
 from scripts.settings import fidelity_from, recipe_for, recipe_on_rungs
+from scripts.study_config import field_value, read_study_config
 
 if TYPE_CHECKING:
     from nas.report import Progress
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
     from scripts.settings import SearchSettings
 
 DEFAULTS: dict[str, Any] = {"seeds": 3, "tune": True, "anew": False, "device": None, "storage": None}
+READ = ("task", "budget", "device", "require", "baseline", "optimize")
 FULL = {"shares": [1]}  # of studies from before there were rungs
 
 
@@ -50,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="Every finished training is kept; the same command goes on from here."):
         asked = read_fields(arguments.fields)
-        config = read_config(arguments.study)
+        config = read_study_config(arguments.study, READ)
         report(arguments.study, str(config["study"]), confirm(arguments.study, asked, config), print)
 
 
@@ -69,12 +68,12 @@ def read_fields(given: Sequence[str]) -> Asked:
     """Raises UserError for an unknown field or a value that cannot be used."""
     fields = dict(DEFAULTS)
     for argument in given:
-        name, equals, text = argument.partition("=")
+        name, equals, _ = argument.partition("=")
         if not equals:
             raise UserError(f"The argument {argument!r} must be field=value, such as seeds=5.")
         if name not in DEFAULTS:
             raise UserError(f"There is no field {name!r}. {did_you_mean(name, DEFAULTS)}")
-        fields[name] = yaml.safe_load(text)
+        fields[name] = field_value(argument)
     whole("seeds", fields["seeds"], minimum=2)
     for name in ("tune", "anew"):
         if not isinstance(fields[name], bool):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from nas.architecture import Architecture
 from scripts.command_line import UserError, composing, speaking_to_users
+from scripts.config_values import time_limit, whole
 from scripts.exit_codes import UNFINISHED
 from scripts.settings import SearchSettings
 from search_spaces import RandomTrial
@@ -44,6 +45,8 @@ def main() -> None:
     parser.add_argument("--limit", type=float, help="seconds after which measuring stops (default: none)")
     arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="What was measured is in the table; the same command goes on from here."):
+        whole("--samples", arguments.samples)
+        time_limit("--limit", arguments.limit)
         with composing(arguments.overrides):
             settings = SearchSettings.from_overrides([*arguments.overrides, "measure.method=table"])
         if settings.deployment.spec is not None:

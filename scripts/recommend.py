@@ -27,13 +27,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from nas.architecture import diagram, did_you_mean, write_architecture
 from nas.deployment import Deployment
 from nas.objectives import Objective, Requirement, find_objective, parse_requirements, with_unit
 from nas.workload import WorkloadError
 from scripts.command_line import UserError, speaking_to_users
+from scripts.study_config import field_value, read_study_config
 
 if TYPE_CHECKING:
     from nas.study.recommendation import Change, Recommendation
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
 PURPOSE = ("gpu", "context", "concurrency", "parameters")
 FIELDS = (*PURPOSE, "optimize", "export", "storage")
+READ = ("require", "baseline", "optimize", "measure")
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     with speaking_to_users(interrupted="Nothing was written."):
         asked = read_fields(arguments.fields)
-        config = read_config(arguments.study)
+        config = read_study_config(arguments.study, READ)
         for line in answer(arguments.study, asked, config):
             print(line)
 
@@ -72,10 +72,10 @@ def read_fields(given: Sequence[str]) -> Asked:
     fields: dict[str, Any] = {}
     require: dict[str, Any] = {}
     for argument in given:
-        name, equals, text = argument.partition("=")
+        name, equals, _ = argument.partition("=")
         if not equals:
             raise UserError(f"The argument {argument!r} must be field=value, such as gpu=h200.")
-        value = yaml.safe_load(text)
+        value = field_value(argument)
         if name.startswith("require."):
             require[name.removeprefix("require.")] = value
         elif name in FIELDS:
@@ -83,14 +83,6 @@ def read_fields(given: Sequence[str]) -> Asked:
         else:
             raise UserError(f"There is no field {name!r}. {did_you_mean(name, [*FIELDS, 'require.recall'])}")
     return Asked(fields, require)
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    """The configuration that the search wrote into its folder."""
-    path = directory / "config.yaml"
-    if not path.exists():
-        raise UserError(f"There is no study in {directory}: {path} is missing; give the folder that search.py wrote.")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def answer(directory: Path, asked: Asked, config: Mapping[str, Any]) -> Iterator[str]:

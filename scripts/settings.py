@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -27,9 +26,10 @@ from nas.study.beginning.earlier import Earlier
 from nas.study.rungs import Fidelity
 from nas.tasks import TASKS, Task, make_tasks
 from nas.training.recipe import Recipe, recipe_from
-from scripts.command_line import CONF, DESIGNS, UserError
+from scripts.command_line import CONF, DESIGNS, UserError, with_open_fields
 from scripts.config_values import as_list, fresh_seeds, minutes, one_of, refuse_unknown, whole, word, worker_number
 from scripts.contradictions import refuse_contradictions
+from scripts.study_config import read_study_config
 from search_spaces import SearchSpace, build_space
 
 BUDGET_FIELDS = (
@@ -98,7 +98,7 @@ class SearchSettings:
         """The settings that `python search.py OVERRIDES` would run with."""
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", overrides=list(overrides), return_hydra_config=True)
+            config = compose("config", overrides=with_open_fields(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         return cls.from_config(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
 
@@ -256,10 +256,7 @@ def recipe_for(task: str, train: Any) -> Recipe:
 
 def earlier_study(directory: Path) -> Earlier:
     """A study to learn from, by its folder. Raises UserError for a folder that holds none."""
-    path = directory / "config.yaml"
-    if not path.exists():
-        raise UserError(f"warm_start names {directory}, but there is no study: {path} is missing.")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = read_study_config(directory)
     return Earlier(directory=directory, name=str(config["study"]), storage=config.get("storage"))
 
 

@@ -115,6 +115,16 @@ def test_one_search_of_each_is_refused_in_one_sentence(table):
     assert "--seeds must be at least 2, because one search tells no spread" in done.stderr
 
 
+@pytest.mark.parametrize("text", [None, "{", "[1]", '{"format": 99}'])
+def test_a_table_that_is_none_is_one_sentence(text, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "oracle.json"
+    if text is not None:
+        path.write_text(text)
+    assert call(benchmark_search, monkeypatch, "--variants", "random", "--table", str(path)) == 2
+    error = capsys.readouterr().err
+    assert str(path) in error and error.count("\n") == 1
+
+
 class Row:
     def __init__(self, state, trained, identity=""):
         self.state, self.trained, self.id = state, trained, identity

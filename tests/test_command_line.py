@@ -81,6 +81,8 @@ def mistake(*arguments: str, cwd: Path, script: str = "search.py") -> str:
         ("sampler.name=tpa", "There is no sampler 'tpa'. Did you mean 'tpe'?"),
         ("+budget.train.text.betas=0.9", "betas must be two numbers"),
         ("budget.train.text=5", "budget.train.text"),
+        ("priors.mixers={nosuch: 0.2}", "priors.mixers weighs 'nosuch', which this search space does not offer."),
+        ("priors.nosuch={attention: 0.2}", "priors has no field 'nosuch'"),
         ("limits={", "must be field=value or group=choice"),
     ],
 )

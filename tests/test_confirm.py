@@ -13,6 +13,8 @@ import pytest
 
 from nas.study.confirmation.retrained import FIRST_SEED, TRAINING
 from nas.study.storage.studies import close_study, load_study
+from scripts import recommend
+from scripts.command_line import UserError
 from scripts.confirm import main
 from scripts.settings import SearchSettings
 from tests.test_end_to_end import ROOT, environment, search
@@ -111,6 +113,7 @@ def test_a_confirmation_that_is_killed_goes_on_where_it_was(finished, cache):
         (["seeds=many"], "seeds must be a whole number of at least 2, but got 'many'"),
         (["tune=perhaps"], "tune must be true or false, but got 'perhaps'"),
         (["seds=3"], "There is no field 'seds'. Did you mean 'seeds'"),
+        (["device=["], "The argument 'device=[' has a value that cannot be read"),
         (["3"], "The argument '3' must be field=value, such as seeds=5"),
     ],
 )
@@ -128,6 +131,28 @@ def test_a_folder_without_a_study_is_one_sentence(tmp_path, monkeypatch, capsys:
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2 and "There is no study in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study: [", "cannot be read"),
+        ("- 1", "must hold the fields of a search"),
+        ("", "must hold the fields of a search"),
+        ("study: toy", "lacks the field"),
+    ],
+)
+@pytest.mark.parametrize("command", [main, recommend.main])
+def test_a_torn_configuration_is_one_sentence(command, text, message, tmp_path, monkeypatch, capsys: Any):
+    (tmp_path / "config.yaml").write_text(text)
+    monkeypatch.setattr("sys.argv", ["command", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        command()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in error and error.count("\n") == 1
+    if message != "lacks the field":
+        with pytest.raises(UserError, match=message):
+            SearchSettings.from_overrides([f"warm_start=[{tmp_path}]"])
 
 
 def test_help_names_every_field(capsys: Any, monkeypatch):

@@ -115,6 +115,30 @@ def test_the_benchmark_of_measuring_writes_its_numbers_and_goes_on(tmp_path, mon
         assert again["architectures"][identity] | row == again["architectures"][identity]
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments", "sentence"),
+    [
+        (benchmark_measurement, ("--architectures", "0"), "--architectures must be a whole number of at least 1"),
+        (benchmark_measurement, ("--repeats", "-1"), "--repeats must be a whole number of at least 1, but got -1."),
+        (benchmark_measurement, ("--limit", "-1"), "--limit must be a number of seconds from zero, but got -1.0."),
+        (measure_table, ("--samples", "-5"), "--samples must be a whole number of at least 1, but got -5."),
+        (measure_table, ("--limit", "nan"), "--limit must be a number of seconds from zero, but got nan."),
+    ],
+)
+def test_counts_and_limits_that_mean_nothing_are_refused(command, arguments, sentence, monkeypatch, capsys):
+    assert call(command, monkeypatch, *arguments) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_torn_record_of_the_benchmark_of_measuring_is_one_sentence(text, tmp_path, monkeypatch, capsys):
+    (tmp_path / "measurement.json").write_text(text)
+    assert call(benchmark_measurement, monkeypatch, "--out", str(tmp_path), *TINY) == 2
+    error = capsys.readouterr().err
+    assert "measurement.json is no record of this command" in error and error.count("\n") == 1
+    assert (tmp_path / "measurement.json").read_text() == text, "it is left to whoever can mend it"
+
+
 def test_what_a_busy_device_had_flagged_is_measured_anew():
     rows = {
         "quiet": {"flags": [], "again": {"ms": 1.0}, "flags_again": []},

@@ -292,14 +292,43 @@ def test_a_file_is_whole_or_not_there_at_all(tmp_path: Path, monkeypatch: pytest
     assert path.read_text() == before
 
 
-SHIPPED_TABLES = sorted(SHIPPED.glob("*.json"))
+def faults(folder: Path) -> list[str]:
+    """What is wrong with the tables of a folder that ships, a line each."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        spec = described_devices().get(path.stem)
+        if spec is None:
+            found.append(f"{path.stem}: no described device")
+            continue
+        try:
+            entries, wholes = read_table(path, spec.name)
+        except TableError as error:
+            found.append(f"{path.stem}: {error}")
+            continue
+        if not entries:
+            found.append(f"{path.stem}: empty")
+        if not all(entry.operations and entry.own.value > 0 and entry.roofline_ms > 0 for entry in entries):
+            found.append(f"{path.stem}: no operations or no time")
+        if len({entry.key for entry in entries}) < len(entries):
+            found.append(f"{path.stem}: a block twice")
+        if not all(0.5 < whole.ratio < 2 for whole in wholes):
+            found.append(f"{path.stem}: blocks and whole networks differ by more than a factor of two")
+    return found
 
 
-@pytest.mark.parametrize("path", SHIPPED_TABLES, ids=lambda path: path.stem)
-def test_a_shipped_table_belongs_to_a_described_device_and_knows_its_operations(path: Path) -> None:
-    spec = described_devices()[path.stem]
-    entries, wholes = read_table(path, spec.name)
-    assert entries
-    assert all(entry.operations and entry.own.value > 0 and entry.roofline_ms > 0 for entry in entries)
-    assert len({entry.key for entry in entries}) == len(entries)
-    assert all(0.5 < whole.ratio < 2 for whole in wholes)
+def test_shipped_tables_belong_to_described_devices_and_know_their_operations(tmp_path: Path) -> None:
+    assert faults(SHIPPED) == []
+    name = described_devices()["h200"].name
+    good = entry(ATTENTION, 1.0)
+    write_table(tmp_path / "h200.json", name, [good], [])
+    assert faults(tmp_path) == []
+    write_table(tmp_path / "h200.json", name, [entry(GLU, 0.0)], [])
+    assert faults(tmp_path) == ["h200: no operations or no time"]
+    write_table(tmp_path / "h200.json", name, [good, good], [])
+    assert faults(tmp_path) == ["h200: a block twice"]
+    write_table(tmp_path / "h200.json", name, [], [])
+    assert faults(tmp_path) == ["h200: empty"]
+    write_table(tmp_path / "h200.json", NAME, [good], [])
+    (tmp_path / "nosuch.json").write_text("{}")
+    foreign, unknown = faults(tmp_path)
+    assert foreign.startswith("h200: ") and NAME in foreign and unknown == "nosuch: no described device"

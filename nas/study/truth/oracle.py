@@ -128,7 +128,7 @@ class Oracle:
                 raise OracleError(f"{path} has form {data['format']}, and this version reads form {FORMAT}.")
             entries = {key: Entry.from_dict(key, entry) for key, entry in data["architectures"].items()}
             return cls(shares=tuple(data["shares"]), provenance=data["provenance"], entries=entries)
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise OracleError(
                 f"{path} is no table of scripts/build_oracle.py ({type(error).__name__}: {error})."
             ) from None

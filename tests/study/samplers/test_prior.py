@@ -74,6 +74,11 @@ def test_a_prior_speaks_of_all_that_attends_to_everything_together_and_of_places
     assert prior.weights("stages.early.period", [1, 2]) is None
 
 
+@pytest.mark.parametrize("argument", ["priors.mixers={attention: 0.2}", "priors.mixers.attention=0.2"])
+def test_a_prior_may_be_written_on_the_command_line(argument: str) -> None:
+    assert SearchSettings.from_overrides([argument]).priors == {"mixers": {"attention": 0.2}, "first": {}}
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
