@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from nas.architecture import canonical_id
+from nas.measurement import Measurement
+from nas.study.candidate import Candidate
+from nas.study.rungs import Fidelity
 from nas.study.storage.studies import close_study, open_study
 from nas.study.trials import PROXY, RETRY_OF, WORKER, note_start
 from tests.study.postgresql import running_server
@@ -20,9 +24,44 @@ from tests.study.toys import OBJECTIVES, FreeEvaluator, run_toy, space
 
 WORKERS = 4
 TRAINED = "trained.txt"
+STEPS = "steps.txt"
+RUNGS = Fidelity(shares=(0.25, 1.0), decay=0.2)
 
 
-def work(directory: Path, storage: str | None, total: int, seed: int, dies_at: int | None, gate: Any) -> None:
+class GoesOn(FreeEvaluator):
+    """Trains on from what lies in a folder that all workers share, and writes down from where to where."""
+
+    def __init__(self, directory: Path, on_train: Any = None) -> None:
+        super().__init__(on_train=on_train)
+        self.directory = directory
+
+    def kept(self, identity: str) -> Path:
+        return self.directory / f"{identity}.share"
+
+    def train(self, candidate: Candidate, seed: int, observer: Any, share: float = 1.0) -> None:
+        kept = self.kept(canonical_id(candidate.architecture))
+        begun = float(kept.read_text()) if kept.exists() else 0.0
+        super().train(candidate, seed, observer, share)
+        candidate.scores["text_loss"] = Measurement.exact(candidate.scores["text_loss"].value + 1 - share, "bits/byte")
+        if begun < share:  # else the trial of who was killed after it
+            kept.write_text(str(share))
+            with (self.directory / STEPS).open("a") as file:
+                file.write(f"{candidate.architecture.name} {begun} {share}\n")
+
+    def let_go(self, identity: str, *, ended: bool) -> None:
+        if ended:
+            self.kept(identity).unlink(missing_ok=True)
+
+
+def work(
+    directory: Path,
+    storage: str | None,
+    total: int,
+    seed: int,
+    dies_at: int | None,
+    gate: Any,
+    fidelity: Fidelity | None = None,
+) -> None:
     """One worker, which writes down what it has trained; it kills itself in the training after so many."""
     trained = 0
 
@@ -36,14 +75,18 @@ def work(directory: Path, storage: str | None, total: int, seed: int, dies_at: i
             file.write(f"{name}\n")
 
     gate.wait(60)
-    evaluator = FreeEvaluator(on_train=on_train)
-    run_toy(directory, trials=total, evaluator=evaluator, seed=seed, patience=500, storage=storage)
+    evaluator = FreeEvaluator(on_train=on_train) if fidelity is None else GoesOn(directory, on_train)
+    options: dict[str, Any] = {"storage": storage, "fidelity": fidelity}
+    run_toy(directory, trials=total, evaluator=evaluator, seed=seed, patience=500, **options)
 
 
-def run_workers(directory: Path, storage: str | None, total: int, dies_at: int | None) -> list[int | None]:
+def run_workers(
+    directory: Path, storage: str | None, total: int, dies_at: int | None, fidelity: Fidelity | None = None
+) -> list[int | None]:
     context = multiprocessing.get_context("spawn")
     gate = context.Barrier(WORKERS)
-    arguments = [(directory, storage, total, seed, dies_at if seed == 0 else None, gate) for seed in range(WORKERS)]
+    deaths = [dies_at, *[None] * (WORKERS - 1)]
+    arguments = [(directory, storage, total, seed, death, gate, fidelity) for seed, death in enumerate(deaths)]
     processes = [context.Process(target=work, args=own) for own in arguments]
     for process in processes:
         process.start()
@@ -73,11 +116,12 @@ def test_workers_share_the_total_lose_nothing_and_train_nothing_twice(
 ) -> None:
     codes = run_workers(tmp_path, storage, total, dies_at)
     assert codes == [0 if dies_at is None else -signal.SIGKILL, *[0] * (WORKERS - 1)]
-    loop = run_toy(tmp_path, trials=total, storage=storage)
+    evaluator = FreeEvaluator()
+    loop = run_toy(tmp_path, trials=total, evaluator=evaluator, storage=storage)
     trials = loop.study.trials
     close_study(loop.study)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    assert len(complete) == total and loop.evaluator.trained == [], "the workers had finished the study"
+    assert len(complete) == total and evaluator.trained == [], "the workers had finished the study"
     assert len({trial.user_attrs[PROXY] for trial in complete}) == total
     names = sorted(row.architecture.name for row in loop.rows if row.state == "complete")
     assert names == sorted((tmp_path / TRAINED).read_text().split()), "each is in the study that was trained to its end"
@@ -89,6 +133,29 @@ def test_workers_share_the_total_lose_nothing_and_train_nothing_twice(
     kept = {path.stem for path in (tmp_path / "architectures").glob("*.safetensors")}
     front = {row.id for row in loop.rows if row.number in loop.bars.members(loop.rows)}
     assert kept == front, "weights of the front, and of nothing else"
+
+
+def test_workers_on_rungs_go_on_from_what_any_of_them_trained_and_share_the_total(tmp_path: Path) -> None:
+    total = 6
+    codes = run_workers(tmp_path, None, total, 1, RUNGS)
+    assert codes == [-signal.SIGKILL, *[0] * (WORKERS - 1)]
+    evaluator = GoesOn(tmp_path)
+    loop = run_toy(tmp_path, trials=total, evaluator=evaluator, fidelity=RUNGS)
+    trials = loop.study.trials
+    close_study(loop.study)
+    assert evaluator.trained == [], "the workers had finished the study"
+    assert total - RUNGS.cost(1, 1) < loop.spent <= total + 1e-9
+    steps = [line.split() for line in (tmp_path / STEPS).read_text().splitlines()]
+    assert {(begun, share) for _, begun, share in steps} == {("0.0", "0.25"), ("0.25", "1.0")}, "nothing begins again"
+    trained = sorted((name, float(share)) for name, _, share in steps)
+    assert len(trained) == len(set(trained)), "nothing is trained twice"
+    assert trained == sorted((row.architecture.name, rung.share) for row in loop.rows for rung in row.rungs)
+    assert [row for row in loop.rows if row.promoted_from is not None], "somebody went on"
+    assert len({trial.user_attrs[WORKER] for trial in trials if trial.state == TrialState.COMPLETE}) >= 2
+    assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
+    interrupted = [trial.number for trial in trials if trial.state == TrialState.FAIL]
+    assert len(interrupted) == 1
+    assert [trial.user_attrs[RETRY_OF] for trial in trials if RETRY_OF in trial.user_attrs] == interrupted
 
 
 def hang(directory: Path) -> None:
