@@ -55,24 +55,33 @@ def train_step(model: Model, phase: TrainStep, device: torch.device) -> Call:
 
     AdamW has a rate of zero, so that nothing drifts.
     """
-    tokens = random_tokens(model, device, phase.batch, phase.tokens)
-    targets = random_tokens(model, device, phase.batch, phase.tokens)
     model.train()
+    loss = loss_of(model, phase, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
 
     def step() -> object:
-        context = Context()
-        half = torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
-        with half:
-            x_btd, head_vd = model.before_head(tokens, context)
-            loss, _ = causal(x_btd, head_vd, targets, model.logits_soft_cap)
-            loss = loss + sum(context.losses, torch.zeros((), device=device))
-        loss.backward()
+        loss().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return optimizer
 
     return step
+
+
+def loss_of(model: Model, phase: TrainStep, device: torch.device) -> Callable[[], torch.Tensor]:
+    """The forward half of a training step: the loss of random tokens, to which every auxiliary loss is added."""
+    tokens = random_tokens(model, device, phase.batch, phase.tokens)
+    targets = random_tokens(model, device, phase.batch, phase.tokens)
+
+    def forward() -> torch.Tensor:
+        context = Context()
+        half = torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+        with half:
+            x_btd, head_vd = model.before_head(tokens, context)
+            loss, _ = causal(x_btd, head_vd, targets, model.logits_soft_cap)
+            return loss + sum(context.losses, torch.zeros((), device=device))
+
+    return forward
 
 
 def random_tokens(model: Model, device: torch.device, *shape: int) -> torch.Tensor:

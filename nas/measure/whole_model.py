@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from nas.architecture import Architecture
-from nas.context import Context
 from nas.count import count_parameters, count_state_bytes, longest_context
 from nas.deployment import CostModel, Deployment
 from nas.devices import DeviceSpec
@@ -19,7 +18,7 @@ from nas.measure.memory import (
     peak_memory,
     saved_for_backward_bytes,
 )
-from nas.measure.phases import phase_call, random_tokens
+from nas.measure.phases import loss_of, phase_call
 from nas.measure.random_model import random_model
 from nas.measure.roofline import roofline
 from nas.measure.timing import Effort, Timing, time_phase
@@ -112,8 +111,7 @@ def training_memory(model: Model, phase: TrainStep, device: torch.device) -> dic
     step = phase_call(model, phase, device)
     step()  # the optimizer makes its state in its first step
     weights = sum(p.numel() for p in model.parameters())
-    tokens = random_tokens(model, device, phase.batch, phase.tokens)
-    saved = saved_for_backward_bytes(lambda: model(tokens, context=Context()))
+    saved = saved_for_backward_bytes(loss_of(model, phase, device))
     peak = peak_memory(step, device)
     return {
         "train_peak_memory_bytes": weighed(weights * (WEIGHT_BYTES + OPTIMIZER_BYTES) + peak.allocated),

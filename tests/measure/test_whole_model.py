@@ -2,20 +2,23 @@
 
 import gc
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from nas.architecture import Architecture, Attention, Block, Glu, Mamba2, MixerOptions, Moe
+from nas.context import Context
 from nas.count import count, count_parameters
 from nas.deployment import Deployment
 from nas.measure import DeviceBusy, DoesNotFit, choose_device, choose_dtype, describe_device, whole_model
 from nas.measure.conditions import Conditions
 from nas.measure.device import pinned_threads
-from nas.measure.memory import available_bytes
+from nas.measure.memory import available_bytes, saved_for_backward_bytes
+from nas.measure.phases import loss_of
 from nas.measure.random_model import STRETCH, RepeatedRandomNumbers, random_model, random_state
-from nas.measure.whole_model import Measured, check_fits, measure_model
+from nas.measure.whole_model import Measured, check_fits, measure_model, training_memory
 from nas.objectives import OBJECTIVES
 from nas.workload import QUANTITIES, Decode, Prefill, TrainStep, Workload, WorkloadError
 from tests.measure.examples import CPU, QUICK, SPEC
@@ -110,6 +113,17 @@ def test_training_takes_weights_gradients_the_optimizer_and_what_is_saved() -> N
     for name in ("train_peak_memory_bytes", "saved_for_backward_bytes"):
         assert more[name].value > numbers[name].value
     assert "peak_memory_bytes" not in numbers, "nothing is served, so nothing is said of serving"
+
+
+def test_what_is_saved_for_backward_is_that_of_the_timed_loss_and_holds_no_whole_logits() -> None:
+    architecture = replace(build(ATTENTION), vocab_size=16384)
+    model = random_model(architecture, CPU, torch.float32)
+    phases = [TrainStep(batch=1, tokens=tokens) for tokens in (64, 128)]
+    saved = [training_memory(model, phase, CPU)["saved_for_backward_bytes"].value for phase in phases]
+    assert saved == [saved_for_backward_bytes(loss_of(model, phase, CPU)) for phase in phases]
+    model_alone = saved_for_backward_bytes(lambda: model(torch.zeros(1, 128, dtype=torch.long), context=Context()))
+    assert saved[1] != model_alone, "the loss keeps something, too"
+    assert 0 < saved[1] - saved[0] < 64 * 16384 * 4
 
 
 def test_memory_is_released_after_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
