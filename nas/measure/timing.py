@@ -1,6 +1,7 @@
 """One phase of ready models timed in every way that matters, all ways in turn: ours and others' kernels, both ends.
 
-* own: the time that our kernels take; best: that with the fastest verified implementation of each operation at hand.
+* own: the time that our kernels take; best: that with the fastest verified implementation of each operation at hand:
+  each is tried alone, and where those of several operations are faster than ours, then all of these together.
 * A network whose cost depends on content is timed at both ends (`nas/measure/ends.py`); its time is that of the slower.
 * On a GPU a phase of inference is replayed as a graph, as servers do; the eager time stands in the notes.
 """
@@ -17,13 +18,14 @@ from nas.measure.clock import Call, time_together
 from nas.measure.ends import ENDS, WORDS, Content, End, content_of, depends_on_content
 from nas.measure.graph import CannotCapture, capture
 from nas.measure.phases import phase_call
-from nas.measure.rivals import Rival
+from nas.measure.rivals import Rival, first_to_accept
 from nas.measurement import Measurement
 from nas.model import Model
 from nas.workload import Phase, TrainStep
 
 Key = TypeVar("Key", bound=Hashable)
 Way = tuple[str, End | None, str]
+Functions = dict[Way, Callable[[], object]]
 Rivals = Mapping[str, Sequence[Rival]]
 OWN, EAGER, GRAPH = "own", "eager", "graph"
 
@@ -61,8 +63,13 @@ class Effort:
 def time_phase(model: Model, phase: Phase, device: torch.device, effort: Effort) -> Timing:
     """Time one phase of a whole model."""
     with prepared(model, phase, device, effort.rivals_for(phase)) as calls:
-        times = effort.time(calls.functions, device)
-    return summary({key: times[key] for key in calls.functions}, calls.notes)
+        timed = effort.time(calls.functions, device)
+        times = {key: timed[key] for key in calls.functions}
+        joint = together(times, calls.rivals)
+        if joint is not None:
+            again = effort.time(calls.beside_own(joint), device)
+            times |= relative_to_own(again, times)
+    return summary(times, calls.notes)
 
 
 def time_difference(
@@ -72,19 +79,26 @@ def time_difference(
 
     Every block has weights and state of its own, so none finds its data in a cache that another would have emptied.
     """
+
+    def differences(first: Functions, second: Functions) -> dict[Way, Measurement]:
+        both: dict[Any, Callable[[], object]] = {(0, key): call for key, call in first.items()}
+        both |= {(1, key): call for key, call in second.items()}
+        times = effort.time(both, device)
+        return {
+            key: per_block(times[0, key], times[1, key], repeats)
+            for key in second
+            if (0, key) in times and (1, key) in times
+        }
+
     with (
         prepared(few, phase, device, effort.rivals_for(phase)) as first,
         prepared(many, phase, device, effort.rivals_for(phase)) as second,
     ):
-        both: dict[Any, Callable[[], object]] = {(0, key): call for key, call in first.functions.items()}
-        both |= {(1, key): call for key, call in second.functions.items()}
-        times = effort.time(both, device)
-        differences = {
-            key: per_block(times[0, key], times[1, key], repeats)
-            for key in second.functions
-            if (0, key) in times and (1, key) in times
-        }
-    return summary(differences, second.notes)
+        times = differences(first.functions, second.functions)
+        joint = together(times, second.rivals)
+        if joint is not None:
+            times |= relative_to_own(differences(first.beside_own(joint), second.beside_own(joint)), times)
+    return summary(times, second.notes)
 
 
 def time_in_rotation(models: Sequence[Model], phase: Phase, device: torch.device, effort: Effort) -> Measurement:
@@ -107,12 +121,30 @@ def per_block(few: Measurement, many: Measurement, repeats: int) -> Measurement:
     return replace(many, value=value, low=max(0.0, value - width), high=value + width, n=min(few.n, many.n))
 
 
+@dataclass(frozen=True)
+class Joint:
+    """The fastest rivals of several functions at once, by their names joined."""
+
+    way: str
+    substitutes: Mapping[str, Callable[..., Any]]
+
+
 @dataclass
 class Calls:
-    """What `prepared` made ready: one function for each way, and notes about ways that are not open."""
+    """What `prepared` made ready: one function for each way, the rivals among them, and notes about ways not open.
 
-    functions: dict[Way, Callable[[], object]]
+    opened: makes the functions of a further way.
+    """
+
+    functions: Functions
+    rivals: Sequence[Rival]
     notes: list[str]
+    opened: Callable[[str, Mapping[str, Callable[..., Any]]], Functions]
+
+    def beside_own(self, joint: Joint) -> Functions:
+        """The functions of our kernels, and those with these rivals together."""
+        own = {key: call for key, call in self.functions.items() if key[0] == OWN}
+        return own | self.opened(joint.way, joint.substitutes)
 
 
 @contextmanager
@@ -122,18 +154,53 @@ def prepared(model: Model, phase: Phase, device: torch.device, rivals: Rivals) -
         content = stack.enter_context(content_of(model))
         ends: tuple[End | None, ...] = ENDS if depends_on_content(model) else (None,)
         call = phase_call(model, phase, device)
-        ways = {OWN: {}} | {rival.name: {rival.function: rival.call} for rival in rivals_of(call, rivals)}
-        calls = Calls(functions={}, notes=[])
-        for way, substitutes in ways.items():
+        notes: list[str] = []
+
+        def opened(way: str, substitutes: Mapping[str, Callable[..., Any]]) -> Functions:
+            functions: Functions = {}
             for end in ends:
                 eager = in_this_way(call, content, end, substitutes)
-                calls.functions[way, end, EAGER] = eager
+                functions[way, end, EAGER] = eager
                 if device.type == "cuda" and not isinstance(phase, TrainStep):
                     try:
-                        calls.functions[way, end, GRAPH] = capture(eager, device)
+                        functions[way, end, GRAPH] = capture(eager, device)
                     except CannotCapture as error:
-                        calls.notes.append(f"no graph: {error}")
-        yield calls
+                        notes.append(f"no graph: {error}")
+            return functions
+
+        at_hand = rivals_of(call, rivals)
+        functions = opened(OWN, {})
+        for rival in at_hand:
+            functions |= opened(rival.name, {rival.function: rival.call})
+        yield Calls(functions, at_hand, notes, opened)
+
+
+def together(times: Mapping[Way, Measurement], rivals: Sequence[Rival]) -> Joint | None:
+    """Of every function the rivals that alone were faster than ours, the fastest first; None for fewer than two."""
+    names = {way for way, _, _ in times}
+    taken = {rival.name: slower_end(times, rival.name).value for rival in rivals if rival.name in names}
+    own = slower_end(times, OWN).value
+    faster: dict[str, list[Rival]] = {}
+    for rival in sorted(rivals, key=lambda rival: taken.get(rival.name, own)):
+        if taken.get(rival.name, own) < own:
+            faster.setdefault(rival.function, []).append(rival)
+    if len(faster) < 2:
+        return None
+    way = " + ".join(of_function[0].name for of_function in faster.values())
+    return Joint(way, {function: first_to_accept(of_function) for function, of_function in faster.items()})
+
+
+def relative_to_own(again: Mapping[Way, Measurement], first: Mapping[Way, Measurement]) -> dict[Way, Measurement]:
+    """The times of a second round but ours, as they would have been in the first, by what ours took in both."""
+    found: dict[Way, Measurement] = {}
+    for (way, end, how), time in again.items():
+        before, now = first.get((OWN, end, how)), again.get((OWN, end, how))
+        if way != OWN and before is not None and now is not None and now.value > 0:
+            factor = before.value / now.value
+            found[way, end, how] = replace(
+                time, value=time.value * factor, low=time.low * factor, high=time.high * factor
+            )
+    return found
 
 
 def in_this_way(

@@ -1,7 +1,7 @@
 """One phase in all its ways: our kernels and others', both ends, and the difference between two networks."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ from nas.measure.timing import (
     time_in_rotation,
     time_phase,
 )
+from nas.measurement import Measurement
 from nas.model import Model
 from nas.workload import Decode, Phase, Prefill, TrainStep
 from tests.measure.examples import ATTENTION, CPU, DECODE, GLU, MAMBA2, MOE, QUICK, ms, network
@@ -101,6 +102,64 @@ def test_a_slow_rival_is_not_the_best_and_a_fast_one_is() -> None:
     assert found.best_by == "fast"
     assert found.best.value < found.own.value
     assert "fastest: fast" in found.best.notes and "fastest: fast" not in found.own.notes
+
+
+def test_rivals_of_several_operations_that_are_faster_alone_are_tried_together() -> None:
+    ran: list[str] = []
+
+    def noting(name: str) -> Callable[..., Any]:
+        def note(*_: Any, **__: Any) -> Any:
+            ran.append(name)
+            return NotImplemented
+
+        return note
+
+    step, product = "attention_step", "glu"
+    rivals = [
+        rival("a", step, noting("a")),
+        rival("b", step, noting("b")),
+        rival("c", product, noting("c")),
+        rival("d", product, noting("d")),
+    ]
+    alone = {OWN: 4.0, "a": 3.5, "b": 3.0, "c": 2.5, "d": 5.0}
+
+    @dataclass(frozen=True, kw_only=True)
+    class Told(Effort):
+        """In the second round the machine is half as fast."""
+
+        def time(self, calls: Any, device: torch.device) -> dict[Any, Measurement]:
+            ran.clear()
+            for call in calls.values():
+                call()
+            second = any("+" in way for way, _, _ in calls)
+            return {key: ms(8.0 if key[0] == OWN else 3.0) if second else ms(alone[key[0]]) for key in calls}
+
+    effort = Told(seconds=1.0, spread=0.1, rivals={step: rivals[:2], product: rivals[2:]})
+    found = time_phase(model_of(Block(mixer=ATTENTION, ffn=GLU)), DECODE, CPU, effort)
+    assert found.best_by == "c + b", "the faster first, and not the one that is slower than ours"
+    assert (found.own.value, found.best.value) == (4.0, 1.5)
+    assert ran == ["b", "a", "c"], "what the first declines is asked of the next; d lost"
+    alone |= {"c": 4.5}
+    one = time_phase(model_of(Block(mixer=ATTENTION, ffn=GLU)), DECODE, CPU, effort)
+    assert (one.best_by, one.best.value) == ("b", 3.0), "one operation alone needs no second round"
+
+
+def test_blocks_are_timed_with_the_rivals_of_several_operations_together() -> None:
+    def fast(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return x
+
+    rivals = {"attention_step": [rival("a", "attention_step", fast)], "glu": [rival("c", "glu", fast)]}
+
+    @dataclass(frozen=True, kw_only=True)
+    class Told(Effort):
+        def time(self, calls: Any, device: torch.device) -> dict[Any, Measurement]:
+            milliseconds = {OWN: 4.0, "a": 3.0, "c": 2.0, "c + a": 1.0}
+            return {key: ms((1 + 4 * key[0]) * milliseconds[key[1][0]]) for key in calls}
+
+    block = Block(mixer=ATTENTION, ffn=GLU)
+    effort = Told(seconds=1.0, spread=0.1, rivals=rivals)
+    found = time_difference(model_of(block), model_of(block, block, block, block, block), 4, DECODE, CPU, effort)
+    assert (found.own.value, found.best.value, found.best_by) == (4.0, 1.0, "c + a")
 
 
 def test_substitutes_are_gone_after_timing() -> None:
