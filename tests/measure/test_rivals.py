@@ -1,6 +1,7 @@
 """Other implementations count only when they are right; their adapters speak our conventions."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,8 +42,14 @@ def test_whole_networks_are_timed_with_rivals_of_the_large_operations_alone():
 
 
 def test_fla_is_never_imported_without_a_gpu():
-    verified_rivals(CPU, torch.float32)
-    assert not any(name == "fla" or name.startswith("fla.") for name in sys.modules)
+    program = (  # of a process of its own, because an oracle of another test may have imported it in this one
+        "import sys, torch\n"
+        "from nas.measure.rivals import verified_rivals\n"
+        "verified_rivals(torch.device('cpu'), torch.float32)\n"
+        "print(sorted(name for name in sys.modules if name.split('.')[0] == 'fla'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
     assert "alone" in refused_rivals(CPU, torch.float32)["fla chunk_gla"]
 
 
