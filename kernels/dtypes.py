@@ -13,3 +13,15 @@ def check_dtype(name: str, tensor: Tensor) -> None:
             f"{name} must be float32, float16 or bfloat16, but got {tensor.dtype} of shape {list(tensor.shape)}: "
             "convert it first."
         )
+
+
+def refuse_bfloat16_in_the_interpreter(tensor: Tensor, wrongly: str = "multiplies") -> None:
+    """Raises ValueError for bfloat16 on a CPU, where Triton's interpreter would be wrong without a word.
+
+    wrongly: what the kernel would have it do.
+    """
+    if tensor.dtype == torch.bfloat16 and not tensor.is_cuda:
+        raise ValueError(
+            f"The gpu backend on CPU tensors must have float32 or float16, because the Triton interpreter {wrongly} "
+            "bfloat16 wrongly, but got bfloat16. Convert the tensors or use the portable backend."
+        )

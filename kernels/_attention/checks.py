@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from kernels.dtypes import DTYPES
 from kernels.whole_numbers import check_whole_number
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SMALLEST_HEAD, HEAD_MULTIPLE = 16, 4
 LARGEST_HEAD = 256
 # A decode step in latent attention reads keys of 512 + 64 numbers, the first 512 of them as values.

@@ -17,11 +17,11 @@ from kernels._attention.cases import launch_case as launch_case
 from kernels._attention.gpu_backward import attention_bwd_dkv_kernel, attention_bwd_dq_kernel
 from kernels._attention.gpu_decode import attention_decode
 from kernels._attention.gpu_forward import attention_fwd_kernel
-from kernels._attention.gpu_memory import refuse_bfloat16_in_the_interpreter
 from kernels._attention.gpu_sequence import attention_forward
 from kernels._attention.launches import implementation_key
 from kernels._attention.launches import launch_candidates as launch_candidates
 from kernels._attention.options import Options, StepOptions
+from kernels.dtypes import refuse_bfloat16_in_the_interpreter
 from kernels.tuning import choose_implementation
 
 LN_2 = math.log(2.0)

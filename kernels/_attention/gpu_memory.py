@@ -32,11 +32,3 @@ def or_any(x: Tensor | None, stand_in: Tensor) -> Tensor:
 def on_device(x: Tensor) -> AbstractContextManager:
     """Triton launches on the current device, which need not be that of the tensors."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-
-
-def refuse_bfloat16_in_the_interpreter(q: Tensor) -> None:
-    if q.dtype == torch.bfloat16 and not q.is_cuda:
-        raise ValueError(
-            "The gpu backend on CPU tensors must have float32 or float16, because the Triton interpreter multiplies "
-            "bfloat16 wrongly, but got bfloat16. Convert the tensors or use the portable backend."
-        )

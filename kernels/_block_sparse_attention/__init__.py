@@ -16,9 +16,8 @@ from torch import Tensor
 from kernels._block_sparse_attention import portable, reference
 from kernels._block_sparse_attention.options import Options
 from kernels.backend import ask_substitute, choose_backend
+from kernels.dtypes import DTYPES
 from kernels.whole_numbers import check_whole_number
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @overload

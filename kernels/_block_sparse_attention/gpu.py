@@ -33,6 +33,7 @@ from kernels._block_sparse_attention.launches import LARGEST_ROWS, default_launc
 from kernels._block_sparse_attention.launches import launch_candidates as launch_candidates
 from kernels._block_sparse_attention.lists import SMALLEST_RUN, Lists, blocks_in_a_run, invert, tidy
 from kernels._block_sparse_attention.options import Options
+from kernels.dtypes import refuse_bfloat16_in_the_interpreter
 from kernels.tuning import choose, run
 
 
@@ -45,11 +46,7 @@ def block_sparse_attention(
     return_lse: bool,
 ) -> tuple[Tensor, Tensor]:
     """See `kernels.block_sparse_attention`; the log-sum-exp is returned in any case."""
-    if q.dtype == torch.bfloat16 and not q.is_cuda:
-        raise ValueError(
-            "The gpu backend on CPU tensors must have float32 or float16, because the Triton interpreter multiplies "
-            "bfloat16 wrongly, but got bfloat16. Convert the tensors or use the portable backend."
-        )
+    refuse_bfloat16_in_the_interpreter(q)
     return sparse_forward(q, k, v, blocks, *astuple(options))
 
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from kernels._grouped_matmul import portable, reference
 from kernels.backend import ask_substitute, choose_backend
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+from kernels.dtypes import DTYPES
 
 
 def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:

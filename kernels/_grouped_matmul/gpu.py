@@ -16,6 +16,7 @@ from kernels._grouped_matmul.gpu_kernels import matrices_kernel, rows_kernel
 from kernels._grouped_matmul.launches import default_launch, implementation_key, matrices_key, rows_key
 from kernels._grouped_matmul.launches import launch_candidates as launch_candidates
 from kernels.ahead_of_time import Case
+from kernels.dtypes import refuse_bfloat16_in_the_interpreter
 from kernels.tuned_table import Config, Key
 from kernels.tuning import choose, choose_implementation, run
 
@@ -25,11 +26,7 @@ IMPLEMENTATION_KERNELS = (rows_kernel, matrices_kernel)
 
 def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
     """[M, N] in the type of x; shapes as at the public door. Never waits for the device."""
-    if x.dtype == torch.bfloat16 and not x.is_cuda:
-        raise ValueError(
-            "The gpu backend on CPU tensors must have float32 or float16, because the Triton interpreter multiplies "
-            "bfloat16 wrongly, but got bfloat16. Convert the tensors or use the portable backend."
-        )
+    refuse_bfloat16_in_the_interpreter(x)
     return _forward(x, w, group_sizes)
 
 

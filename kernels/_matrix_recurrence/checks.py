@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from kernels._matrix_recurrence.options import Options
+from kernels.dtypes import DTYPES
 
 LARGEST_KEY = 256  # a program of the delta rule holds all of K
 LARGEST_VALUE = 1024  # programs share V
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_arguments(

@@ -21,21 +21,14 @@ from kernels._matrix_recurrence.cases import launch_case as launch_case
 from kernels._matrix_recurrence.gpu_step import step_kernel
 from kernels._matrix_recurrence.launches import launch_candidates as launch_candidates
 from kernels._matrix_recurrence.options import Options
-
-
-def _refuse_bfloat16_in_the_interpreter(q: Tensor) -> None:
-    if q.dtype == torch.bfloat16 and not q.is_cuda:
-        raise ValueError(
-            "The gpu backend on CPU tensors must have float32 or float16, because the Triton interpreter multiplies "
-            "bfloat16 wrongly, but got bfloat16. Convert the tensors or use the portable backend."
-        )
+from kernels.dtypes import refuse_bfloat16_in_the_interpreter
 
 
 def recurrence(
     q: Tensor, k: Tensor, v: Tensor, options: Options, initial_state: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Same contract as `reference.recurrence`; raises ValueError for bfloat16 in the interpreter."""
-    _refuse_bfloat16_in_the_interpreter(q)
+    refuse_bfloat16_in_the_interpreter(q)
     bonus = options.bonus
     if bonus is None or options.beta is None:
         return _widened(q, k, v, options, initial_state, scale)
@@ -158,7 +151,7 @@ def recurrence_step(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, options: Options, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Same contract as `reference.recurrence_step`, but not differentiable; refuses what `recurrence` refuses."""
-    _refuse_bfloat16_in_the_interpreter(q)
+    refuse_bfloat16_in_the_interpreter(q)
     log_decay, *others = options
     if log_decay is not None and log_decay.ndim == 1:
         log_decay = log_decay.expand(v.shape[:2])

@@ -15,8 +15,7 @@ from torch import Tensor
 from kernels._moe import portable, reference
 from kernels._moe.expert import ACTIVATIONS, Expert
 from kernels.backend import ask_substitute, choose_backend
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+from kernels.dtypes import DTYPES
 
 
 def moe_ffn(

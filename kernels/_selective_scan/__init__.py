@@ -20,8 +20,7 @@ from torch import Tensor
 
 from kernels._selective_scan import portable, reference
 from kernels.backend import ask_substitute, choose_backend
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from kernels.dtypes import DTYPES
 
 
 def selective_scan(

@@ -11,8 +11,7 @@ from torch import Tensor
 from kernels._wkv import portable, reference
 from kernels._wkv.reference import EMPTY
 from kernels.backend import ask_substitute, choose_backend
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from kernels.dtypes import DTYPES
 
 
 def wkv(
