@@ -147,6 +147,15 @@ def sparse_dq_kernel(
     tl.store(target, (grad * scale).to(dq.dtype.element_ty), mask=inside[:, None] & (dims < D)[None, :])
 
 
+@triton.jit
+def sequence_and_head(listed, kv_heads, heads_listed, sequences_listed):
+    """The sequence and the key head of a program of the grid (_, those that share lists, ..): they share the inverse of
+    their lists, `listed` of [sequences_listed, heads_listed]."""
+    shared_heads = kv_heads // heads_listed
+    b = (listed // heads_listed + tl.program_id(1) // shared_heads * sequences_listed).to(tl.int64)
+    return b, listed % heads_listed + tl.program_id(1) % shared_heads * heads_listed
+
+
 @triton.jit(
     do_not_specialize=["queries", "keys", "kv_heads", "heads_listed", "sequences_listed", "rows", "runs", "chunk"]
 )
@@ -162,10 +171,7 @@ def sparse_dkv_kernel(
     row = tl.load(row_of_chunk + tl.program_id(0))
     if row >= rows:
         return
-    # Sequences and key heads that share lists share their inverse: the second axis of the grid goes over them.
-    shared_heads = kv_heads // heads_listed
-    b = (row // runs // heads_listed + tl.program_id(1) // shared_heads * sequences_listed).to(tl.int64)
-    h = row // runs % heads_listed + tl.program_id(1) % shared_heads * heads_listed
+    b, h = sequence_and_head(row // runs, kv_heads, heads_listed, sequences_listed)
     n = tl.program_id(2) * BN + tl.arange(0, BN)  # within the run
     cols = row % runs * (JOINED * BLOCK) + n
     exists = (n < JOINED * BLOCK) & (cols < keys)

@@ -14,7 +14,7 @@ Source: Yan et al., FSA (arXiv 2508.18224), section 3, with outputs that are who
 import triton
 import triton.language as tl
 
-from kernels._block_sparse_attention.gpu_kernels import LN_2, gather_tile, place_of
+from kernels._block_sparse_attention.gpu_kernels import LN_2, gather_tile, place_of, sequence_and_head
 
 PAIRS_INTEGERS = ["queries", "keys", "kv_heads", "heads_listed", "sequences_listed", "rows", "runs", "chunk", "earlier"]
 MERGE_INTEGERS = ["queries", "kv_heads", "lists", "capacity", "heads_listed", "sequences_listed", "sharing", "earlier"]
@@ -34,10 +34,7 @@ def sparse_pairs_kernel(
     row = tl.load(row_of_chunk + tl.program_id(0))
     if row >= rows:
         return
-    # Sequences and key heads that share lists share their inverse: the second axis of the grid goes over them.
-    shared_heads = kv_heads // heads_listed
-    b = (row // runs // heads_listed + tl.program_id(1) // shared_heads * sequences_listed).to(tl.int64)
-    h = row // runs % heads_listed + tl.program_id(1) % shared_heads * heads_listed
+    b, h = sequence_and_head(row // runs, kv_heads, heads_listed, sequences_listed)
     n = tl.arange(0, BN)
     cols = row % runs * BLOCK + n
     exists = (n < BLOCK) & (cols < keys)
