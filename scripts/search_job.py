@@ -1,32 +1,22 @@
 """The wiring of one search: rooms that do not know each other meet here."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from nas.architecture import Architecture
-from nas.deployment import Deployment
-from nas.measure import choose_device, describe_device, device_name
-from nas.objectives import OBJECTIVES, Objective
-from nas.report import Progress, Tracker, check_ready, print_summary, write_front, write_page, write_plot, write_trials
+from nas.report import Progress, Tracker, check_ready, print_summary
 from nas.study.bars import Bars
 from nas.study.beginning.bring_over import bring_version_over
 from nas.study.beginning.warm_start import warm_start
 from nas.study.candidate import Evaluator
 from nas.study.crew import Crew
-from nas.study.errors import StudyError
-from nas.study.events import Observer
-from nas.study.front import hypervolume, losses
+from nas.study.events import Observer, Watchers
 from nas.study.gpu_claim import claimed_gpus
 from nas.study.loop import Loop
 from nas.study.noise import noise_floors, repeat_seeds
-from nas.study.robust import robust_members
-from nas.study.rows import NoiseFloor, Row, StudyResult
+from nas.study.rows import NoiseFloor, StudyResult
 from nas.study.samplers import check_sampler, make_sampler, prior_from
 from nas.study.storage.connect import shown as shown_url
 from nas.study.storage.studies import Study, close_study, earlier_version, make_folder, open_study, tell_of_storage
@@ -35,6 +25,7 @@ from nas.study.trials import enqueue_references
 from nas.tasks import cache_folder, task_configs
 from scripts.command_line import write_config
 from scripts.confirm import confirm_at_end
+from scripts.search_result import TrialsTable, make_result, measured_on, shown, write_files, writing
 from scripts.settings import SearchSettings
 
 APART = 10_007  # between the seeds of two workers, more than a study has trials
@@ -141,26 +132,9 @@ def begin(study: Study, settings: SearchSettings) -> list[str]:
     return said + warm_start(study, settings.space, settings.objectives, settings.earlier, settings.warm_designs)
 
 
-@contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Around what writes into the study's folder: a disk that is full or gone is one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise StudyError(
-            f"A file could not be written into {directory} ({error.strerror or error}); every finished trial is kept: "
-            "make room, and the same command goes on."
-        ) from None
-
-
 def without_password(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration as it may be written down."""
     return {**config, "storage": None if config["storage"] is None else shown_url(config["storage"])}
-
-
-def measured_on(deployment: Deployment) -> str:
-    """The name of the device whose costs count."""
-    return device_name(choose_device(deployment.device)) if deployment.spec is None else deployment.spec.name
 
 
 def make_loop(settings: SearchSettings, study: Study, crew: Crew, evaluator: Evaluator) -> Loop:
@@ -183,14 +157,6 @@ def make_loop(settings: SearchSettings, study: Study, crew: Crew, evaluator: Eva
         patience=settings.patience,
         fidelity=settings.fidelity,
     )
-
-
-def shown(settings: SearchSettings) -> tuple[Objective, ...]:
-    """Objectives, then required, limited, timed and scored numbers that are no objectives."""
-    names = [o.name for o in settings.objectives] + [r.name for r in settings.requirements]
-    names += [limit.name for limit in settings.limits] + list(settings.deployment.quantities)
-    names += [metric.name for task in settings.tasks.values() for metric in task.metrics]
-    return tuple(OBJECTIVES[name] for name in dict.fromkeys(names))
 
 
 def announce(settings: SearchSettings, references: Sequence[str], requeued: int, progress: Observer) -> None:
@@ -240,111 +206,3 @@ def measure_noise(settings: SearchSettings, loop: Loop) -> tuple[NoiseFloor, ...
     repeats = repeat_seeds(loop.study, loop.evaluator, row, settings.noise_seeds, loop.observer)
     loop.work_seconds += time.perf_counter() - began
     return noise_floors(repeats, loop.rows)
-
-
-def make_result(
-    settings: SearchSettings, loop: Loop, noise: tuple[NoiseFloor, ...], costs: Mapping[str, Any], start: float
-) -> StudyResult:
-    """Everything that a report shows."""
-    rows = tuple(loop.rows)
-    front, required = loop.bars.fronts(rows)
-    reference = loop.bars.reference_row(rows)
-    seconds = time.perf_counter() - start
-    return StudyResult(
-        study=settings.study,
-        rows=rows,
-        front=front,
-        front_required=required,
-        robust=robust_members(rows, settings.objectives),
-        reference=None if reference is None else reference.number,
-        noise=noise,
-        hypervolume=dominated_volume(rows, settings.objectives),
-        settings={
-            "sampler": settings.sampler["name"],
-            "trials": settings.trials,
-            "rungs": list(settings.fidelity.shares) if settings.fidelity.top else "none, full trainings",
-            "tasks": {name: task.describe() for name, task in settings.tasks.items()},
-            "training": {name: settings.definition["train"][name] for name in settings.tasks},
-            "proxy parameters": settings.parameters or "not matched",
-            "deployment": {k: v for k, v in settings.definition["measure"].items() if v is not None},
-            "costs": dict(costs),
-            "seed": settings.seed,
-        },
-        environment=describe_device(choose_device(settings.device)) | {"measured on": measured_on(settings.deployment)},
-        seconds=seconds,
-        tool_seconds=seconds - loop.work_seconds,
-    )
-
-
-def dominated_volume(rows: Sequence[Row], objectives: Sequence[Objective]) -> float | None:
-    """Hypervolume of the trained rows, each objective scaled so that the reference designs span 0 to 1.
-
-    The bounding point lies a tenth beyond their worst. None with fewer than two reference designs.
-    """
-    references = [row for row in rows if row.is_reference and row.state == "complete"]
-    if len(references) < 2:
-        return None
-    anchors = losses(references, objectives)
-    low, span = anchors.min(axis=0), np.ptp(anchors, axis=0)
-    if np.any(span == 0):
-        return None
-    complete = losses([row for row in rows if row.state == "complete"], objectives)
-    return hypervolume((complete - low) / span, np.full(len(objectives), 1.1))
-
-
-def write_files(directory: Path, result: StudyResult, settings: SearchSettings, loop: Loop) -> tuple[Path, ...]:
-    """trials.csv, front.csv, front.png and front.html."""
-    quantities = shown(settings)
-    names = ("trials.csv", "front.csv", "front.png", "front.html")
-    trials, front, plot, page = (directory / name for name in names)
-    requirements = loop.bars.applicable(loop.rows)
-    with writing(directory):
-        write_trials(trials, result.rows, quantities)
-        write_front(front, result, quantities)
-        write_plot(plot, result, settings.objectives, requirements)
-        write_page(page, result, settings.objectives, requirements)
-    return trials, front, plot, page
-
-
-@dataclass
-class TrialsTable(Observer):
-    """Keeps trials.csv up to date, so that a killed run leaves it behind; says so where it cannot."""
-
-    path: Path
-    quantities: Sequence[Objective]
-    loop: Loop
-
-    def row_finished(self, row: Row, front: tuple[int, ...], done: int, total: int) -> None:
-        try:
-            write_trials(self.path, self.loop.rows, self.quantities)
-        except OSError as error:
-            self.loop.observer.message(
-                f"{self.path} could not be brought up to date ({error.strerror or error}); trial {row.number} is kept"
-            )
-
-
-@dataclass
-class Watchers(Observer):
-    """Several observers as one."""
-
-    observers: Sequence[Observer]
-
-    def trial_started(self, number: int, architecture: Architecture, origin: str, done: int, total: int) -> None:
-        for observer in self.observers:
-            observer.trial_started(number, architecture, origin, done, total)
-
-    def stage_started(self, stage: str) -> None:
-        for observer in self.observers:
-            observer.stage_started(stage)
-
-    def step(self, task: str, step: int, steps: int, loss: float) -> None:
-        for observer in self.observers:
-            observer.step(task, step, steps, loss)
-
-    def row_finished(self, row: Row, front: tuple[int, ...], done: int, total: int) -> None:
-        for observer in self.observers:
-            observer.row_finished(row, front, done, total)
-
-    def message(self, text: str) -> None:
-        for observer in self.observers:
-            observer.message(text)

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from nas.study.errors import StudyError
-from scripts import search_job
-from scripts.search_job import TrialsTable, without_password, writing
+from scripts import search_result
+from scripts.search_job import without_password
+from scripts.search_result import TrialsTable, writing
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -18,7 +19,7 @@ def test_a_table_that_cannot_be_written_is_told_and_the_search_goes_on(tmp_path,
 
     said = []
     loop = SimpleNamespace(rows=[], observer=SimpleNamespace(message=said.append))
-    monkeypatch.setattr(search_job, "write_trials", write)
+    monkeypatch.setattr(search_result, "write_trials", write)
     TrialsTable(tmp_path / "trials.csv", (), loop).row_finished(SimpleNamespace(number=3), (), 1, 2)
     assert said == [f"{tmp_path}/trials.csv could not be brought up to date (No space left on device); trial 3 is kept"]
 

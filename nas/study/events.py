@@ -1,5 +1,7 @@
 """What the run loop tells whoever watches it: the progress display, the tracker, a test."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from nas.architecture import Architecture
@@ -26,3 +28,30 @@ class Observer(Protocol):
 
     def message(self, text: str) -> None:
         """One line that a user should see."""
+
+
+@dataclass
+class Watchers(Observer):
+    """Several observers as one."""
+
+    observers: Sequence[Observer]
+
+    def trial_started(self, number: int, architecture: Architecture, origin: str, done: int, total: int) -> None:
+        for observer in self.observers:
+            observer.trial_started(number, architecture, origin, done, total)
+
+    def stage_started(self, stage: str) -> None:
+        for observer in self.observers:
+            observer.stage_started(stage)
+
+    def step(self, task: str, step: int, steps: int, loss: float) -> None:
+        for observer in self.observers:
+            observer.step(task, step, steps, loss)
+
+    def row_finished(self, row: Row, front: tuple[int, ...], done: int, total: int) -> None:
+        for observer in self.observers:
+            observer.row_finished(row, front, done, total)
+
+    def message(self, text: str) -> None:
+        for observer in self.observers:
+            observer.message(text)
