@@ -100,7 +100,7 @@ def compared(name: str) -> dict[str, Any]:
         architecture, ours = load_pretrained(saved(theirs, Path(directory)))
     print(f"{name}: {architecture.name}", file=sys.stderr)
     versions = {package: version_of(package) for package in ("torch", "transformers")}
-    found = asdict(compare(theirs, ours, trains=oracle.trains))
+    found = asdict(compare(theirs, ours))
     return described(architecture) | found | {"commit": commit(), **versions}
 
 
@@ -157,7 +157,7 @@ def rate_rows() -> list[str]:
 def oracle_row(name: str, oracle: Mapping[str, Any]) -> str:
     """An oracle's line."""
     numbers = (f"{oracle[what]:.1e}" for what in ("logits", "decoding"))
-    training = ("–" if oracle[what] is None else f"{oracle[what]:.1e}" for what in ("loss", "gradients"))
+    training = (f"{oracle[what]:.1e}" for what in ("loss", "gradients"))
     same = "yes" if oracle["continued"] else "NO"
     return f"| {name} | `{oracle['model_type']}` | {' | '.join((oracle['layers'], *numbers, same, *training))} |"
 

@@ -25,26 +25,25 @@ class Comparison:
         spread: standard deviation of their logits, which tells how large the logits are.
         logits, decoding: of a logit, in one pass and token by token after some tokens at once.
         continued: whether greedy generation gives the same 20 tokens.
-        loss, gradients: relative: of the cross-entropy, and of a gradient to the largest of its parameter. None where
-            theirs cannot be trained.
+        loss, gradients: relative: of the cross-entropy, and of a gradient to the largest of its parameter.
     """
 
     spread: float
     logits: float
     decoding: float
     continued: bool
-    loss: float | None
-    gradients: float | None
+    loss: float
+    gradients: float
 
 
-def compare(theirs: nn.Module, ours: Model, *, trains: bool = True) -> Comparison:
+def compare(theirs: nn.Module, ours: Model) -> Comparison:
     """Both read the same tokens; weights stay as they are."""
     with torch.no_grad():
         expected = theirs(tokens()).logits
         logits = (ours(tokens()) - expected).abs().max().item()
         decoding = _decoding(ours, expected)
         continued = _continues(theirs, ours)
-    loss, gradients = _training(theirs, ours) if trains else (None, None)
+    loss, gradients = _training(theirs, ours)
     return Comparison(expected.std().item(), logits, decoding, continued, loss, gradients)
 
 

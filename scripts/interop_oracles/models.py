@@ -16,11 +16,10 @@ BATCH, TOKENS, NEW_TOKENS = 2, 23, 20
 
 @dataclass(frozen=True)
 class Oracle:
-    """A class of transformers and the options of a tiny model of it. trains: whether its backward pass works."""
+    """A class of transformers and the options of a tiny model of it."""
 
     name: str
     options: dict[str, Any]
-    trains: bool = True
 
     def build(self) -> nn.Module:
         """In evaluation mode, with weights at which every path matters."""

@@ -153,8 +153,17 @@ RECURRENT: dict[str, Oracle] = {
         {
             **{"hidden_size": 128, "num_hidden_layers": 2, "num_heads": 4, "autocast_kernel_dtype": "float32"},
             **{"ffn_round_up_to_multiple_of": 16, "output_logit_soft_cap": 3.0, "chunk_size": 16},
+            "use_cache": False,  # it is written in place, which gradients do not survive
         },
-        trains=False,
+    ),
+    "xlstm odd": Oracle(
+        "xLSTM",
+        {
+            **{"hidden_size": 96, "num_hidden_layers": 2, "num_heads": 3, "autocast_kernel_dtype": "float32"},
+            **{"v_dim_factor": 1.5, "qk_dim_factor": 0.5, "ffn_proj_factor": 1.505, "ffn_round_up_to_multiple_of": 8},
+            **{"gate_soft_cap": 4.0, "output_logit_soft_cap": 5.0, "chunk_size": 16},
+            "use_cache": False,  # it would also have other sizes than the layers
+        },
     ),
     "rwkv": Oracle(
         "Rwkv",

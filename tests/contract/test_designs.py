@@ -79,6 +79,7 @@ PARAMETERS = {
     "olmo-hybrid-7b": 7_430_870_688,
     "qwen3-next-80b-a3b": 79_674_391_296,
     "recurrentgemma-2b": 2_682_862_080,
+    "xlstm-7b": 6_865_424_896,
     "zamba2-2.7b": 2_662_214_560,
 }
 

@@ -1,6 +1,8 @@
-"""xLSTM: matrix-memory LSTM with exponential input gates, a GLU after each."""
+"""xLSTM: matrix-memory LSTM with exponential input gates, a GLU after each.
 
-import math
+The released 7B model was saved before transformers had the class: its config.json says embedding_dim and num_blocks,
+and holds fields of the code that trained it, which transformers does not read.
+"""
 
 from nas.architecture import MatrixRecurrence
 from nas.architecture.presets import MATRICES
@@ -10,13 +12,22 @@ from nas.interop.fields import Fields, Reader, always, field
 from nas.interop.tensors import rows
 
 
+def _either(name: str, earlier: str) -> Reader:
+    """A field by its name, or by the one that it had earlier."""
+    return lambda fields, layer: fields(name if name in fields else earlier)
+
+
+_width, _depth = _either("hidden_size", "embedding_dim"), _either("num_hidden_layers", "num_blocks")
+
+
 def _head_size(factor: str) -> Reader:
-    return lambda fields, layer: int(fields("hidden_size") * fields(factor)) // fields("num_heads")
+    return lambda fields, layer: int(_width(fields, layer) * fields(factor)) // fields("num_heads")
 
 
 def _ffn_width(fields: Fields, layer: int) -> int:
+    # As published: a width less than 1 above a multiple is rounded down to it.
     step = fields("ffn_round_up_to_multiple_of")
-    return math.ceil(fields("hidden_size") * fields("ffn_proj_factor") / step) * step
+    return int((_width(fields, layer) * fields("ffn_proj_factor") + step - 1) // step * step)
 
 
 MLSTM = Part(
@@ -49,9 +60,9 @@ XLSTM = Family(
             tensors={"in_proj": rows("proj_up_gate", "proj_up"), "out_proj": rows("proj_down")},
         )
     },
-    num_layers=field("num_hidden_layers"),
+    num_layers=_depth,
     network={
-        "d_model": field("hidden_size"),
+        "d_model": _width,
         "vocab_size": field("vocab_size"),
         "tie_embeddings": field("tie_word_embeddings", False),
         "norm_eps": field("norm_eps"),
@@ -60,11 +71,17 @@ XLSTM = Family(
     embedding="backbone.embeddings.weight",
     layers="backbone.blocks.{}.",
     last_norm="backbone.out_norm",
-    expected={"use_bias": (False,), "add_out_norm": (True,), "weight_mode": ("single",), "eps": (1e-6,)},
-    # Which of several implementations runs, and in which type.
+    # transformers has no weights of the mode `fused` to compare with: it cannot make such a model.
+    expected={
+        **{"use_bias": (False,), "add_out_norm": (True,), "weight_mode": ("single",), "eps": (1e-6,)},
+        **{"add_embedding_dropout": (False,), "add_post_blocks_norm": (True,), "add_post_norm": (False,)},
+        **{"add_qk_norm": (False,), "cell_norm_eps": (1e-6,)},
+    },
+    # Which of several implementations runs, and in which type; what follows from other fields; how training began.
     inert=(
         *("chunkwise_kernel", "sequence_kernel", "step_kernel", "mode", "chunk_size", "return_last_states"),
         *("autocast_kernel_dtype", "inference_state_dtype", "norm_reduction_force_float32", "max_inference_chunksize"),
-        *("embedding_dim", "num_blocks"),
+        *("embedding_dim", "num_blocks", "head_dim", "mlstm_round_up_to_multiple_of", "add_forward_backend_padding"),
+        *("igate_bias_init_range", "force_bos_token_insert"),
     ),
 )
