@@ -301,8 +301,8 @@ def test_the_hash_of_a_source_follows_what_is_called_and_not_what_is_said(monkey
 def test_a_lookup_takes_microseconds(table):
     table(entry())
     choose(FORWARD, attention_fwd_kernel, launches.default_launch, CPU)
-    started = time.perf_counter()
+    started = time.thread_time()
     for _ in range(1000):
         key = launches.launch_key("attention.forward", launches.Form(32, 32, 4, causal=True))
         choose(key, attention_fwd_kernel, launches.default_launch, CPU)
-    assert (time.perf_counter() - started) / 1000 < 100e-6
+    assert (time.thread_time() - started) / 1000 < 100e-6

@@ -57,10 +57,10 @@ def test_another_process_is_noticed_and_refused(stranger: None) -> None:
 
 
 def test_watching_is_cheap_beside_a_measurement() -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     with watch(CPU):
         pass
-    assert time.perf_counter() - begun < 0.2
+    assert time.thread_time() - begun < 0.2
 
 
 @pytest.mark.parametrize(

@@ -153,14 +153,14 @@ def test_a_resumed_run_shows_its_front_at_once(terminal):
 def test_a_step_costs_less_than_a_millisecond_and_a_drawing_less_than_fifty():
     progress = Progress(SHOWN, console=console(terminal=True))
     watch(progress, 14)
-    began = time.perf_counter()
+    began = time.thread_time()
     for step in range(1000):
         progress.step("text", step, 1000, 1.0)
-    assert time.perf_counter() - began < 1.0
-    began = time.perf_counter()
+    assert time.thread_time() - began < 1.0
+    began = time.thread_time()
     for _ in range(10):
         render(progress)
-    assert time.perf_counter() - began < 0.5 * 10
+    assert time.thread_time() - began < 0.5 * 10
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03")])
