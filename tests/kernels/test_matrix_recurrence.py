@@ -179,19 +179,29 @@ def test_two_pieces_with_the_state_between_equal_one_pass(backend, gate, kind):
     assert_close_relative(last, state, 1e-5)
 
 
-@pytest.mark.parametrize("backend", ["reference", "portable", "gpu"])
+@pytest.mark.usefixtures("nan_filled_memory")
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("gate", GATES)
-def test_steps_equal_the_whole_sequence(backend, gate, kind):
-    given = {name: tensor.detach() for name, tensor in inputs(3, 20, 24, gate, kind, batch=2).items()}
-    out, last = matrix_recurrence(**arguments(given), return_state=True)
+@pytest.mark.parametrize(
+    ("backend", "dtype", "gate"),
+    [
+        *itertools.product(("reference", "portable", "gpu"), (torch.float32,), GATES),
+        *itertools.product(("gpu",), (torch.float16,), ("per head", "per channel")),
+    ],
+    ids=str,
+)
+def test_steps_equal_the_whole_sequence(backend, dtype, gate, kind):
+    given = {name: tensor.detach() for name, tensor in inputs(2, 20, 24, gate, kind, batch=2).items()}
+    given |= {name: given[name].to(dtype) for name in ("q", "k", "v", "a", "b") if name in given}
+    with use_backend("reference"):
+        out, last = matrix_recurrence(**arguments(given), return_state=True)
     state = given.pop("initial_state")
     fixed = {"bonus"} | ({"log_decay"} if gate == "fixed" else set())
-    for t in range(3):
+    for t in range(2):
         token = {name: tensor if name in fixed else tensor[:, t] for name, tensor in given.items()}
         with use_backend(backend):
             step, state = matrix_recurrence_step(**arguments(token), state=state)
-        assert_close_relative(step, out[:, t], 1e-5)
+        assert step.dtype == dtype and state.dtype == torch.float32
+        assert_close_relative(step, out[:, t], 1e-5 if dtype == torch.float32 else 3e-3)
     assert_close_relative(state, last, 1e-5)
 
 

@@ -170,6 +170,22 @@ def test_steps_and_halves_equal_the_whole_sequence(backend):
     assert all(torch.equal(one, before) for one, before in zip(state, untouched, strict=True))
 
 
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float16, 5e-3)], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_steps_equal_its_equations(backend, dtype, limit):
+    given = {name: x.detach() for name, x in problem(5, batch=2).items()}
+    given |= {name: given[name].to(dtype) for name in ("q", "k", "v")}
+    h, last = by_its_equations(given)
+    matrix, m = given.pop("S"), given.pop("m")
+    for t in range(5):
+        with use_backend(backend):
+            h_t, (matrix, m) = mlstm_step(**{name: x[:, t] for name, x in given.items()}, state=(matrix, m))
+        assert h_t.dtype == dtype and matrix.dtype == m.dtype == torch.float32
+        assert_close_relative(h_t, h[:, t], limit)
+    assert_close_relative(matrix * m[..., None, None].exp(), last, limit)
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [

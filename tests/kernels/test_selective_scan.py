@@ -132,10 +132,12 @@ def test_two_halves_with_the_state_handed_on_equal_one_pass(backend, cut):
     assert_close_relative(last, state, 1e-5)
 
 
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize("dtype", VALUES, ids=str)
 @pytest.mark.parametrize("backend", ["reference", "portable", "gpu"])
 @pytest.mark.parametrize("extras", [True, False])
-def test_steps_equal_the_scan(backend, extras):
-    inputs = {name: tensor.detach() for name, tensor in problem(2, 5, 20, 4, extras=extras).items()}
+def test_steps_equal_the_scan(backend, extras, dtype):
+    inputs = {name: tensor.detach() for name, tensor in problem(2, 5, 20, 4, dtype, extras=extras).items()}
     y, final = call("reference", inputs)
     state = inputs.get("initial_state", torch.zeros(2, 20, 4))
     untouched = state.clone()
@@ -146,7 +148,8 @@ def test_steps_equal_the_scan(backend, extras):
         with use_backend(backend):
             y_t, state = selective_scan_step(*now, state=state, D=inputs.get("D"), z=gate)
         assert state is not before
-        assert_close_relative(y_t, y[:, t], 1e-5)
+        assert y_t.dtype == dtype and state.dtype == torch.float32
+        assert_close_relative(y_t, y[:, t], VALUES[dtype])
     assert_close_relative(state, final, 1e-5)
     assert extras is False or torch.equal(inputs["initial_state"], untouched)
 

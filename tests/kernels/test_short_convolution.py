@@ -123,19 +123,21 @@ def test_two_parts_with_the_state_handed_on_equal_one_pass(backend, cut):
     assert torch.equal(last, state)
 
 
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize("dtype", VALUES, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("extras", "width"), [(True, 4), (False, 2), (True, 1)])
-def test_steps_equal_the_convolution(backend, extras, width):
-    inputs = {name: tensor.detach() for name, tensor in problem(2, 5, 20, width, extras=extras).items()}
+def test_steps_equal_the_convolution(backend, extras, width, dtype):
+    inputs = {name: tensor.detach() for name, tensor in problem(2, 5, 20, width, dtype, extras=extras).items()}
     y, final = call("reference", inputs)
-    state = inputs.get("initial_state", torch.zeros(2, width - 1, 20))
+    state = inputs.get("initial_state", torch.zeros(2, width - 1, 20, dtype=dtype))
     untouched = state.clone()
     for t in range(5):
         before = state
         with use_backend(backend):
             y_t, state = short_convolution_step(inputs["x"][:, t], state, inputs["weight"], bias=inputs.get("bias"))
-        assert state is not before
-        assert_close_relative(y_t, y[:, t], 1e-5)
+        assert state is not before and y_t.dtype == state.dtype == dtype
+        assert_close_relative(y_t, y[:, t], VALUES[dtype])
     assert torch.equal(state, final)
     assert extras is False or torch.equal(inputs["initial_state"], untouched)
 

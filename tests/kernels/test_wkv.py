@@ -144,15 +144,18 @@ def test_two_halves_with_the_state_handed_on_equal_one_pass_with_its_gradients(b
         assert_close_relative(grad, expected, 1e-5)
 
 
+@pytest.mark.usefixtures("nan_filled_memory")
+@pytest.mark.parametrize("dtype", VALUES, ids=str)
 @pytest.mark.parametrize("backend", ["reference", "portable", "gpu"])
-def test_steps_equal_the_scan(backend):
-    inputs = {name: x.detach() for name, x in problem(2, 5, 20).items()}
+def test_steps_equal_the_scan(backend, dtype):
+    inputs = {name: x.detach() for name, x in problem(2, 5, 20, dtype).items()}
     y, last = call("reference", inputs)
     state, untouched = inputs["initial_state"], inputs["initial_state"].clone()
     for t in range(5):
         with use_backend(backend):
             y_t, state = wkv_step(inputs["k"][:, t], inputs["v"][:, t], inputs["w"], inputs["u"], state)
-        assert_close_relative(y_t, y[:, t], 1e-5)
+        assert y_t.dtype == dtype and state.dtype == torch.float32
+        assert_close_relative(y_t, y[:, t], VALUES[dtype])
     assert_close_relative(state, last, 1e-5)
     assert torch.equal(inputs["initial_state"], untouched)
 
