@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
 from nas.architecture import (
+    Attention,
     DifferentialAttention,
     ForgettingAttention,
     HashAttention,
@@ -65,8 +67,9 @@ OTHER_ATTENTIONS: Mapping[str, Kind] = {
     ),
     "forgetting_attention": Kind(make=ForgettingAttention, letter="F", options={"fading": "fading", **KV_HEADS}),
     "differential_attention": Kind(make=DifferentialAttention, letter="X", options=ATTENTION_OPTIONS),
+    "relative_attention": Kind(make=partial(Attention, position="relative"), letter="E", options=KV_HEADS),
 }
-FULL = ("attention", "latent_attention", "forgetting_attention", "differential_attention")
+FULL = ("attention", "latent_attention", "forgetting_attention", "differential_attention", "relative_attention")
 """Kinds that attend to everything, as `attention` does."""
 
 

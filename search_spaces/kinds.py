@@ -124,12 +124,16 @@ FFN_SIGNS = {"glu": "", "mlp": "^", "moe": "+", "none": "-", "rwkv_channel_mix":
 
 
 def kind_of(mixer: MixerOptions, kinds: Mapping[str, Kind] = KINDS) -> str:
-    """The name of a mixer in a space: that of its options, but attention with a window is `sliding_window`, and a
-    recurrence that was published goes by that name where the space has it."""
+    """The name of a mixer in a space: that of its options, but attention with a window is `sliding_window`, one with
+    biases by distance `relative_attention`, and a recurrence that was published goes by that name where the space has
+    it."""
     if isinstance(mixer, MatrixRecurrence | VectorRecurrence):
         name = preset_name(mixer)
         return mixer.kind if name is None or name not in kinds else name
-    return "sliding_window" if isinstance(mixer, Attention) and mixer.window is not None else mixer.kind
+    if not isinstance(mixer, Attention):
+        return mixer.kind
+    full = "relative_attention" if mixer.position == "relative" else "attention"
+    return full if mixer.window is None else "sliding_window"
 
 
 def describe_mixer(

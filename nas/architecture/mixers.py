@@ -10,7 +10,14 @@ from typing import Any, ClassVar, Literal, Self
 from nas.architecture.errors import ArchitectureError
 from nas.architecture.mixer_options import MixerOptions
 from nas.architecture.options import DEFAULT_NORM_EPS, option
-from nas.architecture.positions import DEFAULT_ROPE_BASE, ROPE_SCALINGS, Position, RopeScaling
+from nas.architecture.positions import (
+    DEFAULT_ROPE_BASE,
+    ROPE_SCALINGS,
+    BiasedPosition,
+    Position,
+    RopeScaling,
+    first_distances,
+)
 
 QkNorm = Literal["none", "head", "full", "l2"]
 OutputGate = Literal["none", "sigmoid"]
@@ -96,7 +103,8 @@ class Attention(GroupedHeads):
     without one; always_share: the share of all heads that every token uses, where there is a router (MoH, arXiv
     2410.11842). Heads that are not used are computed all the same. reads: the stream, or behind it the embedding of the
     token, under one norm and in twice as many channels (Zamba, arXiv 2405.16712, section 2). value_dim: of a head of
-    the values, head_dim unless given.
+    the values, head_dim unless given. position: rotary, none, or `relative`, a learned bias of the scores per head in
+    `relative_buckets` of distances, the last of which begins before `relative_distance` (T5, arXiv 1910.10683).
     """
 
     kind: ClassVar[str] = "attention"
@@ -113,7 +121,9 @@ class Attention(GroupedHeads):
     always_share: float = option(0.25, minimum=0, maximum=1, rare=True)
     reads: Reads = option("stream", rare=True)
     value_dim: int | None = option(None, role="head_dim", minimum=16, rare=True)
-    position: Position = option("rope")
+    relative_buckets: int = option(32, minimum=2, maximum=256, rare=True)
+    relative_distance: int = option(128, minimum=2, rare=True)
+    position: BiasedPosition = option("rope")
     rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
 
     @property
@@ -150,6 +160,22 @@ class Attention(GroupedHeads):
             raise ArchitectureError(
                 "value_dim must be a multiple of 4 from 16 to 256, and head_dim where values are keys, but got "
                 f"value_dim={self.value_dim}, head_dim={self.head_dim}, tie_kv={self.tie_kv}."
+            )
+        if self.position == "relative":
+            self._check_relative()
+
+    def _check_relative(self) -> None:
+        if self.num_global:
+            raise ArchitectureError(
+                "position: relative goes without num_global, whose keys have other distances than those of the "
+                f"window, but got num_global={self.num_global}."
+            )
+        first = first_distances(self.relative_buckets, self.relative_distance)
+        if list(first) != sorted(set(first)):
+            raise ArchitectureError(
+                "relative_distance must leave each of the relative_buckets a distance, but got relative_distance="
+                f"{self.relative_distance}, relative_buckets={self.relative_buckets}; take fewer buckets or a larger "
+                "distance."
             )
 
     def canonical(self, d_model: int) -> Self:
@@ -314,7 +340,7 @@ class ShortConvolution(MixerOptions):
 
 
 def used_positions(options: Any) -> dict[str, Any]:
-    """The options of rotary positions as they are, and at their defaults where there are no such positions."""
-    if options.position == "rope":
-        return {"rope_base": float(options.rope_base)}
-    return {f.name: f.default for f in fields(options) if f.name.startswith("rope_")}
+    """The options of the positions that there are as they are, and those of others at their defaults."""
+    idle = tuple(f"{kind}_" for kind in ("rope", "relative") if kind != options.position)
+    used = {"rope_base": float(options.rope_base)} if options.position == "rope" else {}
+    return used | {f.name: f.default for f in fields(options) if f.name.startswith(idle)}

@@ -1,16 +1,19 @@
-"""How positions enter attention: rotary angles, and what stretches them to contexts longer than they were trained at.
+"""How positions enter attention: rotary angles, what stretches them to contexts longer than they were trained at, and
+buckets of distances.
 
-Formulas stand in `nas/layers/rope.py`.
+Formulas stand in `nas/layers/rope.py` and `nas/layers/relative_bias.py`.
 """
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 from nas.architecture.errors import ArchitectureError
 from nas.architecture.options import Options, option
 
 Position = Literal["rope", "none"]
+BiasedPosition = Literal["rope", "none", "relative"]
 DEFAULT_ROPE_BASE = 10000.0
 
 
@@ -75,3 +78,27 @@ class YarnScaling(RopeScaling):
 
 
 ROPE_SCALINGS: dict[str, type[RopeScaling]] = {cls.kind: cls for cls in (LinearScaling, Llama3Scaling, YarnScaling)}
+
+
+@lru_cache(maxsize=64)
+def first_distances(buckets: int, largest: int) -> tuple[int, ...]:
+    """The first distance of each bucket, where half of the buckets hold one distance each, and the others grow from
+    there to `largest` by one factor; the last one holds all beyond. As in the code of T5 (arXiv 1910.10683) for keys
+    that come before their query, but in whole numbers, so that no bucket depends on how a logarithm is rounded.
+    """
+    exact = buckets // 2
+    wide = buckets - exact
+
+    def reaches(distance: int, step: int) -> bool:
+        """Whether (distance / exact)^wide >= (largest / exact)^step."""
+        return distance**wide * exact**step >= largest**step * exact**wide
+
+    first = list(range(exact))
+    for step in range(wide):
+        distance = int(exact * (largest / exact) ** (step / wide))
+        while not reaches(distance, step):
+            distance += 1
+        while reaches(distance - 1, step):
+            distance -= 1
+        first.append(distance)
+    return tuple(first)

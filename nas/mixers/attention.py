@@ -1,9 +1,11 @@
-"""Softmax attention with grouped keys and values, rotary positions or none, over everything or a sliding window.
+"""Softmax attention with grouped keys and values, over everything or a sliding window; positions are rotary, biases of
+the scores by distance, or none.
 
 Sources: Vaswani et al. (arXiv 1706.03762); grouped queries: Ainslie et al. (arXiv 2305.13245); sliding window: Mistral
 (arXiv 2310.06825), section 2; global keys beside a window: Xiao et al. (arXiv 2309.17453), section 3, here at their own
 positions; keys and values of an earlier layer: Brandon et al. (arXiv 2405.12981), section 3; output gate: Qiu et al.
-(arXiv 2505.06708), section 3; heads picked by the token: `nas.layers.head_router`; caps and sinks: `kernels`.
+(arXiv 2505.06708), section 3; heads picked by the token: `nas.layers.head_router`; biases:
+`nas.layers.relative_bias`; caps and sinks: `kernels`.
 """
 
 from typing import Any
@@ -19,6 +21,7 @@ from nas.layers.head_router import HeadRouter
 from nas.layers.kv_cache import append, empty_cache, extend, pairs_in_window, slot_and_length
 from nas.layers.linear import Linear
 from nas.layers.qkv import QkvProjection
+from nas.layers.relative_bias import RelativeBias
 from nas.mixers.base import Mixer, State, linear_flops
 
 
@@ -36,6 +39,10 @@ class AttentionMixer(Mixer):
         self.soft_cap = options.soft_cap
         self.sinks = nn.Parameter(torch.zeros(options.num_heads)) if options.sinks else None
         self.qkv = QkvProjection(options, d_model)
+        self.bias = None
+        if options.position == "relative":
+            buckets, distance = options.relative_buckets, options.relative_distance
+            self.bias = RelativeBias(options.num_heads, buckets, distance, d_model)
         inner = options.num_heads * options.value_size
         self.gate_proj = Linear(options.read_size(d_model), inner) if options.output_gate == "sigmoid" else None
         self.router = None
@@ -56,9 +63,11 @@ class AttentionMixer(Mixer):
                 read = (("k", k), ("v", v))
                 k, v = (extend(state[name], new, context.position, self.num_global) for name, new in read)
             context.shared[self.source] = (k, v)
-        o = attention(
-            q, k, v, scale=self.scale, window=self.window, num_global=self.num_global, **self._score_options(q)
-        )
+        given = {"scale": self.scale, "window": self.window, **self._score_options(q)}
+        if self.bias is None:
+            o = attention(q, k, v, num_global=self.num_global, **given)
+        else:
+            o = self.bias.attend(q, k, v, **given)
         return self._finish(o, x, context), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
@@ -70,7 +79,11 @@ class AttentionMixer(Mixer):
             slot, length = slot_and_length(context, state["k"].shape[1], self.num_global, x.device)
             k_seen, v_seen = append(state["k"], k[:, 0], slot), append(state["v"], v[:, 0], slot)
             context.shared[self.source] = (k_seen, v_seen)
-        o = attention_step(q[:, 0], k_seen, v_seen, length, scale=self.scale, **self._score_options(q))
+        bias = None
+        if self.bias is not None:
+            bias = self.bias.of_slots(context.clock_on(x.device), k_seen.shape[1]).expand(x.shape[0], -1, -1)
+            bias = bias.contiguous()
+        o = attention_step(q[:, 0], k_seen, v_seen, length, scale=self.scale, bias=bias, **self._score_options(q))
         return self._finish(o, x, context), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:

@@ -75,6 +75,20 @@ ATTENTION_CASES: dict[str, MixerOptions] = {
     "attention, all heads picked, in a window": Attention(
         num_heads=4, head_dim=16, window=5, head_share=0.5, always_share=0.0
     ),
+    "attention with biases by distance": Attention(
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        value_dim=20,
+        position="relative",
+        relative_buckets=6,
+        relative_distance=9,
+        soft_cap=2.0,
+        sinks=True,
+    ),
+    "attention with biases by distance, in a window": Attention(
+        num_heads=2, head_dim=16, window=9, position="relative", relative_buckets=4, relative_distance=6
+    ),
     "attention with long values": Attention(
         num_heads=4, num_kv_heads=2, head_dim=16, value_dim=24, qk_norm="head", output_gate="sigmoid", qkv_bias=True
     ),
