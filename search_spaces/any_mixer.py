@@ -10,9 +10,9 @@ from functools import cached_property
 from itertools import combinations
 
 from nas.architecture import Architecture, ArchitectureError, Block
-from search_spaces.attention_kinds import FULL, OTHER_ATTENTIONS, AttentionFields
+from search_spaces.attention_kinds import ALL_HEADED, FULL, OTHER_ATTENTIONS, AttentionFields
 from search_spaces.fields import integers, word_pairs, words
-from search_spaces.kinds import HEAD_MIX, HEADED, KINDS, Kind, Sources, kind_of
+from search_spaces.kinds import HEAD_MIX, KINDS, Kind, Sources, kind_of
 from search_spaces.layer import sizes
 from search_spaces.picks import Choice, Pick
 
@@ -22,7 +22,6 @@ ALL_KINDS: Mapping[str, Kind] = {
     **{n: replace(KINDS[n], options={**KINDS[n].options, **SHARING}) for n in ("attention", "sliding_window")},
     **OTHER_ATTENTIONS,
 }
-ALL_HEADED = (*HEADED, *OTHER_ATTENTIONS)
 SPARSE = ("sliding_window", "block_sparse_attention", *(name for name in OTHER_ATTENTIONS if name not in FULL))
 RECURRENCES = tuple(name for name in KINDS if name not in FULL + SPARSE)
 GROUPS = {

@@ -19,7 +19,7 @@ from nas.architecture import (
 )
 from search_spaces.base import SearchSpace
 from search_spaces.fields import integers, words
-from search_spaces.kinds import ATTENTION_OPTIONS, Kind
+from search_spaces.kinds import ATTENTION_OPTIONS, HEADED, Kind
 from search_spaces.picks import Choice
 
 ROPE_SHARE = 2  # rotated channels of latent attention: half as many as a head has, as published
@@ -69,6 +69,8 @@ OTHER_ATTENTIONS: Mapping[str, Kind] = {
     "differential_attention": Kind(make=DifferentialAttention, letter="X", options=ATTENTION_OPTIONS),
     "relative_attention": Kind(make=partial(Attention, position="relative"), letter="E", options=KV_HEADS),
 }
+ALL_HEADED = (*HEADED, *OTHER_ATTENTIONS)
+"""Kinds that can share the heads of a layer."""
 FULL = ("attention", "latent_attention", "forgetting_attention", "differential_attention", "relative_attention")
 """Kinds that attend to everything, as `attention` does."""
 
