@@ -33,6 +33,7 @@ class Case:
         """The same numbers on every device. Gates and states stay in float32, as our layers hand them over."""
         made = self.make(torch.Generator().manual_seed(0))
         kept = ("log_decay", "log_forget", "sink", "beta", "A", "initial_state", "state", "cos", "sin")
+        kept += ("w", "u") if self.function == "wkv" else ()
         for name, value in made.items():
             if isinstance(value, Tensor):
                 floating = value.is_floating_point() and name not in kept

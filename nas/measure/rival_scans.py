@@ -13,8 +13,8 @@ Answer = Any  # a tensor, several, or NotImplemented
 Make = Callable[[torch.Generator], dict[str, Any]]
 
 
-def fla_hgrn(name: str) -> Callable[..., Any]:
-    return getattr(importlib.import_module("fla.ops.hgrn"), name)
+def fla_function(module: str, name: str) -> Callable[..., Any]:
+    return getattr(importlib.import_module(f"fla.ops.{module}"), name)
 
 
 def hgrn(
@@ -23,8 +23,19 @@ def hgrn(
     """`kernels.vector_recurrence` by one function of fla, which scans forwards alone."""
     if reverse:
         return NotImplemented
-    h, state = fla_hgrn(name)(x, log_decay, initial_state=initial_state, output_final_state=return_state)
+    scan = fla_function("hgrn", name)
+    h, state = scan(x, log_decay, initial_state=initial_state, output_final_state=return_state)
     return (h, state) if return_state else h
+
+
+def rwkv4(k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, initial_state: Tensor | None, return_state: bool) -> Answer:
+    """`kernels.wkv` by the kernel of fla, which takes log(-w), and a state [B, 3, 1, D] from which it always starts."""
+    if initial_state is None:
+        initial_state = k.new_zeros(k.shape[0], 3, k.shape[2], dtype=torch.float32)
+        initial_state[:, 2] = -1e38  # nothing seen
+    scan = fla_function("rwkv4", "fused_recurrent_rwkv4")
+    y, state = scan(torch.log(-w), u, k, v, initial_state.unsqueeze(2))
+    return (y, state.squeeze(2).float()) if return_state else y
 
 
 def mamba_function(module: str, name: str) -> Callable[..., Any]:
@@ -79,6 +90,7 @@ def mamba_step(
 ADAPTERS: tuple[tuple[str, str, Callable[..., Answer], str], ...] = (
     ("fla chunk_hgrn", "vector_recurrence", partial(hgrn, name="chunk_hgrn"), "fla"),
     ("fla fused_recurrent_hgrn", "vector_recurrence", partial(hgrn, name="fused_recurrent_hgrn"), "fla"),
+    ("fla fused_recurrent_rwkv4", "wkv", rwkv4, "fla"),
     ("mamba_ssm selective_scan", "selective_scan", mamba_scan, "mamba_ssm"),
     ("mamba_ssm selective_state_update", "selective_scan_step", mamba_step, "mamba_ssm"),
 )
@@ -91,6 +103,19 @@ def vectors(*, state: bool) -> Make:
         made = {"x": x, "log_decay": F.logsigmoid(gate + 2)}
         start = torch.randn(2, 24, generator=generator)
         return made | ({"initial_state": start, "return_state": True} if state else {})
+
+    return make
+
+
+def means(*, state: bool = False, return_state: bool = False) -> Make:
+    """The WKV of 24 channels."""
+
+    def make(generator: torch.Generator) -> dict[str, Any]:
+        k, v = torch.randn(2, 2, 70, 24, generator=generator).unbind(0)
+        rate, u = torch.randn(2, 24, generator=generator).unbind(0)
+        made = {"k": k, "v": v, "w": -rate.exp(), "u": u, "return_state": return_state}
+        a, m = torch.randn(2, 2, 24, generator=generator).unbind(0)
+        return made | ({"initial_state": torch.stack((a, a.exp(), m), dim=1)} if state else {})
 
     return make
 
@@ -118,6 +143,10 @@ def selective(*, gated: bool, step: bool = False, state: bool = False) -> Make:
 CASES: tuple[tuple[str, str, Make, bool], ...] = (
     ("vectors", "vector_recurrence", vectors(state=False), True),
     ("vectors from a state", "vector_recurrence", vectors(state=True), True),
+    ("means", "wkv", means(), True),
+    ("means from a state", "wkv", means(state=True), True),
+    # The shift of the state that comes out is a constant to our gradients alone.
+    ("means and the state behind them", "wkv", means(state=True, return_state=True), False),
     ("selective", "selective_scan", selective(gated=False), True),
     ("selective with skip and gate", "selective_scan", selective(gated=True), True),
     ("selective from a state", "selective_scan", selective(gated=True, state=True), True),

@@ -20,9 +20,12 @@ def fresh_verdicts():
     rivals._verdicts.cache_clear()
 
 
-def pretend_hgrn(name):
+def pretend_fla(module, name):
     """A function with fla's conventions and our arithmetic: the real ones need a GPU."""
-    assert name in ("chunk_hgrn", "fused_recurrent_hgrn")
+    if module == "rwkv4":
+        assert name == "fused_recurrent_rwkv4"
+        return pretend_rwkv4
+    assert module == "hgrn" and name in ("chunk_hgrn", "fused_recurrent_hgrn")
 
     def call(x, g, *, initial_state, output_final_state):
         options = {"initial_state": initial_state, "return_state": True}
@@ -33,12 +36,28 @@ def pretend_hgrn(name):
     return call
 
 
+def pretend_rwkv4(w, u, k, v, state):
+    """fla's fused_recurrent_rwkv4: it negates exp(w), states are [B, 3, 1, C], and what comes out has the type of k."""
+    a, b, m = state.squeeze(2).float().unbind(1)
+    decay, outputs = -torch.exp(w.float()), []
+    for t in range(k.shape[1]):
+        key, value = k[:, t].float(), v[:, t].float()
+        shift = torch.maximum(u + key, m)
+        past, own = torch.exp(m - shift), torch.exp(u + key - shift)
+        outputs.append((past * a + own * value) / (past * b + own))
+        shift = torch.maximum(decay + m, key)
+        past, own = torch.exp(decay + m - shift), torch.exp(key - shift)
+        a, b, m = past * a + own * value, past * b + own, shift
+    return torch.stack(outputs, dim=1).to(k.dtype), torch.stack((a, b, m), dim=1).unsqueeze(2).to(k.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("name", [name for name, _, _, library in rival_scans.ADAPTERS if library == "fla"])
-def test_adapters_of_fla_hand_over_what_was_asked(name, monkeypatch):
+def test_adapters_of_fla_hand_over_what_was_asked(name, dtype, monkeypatch):
     (rival,) = (one for one in RIVALS if one.name == name)
-    monkeypatch.setattr(rival_scans, "fla_hgrn", pretend_hgrn)
+    monkeypatch.setattr(rival_scans, "fla_function", pretend_fla)
     monkeypatch.setattr(rivals, "RIVALS", (Rival(rival.name, rival.function, rival.call, ("cpu",)),))
-    assert refused_rivals(CPU, torch.float32) == {}
+    assert refused_rivals(CPU, dtype) == {}
 
 
 def pretend_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False):
@@ -104,6 +123,8 @@ def test_what_fla_is_asked_for_exists():
     spec = importlib.util.find_spec("fla")  # not imported: fla breaks where there is no GPU
     if spec is None or spec.submodule_search_locations is None:
         pytest.skip("fla is not installed")
-    folder = Path(spec.submodule_search_locations[0], "ops", "hgrn")
-    assert "def chunk_hgrn(" in (folder / "chunk.py").read_text()
-    assert "def fused_recurrent_hgrn(" in (folder / "fused_recurrent.py").read_text()
+    folder = Path(spec.submodule_search_locations[0], "ops")
+    assert "def chunk_hgrn(" in (folder / "hgrn" / "chunk.py").read_text()
+    assert "def fused_recurrent_hgrn(" in (folder / "hgrn" / "fused_recurrent.py").read_text()
+    takes = "def fused_recurrent_rwkv4(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor)"
+    assert takes in (folder / "rwkv4" / "fused_recurrent.py").read_text()
