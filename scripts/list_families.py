@@ -28,7 +28,7 @@ from nas.measure.sources import closure, kernels_of
 from nas.training.rates import read_table
 from scripts.command_line import UserError, speaking_to_users
 from scripts.interop_oracles import ORACLES, compare, saved
-from scripts.methods import METHODS, Method, told
+from scripts.methods import EXPERTS, FULL, METHODS, Method, told
 from scripts.provenance import commit, version_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +42,14 @@ written by `python scripts/list_families.py`; errors are the largest difference 
 in float32. The oracles set options that are not the defaults (`scripts/interop_oracles`); at which commit and with
 which versions each was run stands in `docs/benchmarks/families.json`.
 """
+NOTES = {
+    FULL: """Every mixer is causal, so there are no buckets for later keys. Biases by distance are no option of the
+kernel: T5's are formed in PyTorch for the keys that have buckets of their own, and far keys are left to the kernel;
+ALiBi, one number times the distance, is a forget gate that never changes, which the kernel has.""",
+    EXPERTS: """Experts that choose their tokens (expert choice, arXiv 2202.09368) are refused: they compare a token
+with later ones, which a causal loss does not allow, and there is no other loss yet.""",
+}
+"""What is not told by a row, by direction."""
 ORACLE_HEAD = """
 ## Oracles
 
@@ -117,6 +125,7 @@ def rendered(numbers: Mapping[str, Any]) -> str:
         lines += [f"## {direction}\n", "| method | kind and options | held against | largest error | kernels |"]
         lines += ["|---|---|---|---|---|"]
         lines += [row(method, numbers) for method in METHODS if method.direction == direction] + [""]
+        lines += [NOTES[direction], ""] if direction in NOTES else []
     lines += [ORACLE_HEAD.strip()]
     lines += [oracle_row(name, numbers[name]) for name in sorted(numbers)]
     lines += [DESIGN_HEAD.rstrip(), *(design_row(path) for path in sorted(DESIGNS.glob("*.yaml")))]

@@ -103,7 +103,7 @@ class Layer:
             case "rwkv_channel_mix":
                 return RwkvChannelMix(d_ff=d_ff)
             case "mixture_of_depths":
-                return MixtureOfDepths(d_ff=d_ff)
+                return MixtureOfDepths(d_ff=d_ff, told_by="predictor")
         num_experts = self.pick(self.name("num_experts"), sizes(space.num_experts))
         return Moe(
             num_experts=num_experts,

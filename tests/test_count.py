@@ -109,6 +109,7 @@ ALL_FFNS: tuple[FfnOptions, ...] = (
     Moe(num_experts=4, top_k=2, d_ff=12, num_shared=1),
     Moe(num_experts=3, top_k=3, d_ff=7, activation="gelu"),
     MixtureOfDepths(d_ff=24, one_in=4),
+    MixtureOfDepths(d_ff=24, one_in=3, told_by="predictor"),
 )
 
 

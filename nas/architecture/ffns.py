@@ -9,6 +9,7 @@ from nas.architecture.options import Options, option
 Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu2"]
 Router = Literal["softmax", "sigmoid"]
 Choice = Literal["scores", "hash", "experts"]
+ToldBy = Literal["router", "predictor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +139,12 @@ class Moe(FfnOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureOfDepths(FfnOptions):
-    """A GLU that one token in `one_in` passes while the others go around it (arXiv 2404.02258).
+    """A GLU that one token in `one_in` passes while the others go around it (Raposo et al., arXiv 2404.02258).
 
-    choice_weight: of the loss that teaches the router to tell, token by token, which ones those are.
+    told_by: what tells, token by token, which ones those are, without later tokens (the two ways of section 3.5 there):
+    the router itself, by a loss that also moves what the network learns of language, or a predictor, a small MLP
+    through which nothing else is trained. choice_weight: of the loss of the router; the paper gives none, and this one
+    was not tuned. A predictor needs no weight.
     """
 
     kind: ClassVar[str] = "mixture_of_depths"
@@ -149,6 +153,10 @@ class MixtureOfDepths(FfnOptions):
     one_in: int = option(8, role="share", minimum=2)
     activation: Activation = option("silu")
     choice_weight: float = option(0.1, minimum=0)
+    told_by: ToldBy = option("router", rare=True)
+
+    def canonical(self, d_model: int) -> FfnOptions:
+        return self if self.told_by == "router" else replace(self, choice_weight=type(self).choice_weight)
 
 
 FFNS: dict[str, type[FfnOptions]] = {cls.kind: cls for cls in (NoFfn, Glu, Mlp, Moe, RwkvChannelMix, MixtureOfDepths)}

@@ -69,6 +69,7 @@ CASES: dict[str, FfnOptions] = {
     "moe biased, with zero experts": Moe(num_experts=3, num_zero=1, top_k=3, d_ff=8, expert_bias=True, num_shared=1),
     "mixture of depths": MixtureOfDepths(d_ff=16, one_in=2),
     "mixture of depths gelu": MixtureOfDepths(d_ff=8, one_in=3, activation="gelu"),
+    "mixture of depths told by a predictor": MixtureOfDepths(d_ff=16, one_in=3, told_by="predictor"),
     "moe one expert": Moe(num_experts=1, top_k=1, d_ff=8, activation="gelu"),
 }
 
@@ -139,8 +140,10 @@ def test_portable_equals_reference_in_value_and_gradient(ffn: Ffn, x: Tensor):
     def run(backend: kernels.Backend) -> list[Tensor]:
         inputs = x.clone().requires_grad_()
         with kernels.use_backend(backend):
-            y = ffn(inputs)
-            return [y, *torch.autograd.grad((y * y.detach().cos()).sum(), [inputs, *ffn.parameters()])]
+            context = Context()
+            y = ffn(inputs, context)
+            total = (y * y.detach().cos()).sum() + sum(context.losses)
+            return [y, *torch.autograd.grad(total, [inputs, *ffn.parameters()])]
 
     for portable, reference in zip(run("portable"), run("reference"), strict=True):
         torch.testing.assert_close(portable, reference, rtol=1e-4, atol=1e-5)
@@ -321,30 +324,44 @@ def test_in_training_the_best_tokens_of_each_sequence_pass_and_their_scores_weig
             torch.testing.assert_close(y[sequence, token], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_loss_teaches_the_router_of_depths_to_tell_without_later_tokens_who_passes():
+@pytest.mark.parametrize("told_by", ["router", "predictor"])
+def test_a_loss_teaches_to_tell_without_later_tokens_who_passes(told_by: str):
     torch.manual_seed(0)
-    ffn = build_ffn(MixtureOfDepths(d_ff=8, one_in=4, choice_weight=1.0), D_MODEL)
+    ffn = build_ffn(MixtureOfDepths(d_ff=8, one_in=4, choice_weight=1.0, told_by=told_by), D_MODEL)
     x = torch.randn(16, 64, D_MODEL)
-    optimizer = torch.optim.Adam(ffn.router.parameters(), lr=0.05)
+    learner = getattr(ffn, told_by)
+    optimizer = torch.optim.Adam(learner.parameters(), lr=0.05)
     for _ in range(60):
         context = Context()
         ffn(x, context)
         optimizer.zero_grad()
         sum(context.losses).backward()
         optimizer.step()
-    scores = ffn.router(x).squeeze(-1)
-    best = ffn.passing(scores)
+    best = ffn.passing(ffn.router(x).squeeze(-1))
     assert best.sum(-1).tolist() == [16] * 16
-    told = ffn.eval().passing(scores)
+    told = ffn.eval().passing(learner(x).squeeze(-1))
     assert (told == best).float().mean() > 0.9
+    passed = ffn(x).abs().sum(-1) > 0
+    assert torch.equal(passed, told)
     context = Context()
     ffn(x, context)
     assert context.losses == []
 
 
+def test_a_predictor_of_depths_moves_nothing_else():
+    ffn = ffn_of(CASES["mixture of depths told by a predictor"])
+    x, context = torch.randn(2, 9, D_MODEL, requires_grad=True), Context()
+    ffn(x, context)
+    (loss,) = context.losses
+    others = [x, ffn.router.weight, ffn.experts_in, ffn.experts_out]
+    assert torch.autograd.grad(loss, others, allow_unused=True) == (None,) * 4
+
+
 @torch.no_grad()
-def test_in_evaluation_a_network_of_depths_is_causal_and_decodes():
-    blocks = (Block(mixer=Attention(num_heads=2, head_dim=16), ffn=MixtureOfDepths(d_ff=24, one_in=3)),) * 2
+@pytest.mark.parametrize("told_by", ["router", "predictor"])
+def test_in_evaluation_a_network_of_depths_is_causal_and_decodes(told_by: str):
+    ffn = MixtureOfDepths(d_ff=24, one_in=3, told_by=told_by)
+    blocks = (Block(mixer=Attention(num_heads=2, head_dim=16), ffn=ffn),) * 2
     model = compile_architecture(Architecture(d_model=32, vocab_size=29, blocks=blocks), seed=0).eval()
     tokens = torch.randint(29, (2, 12), generator=torch.Generator().manual_seed(0))
     for parameter in model.parameters():
