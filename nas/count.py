@@ -64,6 +64,7 @@ def count(architecture: Architecture, context: int, *, dtype: torch.dtype = torc
     )
 
 
+@lru_cache(maxsize=1024)
 def count_parameters(architecture: Architecture) -> int:
     """All parameters, shared ones once."""
     d_model = architecture.d_model
@@ -94,6 +95,7 @@ def _further_norm_vectors(architecture: Architecture) -> int:
     return norms * (2 if architecture.norm_bias else 1) - parts
 
 
+@lru_cache(maxsize=1024)
 def count_state_bytes(architecture: Architecture, context: int, *, dtype: torch.dtype) -> int:
     """Bytes of cache and recurrent state of one sequence of `context` tokens, and the meta tokens before them."""
     d_model, context = architecture.d_model, context + architecture.num_meta_tokens

@@ -6,6 +6,7 @@ them matters is the user's to say. Free of torch, so that a mistake is answered 
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 from nas.architecture import did_you_mean
@@ -45,6 +46,7 @@ class Decode:
 Phase = TrainStep | Prefill | Decode
 
 
+@lru_cache(maxsize=1024)
 def lengthened(phase: Phase, tokens: int) -> Phase:
     """The phase with so many more tokens in a sequence, or before the new one."""
     if tokens == 0:

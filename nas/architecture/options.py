@@ -14,15 +14,17 @@ the network is resized (see resize.py):
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from operator import attrgetter
 from types import UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from nas.architecture.errors import ArchitectureError, did_you_mean
 
 DEFAULT_NORM_EPS = 1e-6
+_HASH = "_hash"
 Role = Literal["heads", "groups", "width", "head_dim", "state", "tokens", "share", "fixed"]
 
 
@@ -50,6 +52,10 @@ class Options:
 
     kind: ClassVar[str]
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__hash__ = Options.__hash__  # in place of the one that `dataclass` would make, which keeps nothing
+
     def __post_init__(self) -> None:
         for name, default, hint, minimum, maximum in _rules(type(self)):
             value = getattr(self, name)
@@ -57,12 +63,31 @@ class Options:
                 check_value(name, value, hint, minimum, maximum)
         self.check()
 
+    def __hash__(self) -> int:
+        """Of the data, taken once: what is known of blocks is looked up by them, thousands of times a second."""
+        known = self.__dict__.get(_HASH)
+        if known is None:
+            known = hash((type(self), *_values(type(self))(self)))
+            object.__setattr__(self, _HASH, known)
+        return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the hash, which is another one in another process."""
+        return {name: value for name, value in self.__dict__.items() if name != _HASH}
+
     def check(self) -> None:
         """Rules that hold between several options; raises ArchitectureError."""
 
     def canonical(self, d_model: int) -> "Options":
         """The same function in a network of this width, with implied options written out and idle ones at defaults."""
         return self
+
+
+@cache
+def _values(kind: type[Options]) -> Callable[[Options], tuple[Any, ...]]:
+    """What reads the values of all options of a kind that count where two are compared."""
+    names = [f.name for f in dataclasses.fields(kind) if f.compare]
+    return attrgetter(*names) if len(names) > 1 else lambda options: tuple(getattr(options, name) for name in names)
 
 
 @cache

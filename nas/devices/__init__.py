@@ -18,6 +18,11 @@ from nas.architecture import did_you_mean
 
 FOLDER = Path(__file__).parent
 FIELDS = ("tflops", "bandwidth", "memory")
+NEAREST_DTYPES = {
+    "float32": ("float32", "bfloat16", "float16"),
+    "bfloat16": ("bfloat16", "float16", "float32"),
+    "float16": ("float16", "bfloat16", "float32"),
+}
 
 
 class DeviceError(ValueError):
@@ -51,12 +56,7 @@ class DeviceSpec:
 
     def flops_per_second(self, dtype: str) -> float:
         """Peak in FLOP/s; a type without a number of its own takes the one that is nearest in width."""
-        order = {
-            "float32": ("float32", "bfloat16", "float16"),
-            "bfloat16": ("bfloat16", "float16", "float32"),
-            "float16": ("float16", "bfloat16", "float32"),
-        }[dtype]
-        return next(self.tflops[name] for name in order if name in self.tflops) * 1e12
+        return next(self.tflops[name] for name in NEAREST_DTYPES[dtype] if name in self.tflops) * 1e12
 
     def milliseconds(self, flops: float, moved_bytes: float, dtype: str) -> float:
         """The least time that so much arithmetic and so much traffic take: whichever is longer."""

@@ -44,8 +44,8 @@ def roofline(architecture: Architecture, phase: Phase, spec: DeviceSpec, dtype: 
     total = ends_bound(d_model, architecture.vocab_size, architecture.tie_embeddings, phase, spec, dtype)
     phase = lengthened(phase, architecture.num_meta_tokens)
     for block, times in architecture.distinct_blocks:
-        total += times * sum(part_bound(part, d_model, phase, spec, dtype) for part in (block.mixer, block.ffn))
-        total += times * own_bound(block, d_model, phase, spec, dtype)
+        for flops, moved in block_work(block, d_model, phase, DTYPES[dtype]):
+            total += times * spec.milliseconds(flops, moved, dtype)
     note = f"roofline of {spec.name}, {dtype}"
     return Measurement(value=total, unit="ms", low=total, high=total, n=1, source="estimate", notes=(note,))
 
@@ -58,15 +58,21 @@ def part_bound(part: MixerOptions | FfnOptions, d_model: int, phase: Phase, spec
     return spec.milliseconds(flops, moved, dtype)
 
 
-def own_bound(block: Block, d_model: int, phase: Phase, spec: DeviceSpec, dtype: str) -> float:
-    """The bound of what each use of a block has for itself, in milliseconds."""
+@lru_cache(maxsize=16384)
+def block_work(block: Block, d_model: int, phase: Phase, dtype: torch.dtype) -> tuple[tuple[float, float], ...]:
+    """(FLOPs, bytes moved) of the mixer, of the FFN and of what each use of a block has for itself; no absent ones."""
+    parts = [part for part in (block.mixer, block.ffn) if not isinstance(part, NoMixer | NoFfn)]
+    works = [part_work(part, d_model, phase, dtype) for part in parts]
+    return (*works, own_work(block, d_model, phase, dtype)) if block.has_own else tuple(works)
+
+
+def own_work(block: Block, d_model: int, phase: Phase, dtype: torch.dtype) -> tuple[float, float]:
+    """(FLOPs, bytes moved) of what each use of a block has for itself."""
     weights = own_parameters(block, d_model)
     batch, tokens, _ = shape_of(phase)
     if isinstance(phase, TrainStep):
-        flops, moved = BACKWARD * 2 * batch * tokens * weights, OPTIMIZER_TRAFFIC * 4 * weights
-    else:
-        flops, moved = 2 * batch * tokens * weights, weights * DTYPES[dtype].itemsize
-    return spec.milliseconds(flops, moved, dtype) if weights else 0.0
+        return BACKWARD * 2 * batch * tokens * weights, OPTIMIZER_TRAFFIC * 4 * weights
+    return 2 * batch * tokens * weights, weights * dtype.itemsize
 
 
 @lru_cache(maxsize=16384)

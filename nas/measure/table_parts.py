@@ -88,7 +88,8 @@ Layer = MixerOptions | FfnOptions | Joined
 Part = Layer | Ends
 
 
-def parts_of(architecture: Architecture) -> Counter[Part]:
+@lru_cache(maxsize=1024)
+def parts_of(architecture: Architecture) -> Mapping[Part, int]:
     """Every different part and how often it stands there: the ends, then mixers and FFNs in order."""
     counts: Counter[Part] = Counter((ends_of(architecture),))
     for block, times in architecture.distinct_blocks:
