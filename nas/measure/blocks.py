@@ -18,6 +18,7 @@ from nas.measure.device import DTYPES, describe_device, device_name
 from nas.measure.memory import out_of_memory_is_a_result, peak_bytes, storage_bytes
 from nas.measure.phases import phase_call
 from nas.measure.random_model import random_model
+from nas.measure.rivals import library_versions
 from nas.measure.roofline import ends_bound, part_bound
 from nas.measure.sources import operations_of_part
 from nas.measure.stacks import as_joined, built_ends
@@ -129,7 +130,7 @@ def _entry(
         launches=launches,
         roofline_ms=bound,
         operations=operations_of_part(part, d_model, name_for_sources(bench.device)),
-        environment=describe_device(bench.device),
+        environment=describe_device(bench.device) | library_versions(timing.best_by),
     )
 
 

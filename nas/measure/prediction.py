@@ -18,6 +18,7 @@ from nas.measure.composition import ENOUGH, NOTHING_LEARNED, Composition, Whole,
 from nas.measure.conditions import FLAG_KINDS, check_idle, watch
 from nas.measure.device import describe_device, pinned_threads, while_it_answers
 from nas.measure.lock import DeviceLock
+from nas.measure.rivals import library_versions
 from nas.measure.sources import operations_of_part
 from nas.measure.table_parts import Ends, Part, describe_part, measured_for, parts_of
 from nas.measurement import Measurement
@@ -132,12 +133,17 @@ class TableReader:
         self.table.add_whole(whole)
 
     def is_true(self, entry: Entry) -> bool:
-        """Whether an entry was measured with the operations at hand, and on this very device with its versions."""
+        """Whether an entry was measured with the operations at hand, and on this very device with its versions.
+
+        Of other libraries those must agree that were the fastest; one that is new and faster is not known of.
+        """
         environment = entry.environment
         device = "cpu" if environment.get("device") == "cpu" else str(environment.get("name"))
         if operations_of_part(entry.part, entry.d_model, device) != dict(entry.operations):
             return False
-        return self.from_here(environment)
+        return self.from_here(environment) and (
+            self._here is None or library_versions(entry.best_by).items() <= environment.items()
+        )
 
     def from_here(self, environment: Mapping[str, str | int]) -> bool:
         """Whether a number was taken with the versions at hand; where the device is not, any versions count."""

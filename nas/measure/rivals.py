@@ -6,6 +6,7 @@ gradients where these are wanted: `verified_rivals`. One that raises or is wrong
 why; flash-linear-attention, for one, refuses some backward passes on Hopper under Triton versions that miscompile them.
 """
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,6 +66,20 @@ def verified_rivals(device: torch.device, dtype: torch.dtype, *, gradients: bool
 def refused_rivals(device: torch.device, dtype: torch.dtype, *, gradients: bool = True) -> dict[str, str]:
     """Why the others do not count, one sentence a name."""
     return dict(_verdicts(device, dtype, gradients).refused)
+
+
+def library_versions(best_by: str) -> dict[str, str]:
+    """Versions of the libraries beside torch whose rivals are named, ` + ` between them, by what is imported."""
+    named = best_by.split(" + ")
+    libraries = {rival.library for rival in RIVALS if rival.name in named} - {"torch"}
+    return {library: version_of_library(library) for library in sorted(libraries)}
+
+
+@cache
+def version_of_library(library: str) -> str:
+    """The versions of the packages that bring what is imported under this name; `none` where none does."""
+    packages = sorted(set(importlib.metadata.packages_distributions().get(library, ())))
+    return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages) or "none"
 
 
 def first_to_accept(rivals: Sequence[Rival]) -> Substitute:

@@ -70,7 +70,8 @@ def sentences(judgement: Judgement) -> list[str]:
         bars = " and ".join(map(str, judgement.requirements))
         found.append(f"Front of the designs that reach {bars}: {trials(judgement.front_required)}.")
     found += [
-        f"Trial {row.number} ({diagram(row.architecture)}) did not hold: {row.reason}." for row in judgement.broken
+        f"Trial {row.number} ({diagram(row.architecture)}) did not hold: {(row.reason or '').removesuffix('.')}."
+        for row in judgement.broken
     ]
     for one in judgement.designs:
         found += [f"Trial {one.row.number}, {failure}; that seed is left out." for failure in one.result.failures]

@@ -120,7 +120,7 @@ class Progress:
 
     def finished_line(self, row: Row) -> str:
         numbers = "; ".join(in_full(name, m) for name, m in row.values.items())
-        reason = f": {row.reason}" if row.reason else ""
+        reason = f": {row.reason.removesuffix('.')}" if row.reason else ""
         place = ", on the front" if row.number in self.front else ""
         left = self.seconds_left()
         ahead = f"; {self.done} of {self.total} trained" + (f", about {clock(left)} left" if left else "")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nas.architecture import Attention, Block, Glu, Mamba2
-from nas.measure import prediction
+from nas.measure import prediction, rivals
 from nas.measure.block_table import BlockTable, Entry
 from nas.measure.blocks import Bench
 from nas.measure.conditions import DeviceBusy
@@ -170,6 +170,22 @@ def test_on_the_device_itself_versions_must_agree_and_elsewhere_they_may_not(
     old = replace(COMPLETE[1], environment={**COMPLETE[1].environment, field: value})
     assert (reader_of(old, at=bench()).look_up(ATTENTION, D, DECODE) is not None) is counts
     assert reader_of(old).look_up(ATTENTION, D, DECODE) is not None
+
+
+@pytest.mark.parametrize(
+    ("best_by", "counts"),
+    [("own", True), ("sdpa", True), ("fla chunk_gla", False), ("sdpa + fla chunk_gla", False)],
+)
+def test_an_entry_ends_with_the_version_of_the_library_that_was_the_fastest(
+    best_by: str, counts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rivals, "version_of_library", {"fla": "flash-linear-attention 1.0"}.__getitem__)
+    environment = {**COMPLETE[1].environment, **rivals.library_versions(best_by)}
+    taken = replace(COMPLETE[1], best_by=best_by, environment=environment)
+    assert reader_of(taken, at=bench()).look_up(ATTENTION, D, DECODE) is not None
+    monkeypatch.setattr(rivals, "version_of_library", {"fla": "flash-linear-attention 1.1"}.__getitem__)
+    assert (reader_of(taken, at=bench()).look_up(ATTENTION, D, DECODE) is not None) is counts
+    assert reader_of(taken).look_up(ATTENTION, D, DECODE) is not None, "where the device is not, any versions count"
 
 
 def test_a_stale_block_is_measured_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ def test_whole_networks_are_timed_with_rivals_of_the_large_operations_alone():
     assert rivals_of_networks["short_convolution"] == []
 
 
+def test_versions_are_those_of_the_packages_that_bring_a_library():
+    assert rivals.version_of_library("pytest") == f"pytest {pytest.__version__}"
+    assert rivals.version_of_library("no_such_library") == "none"
+
+
 def test_fla_is_never_imported_without_a_gpu():
     program = (  # of a process of its own, because an oracle of another test may have imported it in this one
         "import sys, torch\n"

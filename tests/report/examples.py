@@ -117,7 +117,9 @@ def rows() -> tuple[Row, ...]:
             3, [MAMBA1, WINDOW] * 3, (2.150, 0.610, 11.5, 4.2), origin="reference: sliding-window-with-recurrence"
         ),
         trained_row(4, [MIX] * 4, (2.090, 0.905, 22.0, 26.1), origin="reference: head-mixed"),
-        ended_row(5, "rejected", "sequence_bytes 201,326,592 bytes is over the limit of 134,217,728 bytes", [FULL] * 8),
+        ended_row(
+            5, "rejected", "sequence_bytes 201,326,592 bytes is over the limit of 134,217,728 bytes.", [FULL] * 8
+        ),
         trained_row(6, [MAMBA2] * 4, (2.161, 0.402, 9.1, 2.1)),
         trained_row(7, [DELTA, MAMBA2, DELTA, FULL], (2.079, 0.968, 17.1, 25.2), experts=True),
         ended_row(8, "duplicate", "computes the same as trial 6", [MAMBA2] * 4),

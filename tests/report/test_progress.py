@@ -40,7 +40,7 @@ def test_away_from_a_terminal_each_trial_has_a_line_at_its_start_and_one_at_its_
     assert sum(" started: " in line for line in lines) == 6
     assert sum(" complete, on the front: " in line for line in lines) == 5
     (rejected,) = [line for line in lines if " rejected: " in line]
-    assert "over the limit" in rejected
+    assert "over the limit of 134,217,728 bytes: " in rejected
     assert "\x1b" not in out.file.getvalue()
     assert lines[-1].endswith("a line for the [bold]user[/]")
 
