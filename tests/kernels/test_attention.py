@@ -4,7 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels._attention import attention, attention_step, gpu_decode, gpu_memory, gpu_sequence, portable
+from kernels._attention import (
+    attention,
+    attention_step,
+    gpu_decode,
+    gpu_memory,
+    gpu_sequence,
+    portable,
+    portable_chunks,
+)
 from kernels.backend import use_backend
 from tests.kernels.closeness import assert_close_relative
 
@@ -177,10 +185,16 @@ def test_gradients_of_the_kernels_repeat_bit_for_bit():
 
 
 def test_the_operators_keep_the_rules_of_torch_library():
-    (q, k, v), _, _ = inputs("grouped queries", batch=1)
+    (q, k, v), do, _ = inputs("grouped queries", batch=1)
     arguments = [x.requires_grad_() for x in (q, k, v)] + [torch.zeros(4, requires_grad=True)]
-    arguments += [torch.zeros(1, 4, 15, requires_grad=True), 0.25, True, 7, 2, 0, 3.0]
-    tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
-    torch.library.opcheck(gpu_sequence.attention_forward, arguments, test_utils=tests)
-    decode = (q.detach()[:, 0], k.detach(), v.detach(), None, None, None, torch.tensor(9), None, 15, 0.25, 0.0, 20)
-    torch.library.opcheck(gpu_decode.attention_decode, decode, test_utils=("test_schema", "test_faketensor"))
+    arguments.append(torch.zeros(1, 4, 15, requires_grad=True))
+    options = (0.25, True, 7, 2, 0, 3.0)
+    torch.library.opcheck(gpu_sequence.attention_forward, (*arguments, *options))
+    torch.library.opcheck(portable_chunks.attention_in_chunks, (*arguments, *options))
+    q, k, v, sink, forgotten = (x.detach() for x in arguments)
+    o, lse = gpu_sequence.attention_forward(q, k, v, sink, forgotten, *options)
+    torch.library.opcheck(
+        gpu_sequence.attention_backward, (do, torch.ones_like(lse), q, k, v, o, lse, forgotten, *options)
+    )
+    decode = (q[:, 0], k, v, None, None, None, torch.tensor(9), None, 15, 0.25, 0.0, 20)
+    torch.library.opcheck(gpu_decode.attention_decode, decode)
