@@ -179,11 +179,12 @@ def compare(architecture: Architecture, meter: "TableMeter", settings: SearchSet
 
 
 def prediction_rate(architectures: Sequence[Architecture], meter: "TableMeter", record: Record) -> float:
-    """Predictions a second over the architectures whose blocks are known, each seen once before."""
+    """Predictions a second of architectures that were not seen before, of blocks that are known."""
     known = [a for a in architectures if canonical_id(a) in record["architectures"]]
     for architecture in known:
         meter.measure(architecture)
-    seconds, _ = timed(lambda: [meter.measure(architecture) for architecture in known])
+    unseen = [replace(architecture, name=f"{architecture.name} again") for architecture in known]
+    seconds, _ = timed(lambda: [meter.measure(architecture) for architecture in unseen])
     return len(known) / seconds if known else 0.0
 
 
