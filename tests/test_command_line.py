@@ -23,20 +23,20 @@ from scripts.command_line import (
     write_config,
 )
 from scripts.settings import SearchSettings
+from tests.warm_process import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*arguments: str, script: str = "search.py", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return run_script(script, *arguments, cwd=cwd or ROOT)
+
+
+def run_anew(*arguments: str, script: str = "search.py", cwd: Path) -> subprocess.CompletedProcess[str]:
+    """From nothing, as a shell does, imports and all."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments],
-        cwd=cwd or ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    command = [sys.executable, str(ROOT / script), *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def mistake(*arguments: str, cwd: Path, script: str = "search.py") -> str:
@@ -245,12 +245,20 @@ def seconds_of_children() -> float:
 @pytest.mark.parametrize("script", ["search.py", "scripts/train.py"])
 def test_help_explains_the_groups_and_comes_at_once(tmp_path, script):
     before = seconds_of_children()
-    done = run("--help", cwd=tmp_path, script=script)
+    done = run_anew("--help", cwd=tmp_path, script=script)
     assert seconds_of_children() - before < 5
     assert done.returncode == 0
     (tasks,) = [line for line in done.stdout.splitlines() if line.startswith("task: ")]
     assert set(tasks.removeprefix("task: ").split(", ")) == {path.stem for path in (ROOT / "conf/task").glob("*.yaml")}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_is_answered_at_once(tmp_path):
+    before = seconds_of_children()
+    done = run_anew("search_space=hybird", cwd=tmp_path)
+    assert seconds_of_children() - before < 5
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: There is no search space 'hybird'. Did you mean 'hybrid'?")
 
 
 def test_help_names_every_group(tmp_path):
