@@ -1,12 +1,12 @@
 """Every kernel at every default launch on this GPU, against the definition: values, gradients, unwritten memory;
-and once more as a CUDA graph.
+once more as a CUDA graph; and whether two runs agree in every bit.
 
     python scripts/check_kernels.py --jobs 8 --out DIR
 
 Needs torch, triton and yaml. The problems are shared out among processes, which compile side by side; a process that
 the GPU ends (an illegal access spoils all that comes after it) is started again behind the problem that did it. What
-is already checked with the same kernels is not checked again. Memory that a kernel allocates and does not write reads
-as NaN. Exit code 1 when a kernel is wrong, fails, or ends its process.
+is already checked like this with the same kernels is not checked again. Memory that a kernel allocates and does not
+write reads as NaN. Exit code 1 when a kernel is wrong, fails, or ends its process.
 """
 
 import argparse
@@ -128,18 +128,37 @@ def check_problem(problem: Problem, device: torch.device) -> Finding:
         check = worst(problem.errors(result, reference))
         if check.passes and device.type == "cuda":
             check = worst(problem.errors(replayed(problem, inputs, device), reference))
+        unlike = unlike_in_two_runs(problem, inputs) if check.passes else []
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return finding(problem, passes=False, reason=reason, seconds=time.perf_counter() - start)
+    reason = "" if check.passes else f"worst row {check.worst_row:.2g}"
+    if check.passes and unlike:
+        reason = f"two runs differ in {', '.join(unlike)}"
     return finding(
         problem,
-        passes=check.passes,
+        passes=check.passes and not unlike,
         error=check.error,
         error_of=check.name,
         limit=check.limit,
-        reason="" if check.passes else f"worst row {check.worst_row:.2g}",
+        reason=reason,
         seconds=time.perf_counter() - start,
     )
+
+
+def unlike_in_two_runs(problem: Problem, inputs: Inputs) -> list[str]:
+    """The outputs and gradients that two runs do not agree on in every bit, asked as where PyTorch must repeat itself:
+    the kernels here add nothing up in an order of chance, and hand over to PyTorch's fast attention only elsewhere."""
+    with kernels.use_backend("gpu"), patch.object(torch, "are_deterministic_algorithms_enabled", lambda: True):
+        first, second = problem.run(inputs), problem.run(inputs)
+    unlike = [
+        f"output {i}" for i, pair in enumerate(zip(first.outputs, second.outputs, strict=True)) if not equal(pair)
+    ]
+    return unlike + [f"d{name}" for name, one in first.gradients.items() if not equal((one, second.gradients[name]))]
+
+
+def equal(pair: tuple[torch.Tensor, torch.Tensor]) -> bool:
+    return torch.equal(*(one.detach().reshape(-1).contiguous().view(torch.uint8) for one in pair))
 
 
 def replayed(problem: Problem, inputs: Inputs, device: torch.device) -> Result:
@@ -200,9 +219,10 @@ def read_findings(folder: Path) -> list[Finding]:
 
 @cache
 def source_hash() -> str:
-    """Of all that decides what a kernel answers: findings about other kernels do not count."""
+    """Of all that decides what a kernel answers and how that is judged: other findings do not count."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "kernels").rglob("*.py")):
+    judges = (ROOT / "scripts" / "kernel_lab").rglob("*.py")
+    for path in sorted([*(ROOT / "kernels").rglob("*.py"), *judges, ROOT / "scripts" / "check_kernels.py"]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -1,5 +1,6 @@
 """The GPU suite: stages that stop in time, go on, and leave few files; its checks of kernels, on the interpreter."""
 
+import itertools
 import json
 import sys
 import tarfile
@@ -146,7 +147,7 @@ def test_the_archive_holds_what_is_small_and_another_machine_goes_on_from_it(tmp
 
 @pytest.mark.parametrize(
     "problem",
-    [one for one in tiny_problems() if one.name in ("step", "experts", "step of scan")],
+    [one for one in tiny_problems() if one.name in ("step", "window and log-sum-exp", "experts", "step of scan")],
     ids=lambda one: one.op,
 )
 def test_kernels_are_checked_against_the_definition(problem):
@@ -169,6 +170,17 @@ def test_a_wrong_kernel_and_one_that_raises_are_findings(monkeypatch):
     monkeypatch.setattr(gpu, "attention_step", broken)
     found = check_kernels.check_problem(problem, torch.device("cpu"))
     assert (found.passes, found.reason) == (False, "RuntimeError: illegal memory access")
+
+
+def test_a_kernel_that_does_not_repeat_itself_is_a_finding(monkeypatch):
+    from kernels._attention import gpu
+
+    problem = next(one for one in tiny_problems() if one.op == "attention_step")
+    right, factors = gpu.attention_step, itertools.cycle((1.0, 1.0 + 2**-22))
+    monkeypatch.setattr(gpu, "attention_step", lambda *given: (right(*given)[0] * next(factors), None))
+    found = check_kernels.check_problem(problem, torch.device("cpu"))
+    assert (found.passes, found.reason) == (False, "two runs differ in output 0")
+    assert found.error < found.limit
 
 
 def test_a_process_that_dies_is_started_again_behind_the_problem_that_did_it(tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ class Attention(Operation):
     softcap: float | None = None
     sink: bool = False
     forget: bool = False
+    lse: bool = False  # returned too, with a gradient through it
     function: ClassVar[str] = "attention"
 
     @property
@@ -50,6 +51,8 @@ class Attention(Operation):
         if self.forget:  # memories of ten to a few hundred tokens
             made["log_forget"] = F.logsigmoid(random.normal(self.B, self.T, self.Hq, dtype=torch.float32)) / 16
         options = {name: getattr(self, name) for name in ("causal", "window", "num_global", "prefix", "softcap")}
+        if self.lse:
+            options["return_lse"] = True
         return {**made, **options}
 
     def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
@@ -98,6 +101,7 @@ class AttentionStep(Operation):
     softcap: float | None = None
     sink: bool = False
     bias: bool = False
+    lse: bool = False
     function: ClassVar[str] = "attention_step"
 
     @property
@@ -122,6 +126,8 @@ class AttentionStep(Operation):
             made["sink"] = random.normal(self.Hq, dtype=torch.float32)
         if self.bias:
             made["bias"] = random.normal(self.B, self.Hq, self.S, dtype=torch.float32)
+        if self.lse:
+            made["return_lse"] = True
         return made
 
     def forward_cost(self, itemsize: int) -> Cost:

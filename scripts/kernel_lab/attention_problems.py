@@ -81,19 +81,25 @@ def launch_sizes(D: int) -> Named:
     step = AttentionStep(B=2, S=1300, Hq=4, Hkv=2, D=D)
     return [
         (f"causal D{D}", replace(few, B=2)),
-        (f"full D{D}", replace(few, Tq=200, causal=False)),
+        (f"full, log-sum-exp D{D}", replace(few, Tq=200, causal=False, lse=True)),
         (f"later queries D{D}", replace(few, Tq=70)),
         (f"window D{D}", replace(few, window=50)),
         (f"window, global keys and sinks D{D}", replace(few, window=50, num_global=20, sink=True)),
         (f"prefix and sinks D{D}", replace(few, prefix=70, sink=True)),
         (f"capped D{D}", replace(few, softcap=2.0)),
         (f"forgetting D{D}", replace(few, forget=True)),
-        (f"everything D{D}", replace(few, window=50, num_global=20, sink=True, softcap=2.0, forget=True)),
+        (
+            f"everything D{D}",
+            replace(few, window=50, num_global=20, sink=True, softcap=2.0, forget=True, lse=True),
+        ),
         (f"step D{D}", step),
         (f"step of many heads, kept D{D}", AttentionStep(B=1, S=300, Hq=32, Hkv=1, D=D, kept=70)),
         (f"step of a length on the device D{D}", replace(step, on_device=True)),
         (f"step over listed slots D{D}", replace(step, on_device=True, listed=700)),
-        (f"step with everything D{D}", replace(step, on_device=True, softcap=2.0, sink=True, bias=True, kept=500)),
+        (
+            f"step with everything D{D}",
+            replace(step, on_device=True, softcap=2.0, sink=True, bias=True, kept=500, lse=True),
+        ),
     ]
 
 
@@ -111,7 +117,7 @@ def tiny_sizes() -> Named:
     one = Attention(B=1, T=20, Hq=2, Hkv=1, D=16)
     return [
         ("causal", one),
-        ("window", replace(one, window=5)),
+        ("window and log-sum-exp", replace(one, window=5, lse=True)),
         ("step", AttentionStep(B=1, S=40, Hq=2, Hkv=1, D=16)),
         ("step over listed slots", AttentionStep(B=1, S=40, Hq=2, Hkv=1, D=16, listed=20, on_device=True)),
     ]

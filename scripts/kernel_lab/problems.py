@@ -88,6 +88,8 @@ class Problem:
         cotangents = [random.normal(*self.operation.output_shape(arguments))]
         if arguments.get("return_state"):
             cotangents.append(random.normal(*arguments["initial_state"].shape, dtype=arguments["initial_state"].dtype))
+        if arguments.get("return_lse"):
+            cotangents.append(random.normal(*arguments["q"].shape[:3], dtype=torch.float32))
         if arguments.get("residual") is not None:
             cotangents.append(random.normal(*arguments["residual"].shape))
         return Inputs(arguments, tuple(cotangents))

@@ -26,6 +26,7 @@ class BlockSparseAttention(Operation):
     block_size: int
     chosen: int
     query_block: int = 1
+    lse: bool = False  # returned too, with a gradient through it
     function: ClassVar[str] = "block_sparse_attention"
 
     @property
@@ -43,7 +44,8 @@ class BlockSparseAttention(Operation):
         best = scores.topk(min(self.chosen, count), dim=-1)
         blocks = best.indices.masked_fill(best.values < 0, -1).to(torch.int32)
         sizes = {"block_size": self.block_size, "query_block": self.query_block}
-        return {"q": q, "k": k, "v": v, "blocks": blocks, **sizes}
+        made: Arguments = {"q": q, "k": k, "v": v, "blocks": blocks, **sizes}
+        return made | ({"return_lse": True} if self.lse else {})
 
     def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
         return tuple(arguments["q"].shape)

@@ -60,7 +60,7 @@ def launch_sizes() -> Named:
     """Every form of every kernel, at sizes that are no multiple of a block."""
     named: Named = []
     for D in (16, 20, 64, 96, 128, 256):
-        one = BlockSparseAttention(B=2, T=333, Hq=8, Hkv=2, D=D, block_size=64, chosen=3)
+        one = BlockSparseAttention(B=2, T=333, Hq=8, Hkv=2, D=D, block_size=64, chosen=3, lse=True)
         named += [
             (f"lists for each query D{D}", one),
             (f"lists for 32 queries D{D}", replace(one, query_block=32)),
@@ -84,7 +84,7 @@ def launch_sizes() -> Named:
 
 
 def tiny_sizes() -> Named:
-    attention = BlockSparseAttention(B=1, T=20, Hq=2, Hkv=1, D=16, block_size=8, chosen=2)
+    attention = BlockSparseAttention(B=1, T=20, Hq=2, Hkv=1, D=16, block_size=8, chosen=2, lse=True)
     return [
         ("lists for each query", attention),
         ("lists for 4 queries", replace(attention, query_block=4)),
