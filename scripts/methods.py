@@ -192,6 +192,7 @@ METHODS: tuple[Method, ...] = (
     _method(EXPERTS, "Clamped experts (gpt-oss, arXiv 2508.10925)", Moe, clamp=SET),
     _method(EXPERTS, "Experts by a hash of the token (arXiv 2106.04426)", Moe, ROUTERS, choice="hash"),
     _method(EXPERTS, "Zero experts (LongCat-Flash, arXiv 2509.01322)", Moe, ROUTERS, num_zero=SET),
+    _method(EXPERTS, "Logits of routers kept small (ST-MoE, arXiv 2202.08906)", Moe, ROUTERS, z_weight=SET),
     _method(EXPERTS, "Mixture of depths (arXiv 2404.02258)", MixtureOfDepths, ROUTERS),
     _method(EXPERTS, "Mixture of depths, told by a predictor", MixtureOfDepths, ROUTERS, told_by="predictor"),
     _method(HYBRID, "Scaled sum of mixers (Falcon-H1, arXiv 2507.22448)", HeadMix, fuse="concat"),

@@ -67,6 +67,7 @@ class Moe(FfnOptions):
     Routing: scores by `router`, of which the chosen ones sum to one where `normalise`, times `weight_scale`; only
     experts of the best `top_groups` of `num_groups` groups are chosen. selection_bias: a bias of the choice, moved
     by `bias_rate` a step towards equal load (loss-free balancing, arXiv 2408.15664). router_bias: of the scores.
+    balance_weight, z_weight: of the losses that keep loads equal and the router's logits small.
     Experts: without `gated`, two matrices; gate and up are clamped to `clamp`, and `up_offset` is added to up (gpt-oss,
     arXiv 2508.10925, section 2). shared_gate: the shared experts are multiplied by sigmoid(w x). choice: experts by
     their scores, or by a fixed hash of the token's id, which leaves only weights to the scores (arXiv 2106.04426).
@@ -96,6 +97,7 @@ class Moe(FfnOptions):
     shared_gate: bool = option(False, rare=True)
     choice: Choice = option("scores", rare=True)
     num_zero: int = option(0, minimum=0, rare=True)
+    z_weight: float = option(0.0, minimum=0, rare=True)
 
     def check(self) -> None:
         if self.choice == "experts":
@@ -134,7 +136,9 @@ class Moe(FfnOptions):
         rare = all(getattr(self, f.name) == f.default for f in fields(self) if f.metadata["rare"])
         if self.num_experts == 1 and rare:
             return Glu(d_ff=self.d_ff * (1 + self.num_shared), activation=self.activation)
-        return replace(self, balance_weight=type(self).balance_weight) if self.choice == "hash" else self
+        if self.choice != "hash":
+            return self
+        return replace(self, balance_weight=type(self).balance_weight, z_weight=type(self).z_weight)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ Other routers and experts: `kernels.route_top_k` and `kernels.moe_ffn`.
 Shared experts run for every token; they are one FFN of their joint width. No token is dropped. Zero experts, numbered
 behind the others, return the token itself; a hash of the token's id may choose in place of the scores.
 In training the balance loss E * sum_e f_e P_e, f the share of assignments and P the mean probability of an expert, is
-added to the context (Switch, arXiv 2101.03961, equation 4, over all top_k choices).
+added to the context (Switch, arXiv 2101.03961, equation 4, over all top_k choices), and where asked for the mean square
+of the log-sum-exp of the router's logits (ST-MoE, arXiv 2202.08906, equation 5).
 """
 
 import torch
@@ -135,6 +136,8 @@ class MoeFfn(Ffn):
         )
         if self.training and context is not None and self.balance_weight:
             context.losses.append(self.balance_weight * self._balance(logits, chosen))
+        if self.training and context is not None and options.z_weight:
+            context.losses.append(options.z_weight * logits.float().logsumexp(-1).square().mean())
         if self.training and options.bias_rate:
             self._move_bias(chosen)
         return chosen, weights

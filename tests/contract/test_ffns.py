@@ -236,6 +236,23 @@ def test_the_balance_loss_is_its_weight_when_experts_are_used_alike():
     torch.testing.assert_close(context.losses, [torch.tensor(0.5)])
 
 
+@pytest.mark.parametrize("router", ["softmax", "sigmoid"])
+def test_the_z_loss_is_the_mean_square_of_the_log_of_summed_exponentials(router: str):
+    """Logits ln 1, ln 2, ln 3 of each token: their exponentials sum to 6."""
+    options = Moe(num_experts=3, top_k=1, d_ff=8, balance_weight=0.0, z_weight=0.5, router=router)
+    ffn = ffn_of(options)
+    with torch.no_grad():
+        ffn.router.weight.zero_()
+        ffn.router.weight[:, 0] = torch.tensor([1.0, 2.0, 3.0]).log()
+    x, context = torch.randn(4, D_MODEL), Context()
+    x[:, 0] = 1
+    ffn(x, context)
+    torch.testing.assert_close(context.losses, [0.5 * torch.tensor(6.0).log().square()])
+    context = Context()
+    ffn.eval()(x, context)
+    assert context.losses == []
+
+
 def test_the_balance_loss_pushes_the_router_and_only_in_training(x: Tensor):
     ffn = ffn_of(CASES["moe"])
     context = Context()
