@@ -1,5 +1,6 @@
 """The options of several mixers side by side in one layer."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -29,7 +30,7 @@ class HeadMix(MixerOptions):
     def check(self) -> None:
         if self.scales is not None:
             given = self.scales if isinstance(self.scales, tuple) else ()
-            numbers = [s for s in given if isinstance(s, int | float) and not isinstance(s, bool)]
+            numbers = [s for s in given if isinstance(s, int | float) and not isinstance(s, bool) and math.isfinite(s)]
             if self.fuse != "concat" or len(numbers) != len(self.parts):
                 raise ArchitectureError(
                     f"scales must be one number for each of the {len(self.parts)} parts of a concat, but got "

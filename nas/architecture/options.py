@@ -14,6 +14,7 @@ the network is resized (see resize.py):
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -103,7 +104,7 @@ def _rules(kind: type[Options]) -> tuple[tuple[str, Any, Any, float | None, floa
 
 
 def check_value(name: str, value: object, hint: Any, minimum: float | None, maximum: float | None = None) -> None:
-    """Raise ArchitectureError unless `value` has the annotated type and lies from `minimum` to `maximum`."""
+    """Raise ArchitectureError unless `value` has the annotated type, is finite and lies from `minimum` to `maximum`."""
     allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if value is None and type(None) in allowed:
         return
@@ -121,9 +122,11 @@ def check_value(name: str, value: object, hint: Any, minimum: float | None, maxi
     else:
         wanted = " or ".join("null" if t is type(None) else getattr(t, "__name__", str(t)) for t in allowed)
         raise ArchitectureError(f"{name} must be of type {wanted}, but got {value!r}.")
-    if minimum is not None and not float(value) >= minimum:  # type: ignore[arg-type]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ArchitectureError(f"{name} must be a finite number, but got {value!r}.")
+    if minimum is not None and not value >= minimum:  # type: ignore[arg-type]
         raise ArchitectureError(f"{name} must be at least {minimum:g}, but got {value!r}.")
-    if maximum is not None and not float(value) <= maximum:  # type: ignore[arg-type]
+    if maximum is not None and not value <= maximum:  # type: ignore[arg-type]
         raise ArchitectureError(f"{name} must be at most {maximum:g}, but got {value!r}.")
 
 
