@@ -34,14 +34,19 @@ def import_model(directory: Path, out: Path, weights: Path | None) -> None:
     for path in filter(None, (out, weights)):
         if not path.parent.is_dir():
             raise UserError(f"{path.parent} must be a directory to write {path.name} into, but it is not.")
+        if path.is_dir():
+            raise UserError(f"{path} is a directory; name the file to write.")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ReadByNames)
         architecture, model = load_pretrained(directory)
     for warning in caught:
         print(f"note: {warning.message}", file=sys.stderr)
-    write_architecture(out, architecture, comment=f"Imported from {directory.name}, as transformers saved it.")
-    if weights is not None:
-        save_weights(weights, model.state_dict(), {"imported_from": architecture.name})
+    try:
+        write_architecture(out, architecture, comment=f"Imported from {directory.name}, as transformers saved it.")
+        if weights is not None:
+            save_weights(weights, model.state_dict(), {"imported_from": architecture.name})
+    except OSError as error:
+        raise UserError(f"What was read cannot be written ({error}).") from None
     print(f"{architecture.name}: {diagram(architecture)}, {count_parameters(architecture):,} parameters -> {out}")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from nas.architecture import Architecture, ArchitectureError, Block, FfnOptions, HeadMix, MixerOptions, NoFfn, NoMixer
 from nas.architecture.options import Options
+from nas.architecture.yaml_form import MAX_BLOCKS
 from nas.interop.errors import InteropError
 from nas.interop.fields import Fields, Reader, always
 from nas.interop.tensors import Source, rows
@@ -163,6 +164,9 @@ class Family:
         for name, allowed in self.expected.items():
             fields.expect(name, *allowed)
         try:
+            depth = self.num_layers(fields, 0)
+            if depth > MAX_BLOCKS:
+                raise InteropError(f"config.json asks for {depth} layers, but there may be at most {MAX_BLOCKS}.")
             blocks = tuple(self._block(fields, place) for place in self.places(self, fields))
             network = {name: reader(fields, 0) for name, reader in self.network.items()}
             architecture = Architecture(name=fields.model_type, blocks=blocks, **network)

@@ -18,6 +18,9 @@ from nas.interop.errors import InteropError
 DERIVED = ("inv_freq",)
 """Last words of the names of tensors that old checkpoints hold though they follow from the configuration."""
 
+READ_AS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Types of weights that are numbers by themselves, without scales beside them."""
+
 Join = Callable[[list[Tensor]], Tensor]
 
 
@@ -99,13 +102,19 @@ class Weights:
             self._stored = {re.sub(pattern, name, known): stored for known, stored in self._stored.items()}
 
     def get(self, name: str) -> Tensor:
-        """Raises InteropError for a tensor that is missing or cannot be read."""
+        """Raises InteropError for a tensor that is missing, cannot be read or is quantised."""
         if name not in self._stored:
             raise InteropError(f"{self.directory} lacks the tensor {name}, which its configuration asks for.")
         self._read.add(name)
         stored = self._stored[name]
         file = self._file_of[stored]
-        return _reading(self.directory / file, lambda: self._handle(file).get_tensor(stored))
+        tensor: Tensor = _reading(self.directory / file, lambda: self._handle(file).get_tensor(stored))
+        if tensor.dtype not in READ_AS:
+            raise InteropError(
+                f"{self.directory} holds the tensor {name} as {tensor.dtype}, but weights must be float64, float32, "
+                "float16 or bfloat16; save the model without quantisation."
+            )
+        return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor that is there, without reading it."""
@@ -116,9 +125,16 @@ class Weights:
     def take(self, source: Source, experts: int) -> Tensor:
         """A parameter of ours."""
         if not any("{}" in name for name in source.names):
-            return source.join([self.get(name) for name in source.names])
-        each = ([self.get(name.format(expert)) for name in source.names] for expert in range(experts))
-        return torch.stack([source.join(tensors) for tensors in each])
+            return self._joined(source, source.names)
+        each = (tuple(name.format(expert) for name in source.names) for expert in range(experts))
+        joined = [self._joined(source, names) for names in each]
+        shapes = sorted({tuple(tensor.shape) for tensor in joined})
+        if len(shapes) > 1:
+            raise InteropError(
+                f"The tensors {', '.join(source.names)} of all experts must have one shape, but got {shapes[0]} and "
+                f"{shapes[1]}."
+            )
+        return torch.stack(joined)
 
     def refuse_unread(self, derived: Collection[str] = ()) -> None:
         """Raise InteropError for tensors that no parameter of ours came from; derived: last words of names to pass."""
@@ -130,6 +146,14 @@ class Weights:
                 f"{self.directory} holds the tensor {unread[0]}{more}, which nothing in the architecture takes; the "
                 "model computes something that is not understood."
             )
+
+    def _joined(self, source: Source, names: tuple[str, ...]) -> Tensor:
+        tensors = [self.get(name) for name in names]
+        try:
+            return source.join(tensors)
+        except (RuntimeError, IndexError, ValueError):
+            shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in zip(names, tensors, strict=True))
+            raise InteropError(f"The tensors of {self.directory} do not go together: {shapes}.") from None
 
     def _handle(self, file: str) -> Any:
         if file not in self._handles:

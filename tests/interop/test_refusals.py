@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nas.interop import InteropError, load_pretrained
+from nas.interop.tensors import Weights, rows
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -125,6 +126,30 @@ def test_a_missing_tensor_and_one_of_another_shape_are_named(directory: Path, na
     assert "come to shape" in refusal(directory) and "but the configuration asks for" in refusal(directory)
 
 
+def test_tensors_that_cannot_be_joined_are_named_with_their_shapes(directory: Path):
+    weights = load_file(directory / "model.safetensors")
+    save_file(weights | {f"{LAYER}self_attn.k_proj.weight": torch.ones(16, 4)}, directory / "model.safetensors")
+    assert f"do not go together: {LAYER}self_attn.q_proj.weight [32, 32], {LAYER}self_attn.k_proj.weight [16, 4]" in (
+        refusal(directory)
+    )
+
+
+def test_experts_of_unlike_shapes_are_refused(tmp_path: Path):
+    save_file({"experts.0.up": torch.ones(2, 3), "experts.1.up": torch.ones(2, 4)}, tmp_path / "model.safetensors")
+    with Weights(tmp_path) as weights:
+        assert weights.take(rows("experts.{}.up"), 1).shape == (1, 2, 3)
+        with pytest.raises(InteropError, match=r"experts\.{}\.up of all experts must have one shape, but got \(2, 3\)"):
+            weights.take(rows("experts.{}.up"), 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused(directory: Path, dtype: torch.dtype):
+    weights = load_file(directory / "model.safetensors")
+    name = f"{LAYER}self_attn.k_proj.weight"
+    save_file(weights | {name: weights[name].to(dtype)}, directory / "model.safetensors")
+    assert f"holds the tensor {name} as {dtype}, but weights must be float64" in refusal(directory)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -139,6 +164,8 @@ def test_a_missing_tensor_and_one_of_another_shape_are_named(directory: Path, na
         ({"rope_scaling": {"type": "linear", "factor": 2.0, "slope": 1}}, "sets slope of a linear rope"),
         ({"num_attention_heads": 3, "head_dim": 16}, "num_kv_heads must divide num_heads"),
         ({"intermediate_size": 24}, "come to shape (32, 32), but the configuration asks for (48, 32)"),
+        ({"num_hidden_layers": 10**9}, "asks for 1000000000 layers, but there may be at most 2000"),
+        ({"num_hidden_layers": "two"}, "has a field of the wrong form (TypeError"),
         ({"num_hidden_layers": 2}, "lacks the tensor model.layers.1.input_layernorm.weight"),
         ({"num_attention_heads": "two"}, "has a field of the wrong form (TypeError"),
         ({"rope_parameters": {"rope_type": "default"}}, "has a field of the wrong form (KeyError: 'rope_theta')"),
@@ -227,3 +254,7 @@ def test_the_script_writes_the_architecture_and_the_weights(directory: Path, tmp
     with pytest.raises(SystemExit):
         main()
     assert "config.json cannot be read" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["import_hf.py", str(directory), "--out", str(out)])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"{out} is a directory; name the file to write." in capsys.readouterr().err
