@@ -229,8 +229,8 @@ def _describe_options(
 
 
 def _agree_options(a: Options, b: Options) -> bool:
-    if type(a) is not type(b):
-        return False
+    if type(a) is not type(b) or a == b:
+        return a == b
     if isinstance(a, HeadMix) and isinstance(b, HeadMix):
         # The order of parts does not matter: the kinds within one head_mix of a space differ.
         pairs = zip(sorted(a.parts, key=kind_of), sorted(b.parts, key=kind_of), strict=True)

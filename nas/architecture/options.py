@@ -105,14 +105,14 @@ def _rules(kind: type[Options]) -> tuple[tuple[str, Any, Any, float | None, floa
 
 def check_value(name: str, value: object, hint: Any, minimum: float | None, maximum: float | None = None) -> None:
     """Raise ArchitectureError unless `value` has the annotated type, is finite and lies from `minimum` to `maximum`."""
-    allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    if value is None and type(None) in allowed:
+    allowed = _allowed(hint)
+    if value is None and any(kind is type(None) for kind, _ in allowed):
         return
-    for kind in allowed:
-        if get_origin(kind) is Literal:
-            if value in get_args(kind):
+    for kind, words in allowed:
+        if words:
+            if value in words:
                 return
-            raise ArchitectureError(f"{name} is {value!r}. {did_you_mean(value, map(str, get_args(kind)))}")
+            raise ArchitectureError(f"{name} is {value!r}. {did_you_mean(value, map(str, words))}")
         if isinstance(kind, type) and (kind is bool or issubclass(kind, Options)) and isinstance(value, kind):
             return
         if kind is int and isinstance(value, int) and not isinstance(value, bool):
@@ -120,7 +120,7 @@ def check_value(name: str, value: object, hint: Any, minimum: float | None, maxi
         if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
             break
     else:
-        wanted = " or ".join("null" if t is type(None) else getattr(t, "__name__", str(t)) for t in allowed)
+        wanted = " or ".join("null" if t is type(None) else getattr(t, "__name__", str(t)) for t, _ in allowed)
         raise ArchitectureError(f"{name} must be of type {wanted}, but got {value!r}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ArchitectureError(f"{name} must be a finite number, but got {value!r}.")
@@ -130,6 +130,14 @@ def check_value(name: str, value: object, hint: Any, minimum: float | None, maxi
         raise ArchitectureError(f"{name} must be at most {maximum:g}, but got {value!r}.")
 
 
+@cache
+def _allowed(hint: Any) -> tuple[tuple[Any, tuple[Any, ...]], ...]:
+    """The types of which a value may be one, and of a Literal its words."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return tuple((kind, get_args(kind) if get_origin(kind) is Literal else ()) for kind in kinds)
+
+
+@cache
 def role_of(kind: type[Options], name: str) -> Role:
     """The role in resizing of one option of a kind."""
     for f in dataclasses.fields(kind):
