@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kernels._attention import checks, portable, reference
 from kernels._attention.options import Options, StepOptions
+from kernels.arguments import check_optional_tensors, check_switches, check_tensors
 from kernels.backend import ask_substitute, choose_backend
 
 
@@ -58,13 +59,16 @@ def attention(
 
     Raises ValueError when shapes, types, devices or options do not belong together.
     """
+    check_tensors(q=q, k=k, v=v)
+    check_optional_tensors(sink=sink, log_forget=log_forget)
+    check_switches(causal=causal, return_lse=return_lse)
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         checks.check_tensor(name, tensor, "[B, T, H, D]", q)
     checks.check_heads(q, k, v)
     checks.check_head_size("q", q, checks.LARGEST_HEAD)
     checks.check_head_size("v", v, checks.LARGEST_HEAD)
     checks.check_visibility(q, k, causal, window, num_global, prefix)
-    checks.check_scores(q, sink, softcap)
+    checks.check_scores(q, sink, softcap, scale)
     checks.check_forgetting(q, k, log_forget, causal, prefix)
     factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
     substituted = ask_substitute(
@@ -128,9 +132,12 @@ def attention_step(
     zeros, and -inf unless it has a sink.
     Raises ValueError when shapes, types, devices or options do not belong together.
     """
+    check_tensors(q=q, k_cache=k_cache)
+    check_optional_tensors(v_cache=v_cache, keep=keep, sink=sink, bias=bias, listed=listed)
+    check_switches(return_lse=return_lse)
     values = checks.check_cache(q, k_cache, v_cache, value_size)
     checks.check_length(length, k_cache)
-    checks.check_scores(q, sink, softcap)
+    checks.check_scores(q, sink, softcap, scale)
     checks.check_slots(q, k_cache, keep, bias, listed)
     factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
     substituted = ask_substitute(

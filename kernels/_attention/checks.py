@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from kernels.arguments import check_number
 from kernels.dtypes import DTYPES
 from kernels.whole_numbers import check_whole_number
 
@@ -76,9 +77,13 @@ def check_visibility(q: Tensor, k: Tensor, causal: bool, window: int | None, num
         raise ValueError(f"prefix needs causal=True, which it lifts for the first keys, but got prefix={prefix}.")
 
 
-def check_scores(q: Tensor, sink: Tensor | None, softcap: float | None) -> None:
+def check_scores(q: Tensor, sink: Tensor | None, softcap: float | None, scale: float | None) -> None:
     """What changes the scores of q [B, ..., Hq, D] or is a score itself."""
-    if softcap is not None and not softcap > 0:
+    if scale is not None:
+        check_number("scale", scale)
+    if softcap is not None:
+        check_number("softcap", softcap)
+    if softcap is not None and softcap <= 0:
         raise ValueError(f"softcap must be above 0, the largest score, but got {softcap}.")
     if sink is not None:
         check_float("sink", sink, [q.shape[-2]], "[Hq]", q)
@@ -123,6 +128,7 @@ def check_length(length: int | Tensor, cache: Tensor) -> None:
     """A number is checked; what lies on a device is not read, because that would wait for it."""
     slots, batch = cache.shape[1], cache.shape[0]
     if not isinstance(length, Tensor):
+        check_whole_number("length", length)
         if not 1 <= length <= slots:
             raise ValueError(f"length must lie between 1 and the {slots} slots of the cache, but got {length}.")
         return
@@ -173,6 +179,7 @@ def values_of(k_cache: Tensor, v_cache: Tensor | None, value_size: int | None) -
     if v_cache is not None or value_size is None:
         assert v_cache is not None
         return v_cache
+    check_whole_number("value_size", value_size)
     if not 0 < value_size <= k_cache.shape[-1]:
         raise ValueError(
             f"value_size must be at most the {k_cache.shape[-1]} numbers of a key, but got {value_size} for k_cache of "

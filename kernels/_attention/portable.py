@@ -175,6 +175,9 @@ def _step_in_full(
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, is_causal: bool = False) -> Tensor:
     """[B, T, H, D] in and out, without a mask."""
+    if is_causal and scale <= 0:
+        # PyTorch hides keys by scores of -inf before it scales them: what is hidden would become +inf or NaN.
+        q, scale = q * scale, 1.0
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
     o = F.scaled_dot_product_attention(q, k, v, is_causal=is_causal, scale=scale, enable_gqa=grouped)

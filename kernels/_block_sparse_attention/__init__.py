@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kernels._block_sparse_attention import portable, reference
 from kernels._block_sparse_attention.options import Options
+from kernels.arguments import check_number, check_switches, check_tensors
 from kernels.backend import ask_substitute, choose_backend
 from kernels.dtypes import DTYPES
 from kernels.whole_numbers import check_whole_number
@@ -83,6 +84,8 @@ def block_sparse_attention(
     Raises ValueError when shapes, types, devices or options do not belong together. That the blocks named exist is
     checked by the portable and reference backends only: the GPU would have to wait for it, and takes others as -1.
     """
+    check_tensors(q=q, k=k, v=v, blocks=blocks)
+    check_switches(causal=causal, return_lse=return_lse)
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         _check_tensor(name, tensor, q)
     _check_heads(q, k, v)
@@ -92,6 +95,8 @@ def block_sparse_attention(
             f"{list(q.shape)}."
         )
     _check_blocks(q, k, blocks, block_size, query_block)
+    if scale is not None:
+        check_number("scale", scale)
     factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
     substituted = ask_substitute(
         "block_sparse_attention",

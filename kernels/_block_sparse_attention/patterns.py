@@ -4,12 +4,16 @@ All of them count in blocks: query block i and key block n hold `block` tokens f
 name no block after the query's own, and those of the first blocks are the same however many follow; from `start` on
 lists are made alone, for queries that read on. Patterns of single tokens are those of blocks of one.
 
-With `at`, [] int64 on a device, only the list of that one block of queries is made, there and without waiting for it:
-[1, 1, 1, S], S as long as any of `count` could be; `start` and `device` then mean nothing.
+With `at`, [] int32 or int64 on a device, only the list of that one block of queries is made, there and without waiting
+for it: [1, 1, 1, S], S as long as any of `count` could be; `start` and `device` then mean nothing.
 """
 
 import torch
 from torch import Tensor
+
+from kernels._block_sparse_attention.selection_checks import INTEGERS, within
+from kernels.arguments import check_optional_tensors, check_switches
+from kernels.whole_numbers import check_whole_number
 
 
 def local_global_blocks(
@@ -37,6 +41,8 @@ def local_global_blocks(
     meaning.
     """
     _check(count, start, local=(local, 1), global_blocks=(global_blocks, 0), random_blocks=(random_blocks, 0))
+    check_whole_number("seed", seed)
+    check_switches(causal=causal)
     query, key = _grid(count, start, at)
     sees = (query - key < local) & (key - query < local)
     sees |= (key < global_blocks) | (query < global_blocks)
@@ -65,6 +71,7 @@ def strided_blocks(
     [1, count - start, 1, S]. Raises ValueError for sizes that have no meaning.
     """
     _check(count, start, local=(local, 1), stride=(stride, 1))
+    check_switches(causal=causal)
     query, key = _grid(count, start, at)
     distance = query - key
     sees = (distance.abs() < local) | (distance % stride == 0)
@@ -88,7 +95,9 @@ def dilated_blocks(
     Source: Ding et al., LongNet (arXiv 2307.02486), section 2.2, with the offsets of its heads taken by positions.
     Returns lists int32 [1, count - start, 1, S]. Raises ValueError for sizes that have no meaning.
     """
-    if len(segments) != len(dilations) or not segments:
+    check_switches(causal=causal)
+    paired = all(isinstance(one, tuple | list) for one in (segments, dilations))
+    if not paired or len(segments) != len(dilations) or not segments:
         raise ValueError(f"segments and dilations must pair up, but got {segments} and {dilations}.")
     for segment, dilation in zip(segments, dilations, strict=True):
         _check(count, start, segments=(segment, 1), dilations=(dilation, 1))
@@ -103,8 +112,11 @@ def dilated_blocks(
 
 def _grid(count: int, start: int, at: Tensor | None) -> tuple[Tensor, Tensor]:
     """Numbers of the blocks of queries that lists are made for, [n, 1], and of those of keys, [count]."""
+    check_optional_tensors(at=at)
     if at is not None:
-        return at.view(1, 1), torch.arange(count, device=at.device)
+        if at.dtype not in INTEGERS or at.numel() != 1:
+            raise ValueError(f"at must be one number of int32 or int64, but got {at.dtype} {list(at.shape)}.")
+        return within("at", at, count).view(1, 1), torch.arange(count, device=at.device)
     return torch.arange(start, count).unsqueeze(1), torch.arange(count)
 
 
@@ -129,6 +141,8 @@ def _scrambled(query: Tensor, key: Tensor, seed: int) -> Tensor:
 
 def _check(count: int, start: int, **sizes: tuple[int, int]) -> None:
     """Each size beside the least that it may be."""
+    for name, number in {"count": count, "start": start, **{name: size for name, (size, _) in sizes.items()}}.items():
+        check_whole_number(name, number)
     if not 0 <= start < max(count, 1):
         raise ValueError(f"start must lie from 0 to before the {count} blocks, but got {start}.")
     for name, (size, least) in {"count": (count, 1), **sizes}.items():

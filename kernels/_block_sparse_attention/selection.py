@@ -20,7 +20,7 @@ def top_blocks(scores: Tensor, own: Tensor, top_k: int, *, first: int = 0, last:
 
     Args:
         scores: [B, T, Hkv, N], of blocks for queries; -inf for one that cannot be picked.
-        own: [T] or [B, T], the block that each query lies in, 0 to N - 1; not checked, as a GPU would have to wait.
+        own: [T] or [B, T], the block that each query lies in, 0 to N - 1; a GPU is not waited for to check it.
         first, last: so many blocks at the start, and so many up to the own one, are taken whatever their scores.
 
     Returns lists [B, T, Hkv, min(top_k, N)] int64, -1 where fewer can be seen. MoBA's rule is `first=0, last=1` (Lu et
@@ -30,6 +30,7 @@ def top_blocks(scores: Tensor, own: Tensor, top_k: int, *, first: int = 0, last:
     """
     checks.check_floats("scores", scores, "[B, T, Hkv, N]", scores)
     checks.check_own(own, scores)
+    own = checks.within("own", own, scores.shape[-1])
     checks.check_sizes(top_k=top_k, last=last)
     checks.check_sizes(least=0, first=first)
     if top_k < first + last:
@@ -89,8 +90,8 @@ def nsa_blocks(
 
     Args:
         q: [B, Tq, Hq, D], the last Tq of `keys` positions.
-        position: [Tq] int64 on the device of q, where the queries stand instead; `keys` is then how many there is room
-            for.
+        position: [Tq] int64 on the device of q, where the queries stand instead, 0 to keys - 1; `keys` is then how
+            many there is room for. A GPU is not waited for to check it.
         k_compressed: [B, N, Hkv, D]; number n stands for keys n compressed_stride to that plus compressed_size, and is
             seen once all of them are past.
 
@@ -100,6 +101,8 @@ def nsa_blocks(
     sizes do not divide.
     """
     checks.check_heads(q, k_compressed, "k_compressed")
+    checks.check_sizes(keys=keys)
+    checks.check_factor(scale)
     checks.check_position(position, q, keys)
     checks.check_sizes(block_size=block_size, compressed_size=compressed_size, compressed_stride=compressed_stride)
     if block_size % compressed_stride != 0 or compressed_size % compressed_stride != 0:
@@ -109,7 +112,7 @@ def nsa_blocks(
         )
     kv_heads, number = k_compressed.shape[2], k_compressed.shape[1]
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    position = torch.arange(keys - q.shape[1], keys, device=q.device) if position is None else position
+    position = checks.positions(position, q, keys)
     ends = torch.arange(number, device=q.device) * compressed_stride + compressed_size - 1
     count, strides = -(-keys // block_size), block_size // compressed_stride
 
@@ -136,8 +139,8 @@ def indexed_tokens(
 ) -> Tensor:
     """DSA: for each query the `top_k` keys with the largest sum_h weight_h relu(scale q_h . k), of those up to it.
 
-    q [B, Tq, H, D] and k [B, Tk, D] are those of the indexer, with one key for all of its heads; weight [B, Tq, H].
-    Queries are the last Tq of the Tk positions, or stand at `position` [Tq] int64 on the device of q.
+    q [B, Tq, H, D] and k [B, Tk, D] are those of the indexer, with one key for all of its heads; weight [B, Tq, H]; in
+    one type. Queries are the last Tq of the Tk positions, or stand at `position` [Tq] int64 on the device of q.
     Of keys that no head likes, whose sum is exactly zero, the latest go first, so that a choice does not depend on how
     many queries are asked about. Returns lists [B, Tq, 1, min(top_k, Tk)] of blocks of one key, for all heads. Source:
     DeepSeek-V3.2 (arXiv 2512.02556), section 2.1, equation 1. Raises ValueError when shapes do not belong together.
@@ -152,9 +155,10 @@ def indexed_tokens(
         )
     checks.check_position(position, q, k.shape[1])
     checks.check_sizes(top_k=top_k)
+    checks.check_factor(scale)
     queries, keys = q.shape[1], k.shape[1]
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    position = (torch.arange(keys - queries, keys, device=q.device) if position is None else position).view(-1, 1)
+    position = checks.positions(position, q, keys).view(-1, 1)
     key = torch.arange(keys, device=q.device)
 
     def pick(start: int, stop: int) -> Tensor:

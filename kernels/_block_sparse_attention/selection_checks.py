@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from kernels.arguments import check_number, check_tensors
+from kernels.backend import choose_backend
 from kernels.dtypes import check_dtype
 from kernels.whole_numbers import check_whole_number
 
@@ -11,20 +13,21 @@ INTEGERS = (torch.int32, torch.int64)
 
 def check_floats(name: str, tensor: Tensor, layout: str, first: Tensor) -> None:
     """Layout such as "[B, T, H, D]"; the device is that of the first argument."""
+    check_tensors(**{name: tensor})
     if tensor.dim() != layout.count(",") + 1 or not tensor.is_floating_point() or tensor.device != first.device:
         raise ValueError(
             f"{name} must be {layout} of a floating type on {first.device}, but got {list(tensor.shape)} of "
             f"{tensor.dtype} on {tensor.device}."
         )
     check_dtype(name, tensor)
+    if tensor.dtype != first.dtype:
+        raise ValueError(f"{name} must have the type of q, {first.dtype}, but got {tensor.dtype}: convert one of them.")
 
 
 def check_heads(q: Tensor, k: Tensor, name: str) -> None:
     """q [B, Tq, Hq, D] beside k [B, N, Hkv, D], which is called `name`."""
     check_floats("q", q, "[B, Tq, Hq, D]", q)
     check_floats(name, k, "[B, N, Hkv, D]", q)
-    if k.dtype != q.dtype:
-        raise ValueError(f"{name} must have the type of q, {q.dtype}, but got {k.dtype}: convert one of them.")
     if (k.shape[0], k.shape[3]) != (q.shape[0], q.shape[3]):
         raise ValueError(
             f"{name} must have the sequences and the head size of q {list(q.shape)}, but got shape {list(k.shape)}."
@@ -45,6 +48,7 @@ def check_position(position: Tensor | None, q: Tensor, keys: int) -> None:
                 f"shape {list(q.shape)}."
             )
         return
+    check_tensors(position=position)
     if position.dtype not in INTEGERS or list(position.shape) != [q.shape[1]] or position.device != q.device:
         raise ValueError(
             f"position must be int32 or int64 [Tq] = [{q.shape[1]}] on {q.device}, but got {position.dtype} "
@@ -52,8 +56,16 @@ def check_position(position: Tensor | None, q: Tensor, keys: int) -> None:
         )
 
 
+def positions(position: Tensor | None, q: Tensor, keys: int) -> Tensor:
+    """[Tq] where the queries stand; the last of the keys where nothing is said."""
+    if position is None:
+        return torch.arange(keys - q.shape[1], keys, device=q.device)
+    return within("position", position, keys)
+
+
 def check_own(own: Tensor, scores: Tensor) -> None:
     """own [T] or [B, T] beside scores [B, T, Hkv, N]."""
+    check_tensors(own=own)
     batch, tokens = scores.shape[:2]
     if own.dtype not in INTEGERS or own.device != scores.device or list(own.shape) not in ([tokens], [batch, tokens]):
         raise ValueError(
@@ -67,3 +79,30 @@ def check_sizes(least: int = 1, **sizes: int) -> None:
         check_whole_number(name, size)
         if size < least:
             raise ValueError(f"{name} must be at least {least}, but got {size}.")
+
+
+def check_factor(scale: float | None) -> None:
+    if scale is not None:
+        check_number("scale", scale)
+
+
+def within(name: str, number: Tensor, count: int) -> Tensor:
+    """The numbers, each from 0 to count - 1; a GPU would have to wait for that and gets them unchecked."""
+    if not number.is_cpu or choose_backend(number) == "gpu":
+        return number
+    return _within(name, number, count)
+
+
+@torch.library.custom_op("hybrid_nas::within", mutates_args=())
+def _within(name: str, number: Tensor, count: int) -> Tensor:
+    """A copy, once it was read on the host, which torch.compile does not follow."""
+    if number.numel() > 0:
+        low, high = (int(one) for one in number.aminmax())
+        if low < 0 or high >= count:
+            raise ValueError(f"{name} must lie from 0 to {count - 1}, but got {low} to {high}.")
+    return number.clone()
+
+
+@_within.register_fake
+def _(name, number, count):
+    return number.clone()

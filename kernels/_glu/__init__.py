@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from kernels._glu import portable, reference
+from kernels.arguments import check_tensors
 from kernels.backend import ask_substitute, choose_backend
 from kernels.dtypes import check_dtype
 
@@ -28,6 +29,7 @@ def glu(gate: Tensor, up: Tensor, activation: GluActivation = "silu") -> Tensor:
 
     Raises ValueError when shapes, types or devices differ or the activation is unknown.
     """
+    check_tensors(gate=gate, up=up)
     if gate.dim() == 0 or gate.shape != up.shape:
         raise ValueError(f"gate and up must both be [..., D], but got {list(gate.shape)} and {list(up.shape)}.")
     if gate.dtype != up.dtype or gate.device != up.device:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels._grouped_matmul import portable, reference
+from kernels.arguments import check_tensors
 from kernels.backend import ask_substitute, choose_backend
 from kernels.dtypes import DTYPES
 
@@ -24,9 +25,11 @@ def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
 
     Returns [M, N] in the type of x, accumulated in float32. x and w receive gradients.
 
-    Raises ValueError when shapes or types do not belong together. That the sizes sum to at most M is checked by
-    every backend but the gpu one: it would have to wait for it, and ignores what lies beyond M.
+    Raises ValueError when shapes or types do not belong together. That sizes are at least 0 and sum to at most M is
+    checked by every backend but the gpu one: it would have to wait for it, takes a negative size as 0, and ignores
+    what lies beyond M.
     """
+    check_tensors(x=x, w=w, group_sizes=group_sizes)
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, w = x.to(dtype), w.to(dtype)

@@ -79,7 +79,8 @@ def _torch_is_faster(x: Tensor, w: Tensor, *, training: bool) -> bool:
 
 def _row_ends(group_sizes: Tensor, rows: int) -> Tensor:
     """Where the rows of each group end, [E + 1] int64 on the device; the last group holds the rows that have none."""
-    ends = group_sizes.cumsum(0).clamp(max=rows)
+    # A negative size would write before the first row.
+    ends = group_sizes.clamp(min=0).cumsum(0).clamp(max=rows)
     return torch.cat([ends, ends.new_full((1,), rows)])
 
 

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from kernels._linear_cross_entropy import portable, reference
+from kernels.arguments import check_number, check_tensors
 from kernels.backend import ask_substitute, choose_backend
 from kernels.dtypes import check_dtype
+from kernels.whole_numbers import check_whole_number
 
 
 def linear_cross_entropy(
@@ -42,6 +44,8 @@ def linear_cross_entropy(
     and V - 1 is checked by the portable backend only, as a GPU would have to wait for it: there, any other target but
     `ignore_index` makes the loss and its gradients NaN.
     """
+    check_tensors(x=x, weight=weight, targets=targets)
+    check_whole_number("ignore_index", ignore_index)
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
@@ -67,8 +71,8 @@ def _implementation(x: Tensor) -> ModuleType:
 def _check(x: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None, reduction: str) -> None:
     if x.dim() < 1 or weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"x must be [..., d] and weight [V, d], but got {list(x.shape)} and {list(weight.shape)}.")
-    if x.shape[-1] == 0:
-        raise ValueError(f"d must be at least 1, but got x {list(x.shape)} and weight {list(weight.shape)}.")
+    if 0 in weight.shape:
+        raise ValueError(f"d and V must be at least 1, but got x {list(x.shape)} and weight {list(weight.shape)}.")
     if targets.shape != x.shape[:-1] or targets.dtype != torch.int64:
         raise ValueError(
             f"targets must be {list(x.shape[:-1])} of torch.int64 beside x {list(x.shape)}, but got "
@@ -80,7 +84,9 @@ def _check(x: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None, r
             f"{x.device}, weight {weight.dtype} on {weight.device} and targets on {targets.device}: convert them first."
         )
     check_dtype("x", x)
-    if soft_cap is not None and not soft_cap > 0:
+    if soft_cap is not None:
+        check_number("soft_cap", soft_cap)
+    if soft_cap is not None and soft_cap <= 0:
         raise ValueError(f"soft_cap must be positive or None, but got {soft_cap}.")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', but got {reduction!r}.")

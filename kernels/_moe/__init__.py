@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kernels._moe import portable, reference
 from kernels._moe.expert import ACTIVATIONS, Expert
+from kernels.arguments import check_number, check_optional_tensors, check_switches, check_tensors
 from kernels.backend import ask_substitute, choose_backend
 from kernels.dtypes import DTYPES
 
@@ -55,6 +56,9 @@ def moe_ffn(
     Raises ValueError when shapes, types or devices do not belong together. That an index lies in range is checked by
     the portable and reference backends only: the GPU would have to wait for it, and takes any other number as -1.
     """
+    check_tensors(x=x, w_in=w_in, w_out=w_out, expert_index=expert_index, expert_weight=expert_weight)
+    check_optional_tensors(b_in=b_in, b_out=b_out)
+    check_switches(gated=gated)
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, w_in, w_out = x.to(dtype), w_in.to(dtype), w_out.to(dtype)
@@ -127,12 +131,15 @@ def _check_biases(w_in: Tensor, w_out: Tensor, b_in: Tensor | None, b_out: Tenso
 def _check_options(activation: str, gated: bool, clamp: float | None, up_offset: float) -> None:
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but got {activation!r}.")
+    check_number("up_offset", up_offset)
+    if clamp is not None:
+        check_number("clamp", clamp)
     if not gated and (clamp is not None or up_offset != 0):
         raise ValueError(
             f"clamp and up_offset are of gated experts, but got clamp={clamp} and up_offset={up_offset} with "
             "gated=False."
         )
-    if clamp is not None and not clamp >= 0:
+    if clamp is not None and clamp < 0:
         raise ValueError(f"clamp must be at least 0, the largest gate, or None, but got {clamp}.")
 
 

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from kernels._rms_norm import portable, reference
+from kernels.arguments import check_number, check_optional_tensors, check_switches, check_tensors
 from kernels.backend import ask_substitute, choose_backend
 from kernels.dtypes import DTYPES, check_dtype
+from kernels.whole_numbers import check_whole_number
 
 NormGate = Literal["silu", "sigmoid"]
 
@@ -46,7 +48,9 @@ def rms_norm(
 
     Raises ValueError when shapes, types or devices do not belong together.
     """
-    size = _check(x, weight, residual, gate, gate_activation, group_size)
+    check_optional_tensors(weight=weight, residual=residual, gate=gate)
+    check_switches(gate_first=gate_first)
+    size = _check(x, weight, residual, gate, gate_activation, group_size, eps)
     options = {
         "eps": eps,
         "residual": residual,
@@ -68,9 +72,9 @@ def l2_norm(x: Tensor, *, eps: float = 1e-6) -> Tensor:
     """x / sqrt(sum(x²) + eps) over the last axis of x [..., D]; in the type of x, computed in float32.
 
     x receives gradients, once. Raises ValueError when x has no axis, no channels or another type than float32,
-    float16 and bfloat16.
+    float16 and bfloat16, and for an eps below 0.
     """
-    _check(x, None, None, None, "silu", None)
+    _check(x, None, None, None, "silu", None, eps)
     substituted = ask_substitute("l2_norm", x, eps=eps)
     if substituted is not NotImplemented:
         return substituted
@@ -93,8 +97,13 @@ def _check(
     gate: Tensor | None,
     gate_activation: str,
     group_size: int | None,
+    eps: float,
 ) -> int:
     """How many channels are normalised together."""
+    check_tensors(x=x)
+    check_number("eps", eps)
+    if eps < 0:
+        raise ValueError(f"eps must be at least 0, as it is added to a mean of squares, but got {eps}.")
     if x.dim() == 0 or x.shape[-1] == 0:
         raise ValueError(f"x must be [..., D] with D at least 1, but got {list(x.shape)}.")
     check_dtype("x", x)
@@ -103,6 +112,8 @@ def _check(
     if residual is not None and gate is not None:
         raise ValueError("rms_norm takes a residual or a gate, but got both: add the residual to x first.")
     channels = x.shape[-1]
+    if group_size is not None:
+        check_whole_number("group_size", group_size)
     if group_size is not None and (group_size < 1 or channels % group_size):
         raise ValueError(
             f"group_size must divide the {channels} channels of x {list(x.shape)}, but got {group_size}: take a "

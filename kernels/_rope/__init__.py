@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels._rope import portable, reference
+from kernels.arguments import check_switches, check_tensors
 from kernels.backend import ask_substitute, choose_backend
 from kernels.dtypes import check_dtype
 
@@ -26,6 +27,8 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> T
 
     Raises ValueError when shapes, types or devices do not belong together.
     """
+    check_tensors(x=x, cos=cos, sin=sin)
+    check_switches(interleaved=interleaved)
     _check(x, cos, sin)
     substituted = ask_substitute("rope", x, cos, sin, interleaved=interleaved)
     if substituted is not NotImplemented:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from kernels._route_top_k import portable, reference
 from kernels._route_top_k.options import Options, Scoring
+from kernels.arguments import check_number, check_optional_tensors, check_switches, check_tensors
 from kernels.backend import ask_substitute, choose_backend
 from kernels.dtypes import check_dtype
+from kernels.whole_numbers import check_whole_number
 
 SCORINGS: tuple[str, ...] = get_args(Scoring)
 
@@ -49,6 +51,10 @@ def route_top_k(
 
     Raises ValueError when shapes or numbers do not belong together.
     """
+    check_tensors(logits=logits)
+    check_optional_tensors(bias=bias)
+    check_switches(normalize=normalize)
+    check_number("scale", scale)
     _check(logits, k, scoring, bias, num_groups, top_groups)
     substituted = ask_substitute(
         "route_top_k",
@@ -83,6 +89,8 @@ def _check(logits: Tensor, k: int, scoring: str, bias: Tensor | None, num_groups
     experts = logits.shape[1]
     if scoring not in SCORINGS:
         raise ValueError(f"scoring must be one of {', '.join(SCORINGS)}, but got {scoring!r}.")
+    for name, number in (("k", k), ("num_groups", num_groups), ("top_groups", top_groups)):
+        check_whole_number(name, number)
     if num_groups < 1 or experts % num_groups != 0 or not 1 <= top_groups <= num_groups:
         raise ValueError(
             f"num_groups must divide the {experts} experts and top_groups lie between 1 and num_groups, but got "

@@ -38,8 +38,9 @@ class Indexer(nn.Module):
         return self._rotated(q, context), self.weight_proj(x.detach()) * self.heads**-0.5
 
     def keys(self, x: Tensor, context: Context) -> Tensor:
-        """x [B, T, d] -> [B, T, 1, size]."""
-        return self._rotated(self.k_norm(self.k_proj(x.detach())).unsqueeze(2), context)
+        """x [B, T, d] -> [B, T, 1, size], in the type of the queries: autocast would leave the norm's result in float32."""
+        k = self.k_proj(x.detach())
+        return self._rotated(self.k_norm(k).to(k.dtype).unsqueeze(2), context)
 
     def picks(self, q: Tensor, weight: Tensor, k: Tensor, top_k: int, position: Tensor | None = None) -> Tensor:
         """The tokens of k [B, Tk, 1, size] that the last Tq, or those at `position` [Tq], see: [B, Tq, 1, min(top_k,

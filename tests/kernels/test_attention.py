@@ -125,6 +125,15 @@ def test_a_window_counts_the_query_itself():
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
+@pytest.mark.parametrize("scale", [-0.3, 0.0])
+def test_a_scale_may_turn_scores_round_or_make_them_equal(scale, backend):
+    tensors, do, _ = inputs("grouped queries")
+    expected = output_and_gradients(tensors, do, {"scale": scale}, "reference")
+    for actual, wanted in zip(output_and_gradients(tensors, do, {"scale": scale}, backend), expected, strict=True):
+        assert_close(actual, wanted, LIMITS[torch.float32])
+
+
+@pytest.mark.parametrize("backend", ["portable", "gpu"])
 def test_reading_a_prompt_in_chunks_changes_nothing(backend):
     (q, k, v), _, _ = inputs("several tiles")
     with use_backend(backend):
@@ -170,7 +179,7 @@ def test_a_step_is_that_of_the_reference(heads, kv_heads, size, slots, length, k
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
-def test_a_step_is_the_last_row_of_attention_in_any_order_of_slots(backend):
+def test_a_step_is_the_last_row_of_attention_in_any_order_of_slots(backend, nan_filled_memory):
     (q, k, v), _, _ = inputs("grouped queries")
     order = torch.randperm(15, generator=torch.Generator().manual_seed(5))
     with use_backend(backend):

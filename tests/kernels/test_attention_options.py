@@ -218,24 +218,36 @@ def step(tensors, length, options, backend):
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
-def assert_same_step(actual, expected):
+def assert_same_step(actual, expected, limit=1e-5):
     for one, right in zip(actual, expected, strict=True):
         assert torch.equal(one == -math.inf, right == -math.inf)
-        assert_close_relative(one.nan_to_num(neginf=0.0), right.nan_to_num(neginf=0.0), 1e-5)
+        assert_close_relative(one.nan_to_num(neginf=0.0), right.nan_to_num(neginf=0.0), limit)
+
+
+HALF_STEPS = ("latent attention, absorbed", "listed slots", "log-sum-exp over several splits")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", STEPS)
-def test_a_step_is_that_of_the_reference(case, backend, small_attention_tiles, nan_filled_memory):
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        *((case, torch.float32) for case in STEPS if case != "log-sum-exp over several splits"),
+        *((case, torch.float16) for case in HALF_STEPS),
+    ],
+    ids=str,
+)
+def test_a_step_is_that_of_the_reference(case, dtype, backend, small_attention_tiles, nan_filled_memory):
     tensors, length, options = step_inputs(case)
-    expected = step(tensors, length, options, "reference")
-    q, k, v = tensors
+    q, k, v = (None if x is None else x.to(dtype) for x in tensors)
+    expected = step([None if x is None else x.float() for x in (q, k, v)], length, options, "reference")
     # What lies in slots that are not filled must not matter.
     unfilled = [None if x is None else x.clone() for x in (k, v)]
     for cache in unfilled:
         if cache is not None:
             cache[:, length:] = float("nan")
-    assert_same_step(step((q, *unfilled), length, options, backend), expected)
+    actual = step((q, *unfilled), length, options, backend)
+    assert [x.dtype for x in actual] == [dtype, torch.float32][: len(actual)]
+    assert_same_step(actual, expected, LIMITS[dtype])
 
 
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
@@ -258,7 +270,7 @@ def test_sequences_and_heads_may_share_a_list_of_slots(backend, small_attention_
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_every_sequence_may_have_its_own_length(backend, small_attention_tiles):
+def test_every_sequence_may_have_its_own_length(backend, small_attention_tiles, nan_filled_memory):
     tensors, _, options = step_inputs("everything over several splits")
     lengths = torch.tensor([1, 301])
     expected = step(tensors, lengths, options, "reference")
@@ -278,7 +290,7 @@ def test_a_length_of_zero_on_the_device_sees_no_slot(lengths, backend, small_att
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_last_row_of_attention_is_a_step_with_the_gates_as_a_bias(backend):
+def test_the_last_row_of_attention_is_a_step_with_the_gates_as_a_bias(backend, nan_filled_memory):
     tensors, options = inputs("forget gates of grouped heads")
     after = tensors["log_forget"].flip(1).cumsum(1).flip(1) - tensors["log_forget"]
     sees = 30

@@ -226,6 +226,20 @@ def test_forced_blocks_come_first_and_blocks_ahead_never():
     [
         (lambda: local_global_blocks(4, local=0), "local must be at least 1, but got 0"),
         (lambda: local_global_blocks(0, local=1), "count must be at least 1, but got 0"),
+        (lambda: local_global_blocks(4, local=1.5), r"local must be a whole number, but got 1\.5"),
+        (lambda: local_global_blocks(4.0, local=1), r"count must be a whole number, but got 4\.0"),
+        (lambda: local_global_blocks(4, local=1, seed=None), "seed must be a whole number, but got None"),
+        (lambda: local_global_blocks(4, local=1, causal=None), "causal must be True or False, but got None"),
+        (lambda: local_global_blocks(4, local=1, at=3), "at must be a tensor or None, but got 3"),
+        (lambda: local_global_blocks(4, local=1, at=torch.tensor(1.0)), "at must be one number of int32 or int64"),
+        (lambda: local_global_blocks(4, local=1, at=torch.arange(2)), r"at must be one number .* torch\.int64 \[2\]"),
+        (lambda: strided_blocks(4, local=1, stride=2, at=torch.tensor(4)), "at must lie from 0 to 3, but got 4 to 4"),
+        (lambda: dilated_blocks(4, segments=2, dilations=1), "segments and dilations must pair up, but got 2 and 1"),
+        (lambda: top_blocks(torch.zeros(1, 2, 1, 4), [0, 1], 2), r"own must be a tensor, but got \[0, 1\]"),
+        (
+            lambda: top_blocks(torch.zeros(1, 2, 1, 4), torch.tensor([0, 4]), 2),
+            "own must lie from 0 to 3, but got 0 to 4",
+        ),
         (lambda: local_global_blocks(4, local=1, random_blocks=-1), "random_blocks must be at least 0, but got -1"),
         (lambda: strided_blocks(4, local=1, stride=0), "stride must be at least 1, but got 0"),
         (lambda: dilated_blocks(4, segments=(2,), dilations=(1, 2)), r"must pair up, but got \(2,\) and \(1, 2\)"),
@@ -326,6 +340,36 @@ NSA = {"block_size": 4, "compressed_size": 4, "compressed_stride": 2, "top_k": 4
             lambda q, k, weight: indexed_tokens(q, k, weight, 2),
             [(1, 4, 2, 8), (1, 4, 8), (1, 4, 3)],
             r"weight \[B, Tq, H\] beside q \[1, 4, 2, 8\], but got \[1, 4, 8\] and \[1, 4, 3\]",
+        ),
+        (
+            lambda q, k: nsa_blocks(q, k, 9, position=torch.tensor([0, 1, 2, 9]), **NSA),
+            [(1, 4, 2, 8), (1, 3, 2, 8)],
+            "position must lie from 0 to 8, but got 0 to 9",
+        ),
+        (
+            lambda q, k: nsa_blocks(q, k, 9.5, **NSA),
+            [(1, 4, 2, 8), (1, 3, 2, 8)],
+            r"keys must be a whole number, but got 9\.5",
+        ),
+        (
+            lambda q, k: nsa_blocks(q, k, 9, scale="1", **NSA),
+            [(1, 4, 2, 8), (1, 3, 2, 8)],
+            "scale must be a finite number, but got '1'",
+        ),
+        (
+            lambda q, k, weight: indexed_tokens(q, k.half(), weight, 2),
+            [(1, 4, 2, 8), (1, 4, 8), (1, 4, 2)],
+            r"k must have the type of q, torch\.float32, but got torch\.float16",
+        ),
+        (
+            lambda q, k, weight: indexed_tokens(q, k, weight.bfloat16(), 2),
+            [(1, 4, 2, 8), (1, 4, 8), (1, 4, 2)],
+            r"weight must have the type of q, torch\.float32, but got torch\.bfloat16",
+        ),
+        (
+            lambda q, k, weight: indexed_tokens(q, k, weight, 2, position=torch.tensor([-1, 0, 1, 2])),
+            [(1, 4, 2, 8), (1, 4, 8), (1, 4, 2)],
+            "position must lie from 0 to 3, but got -1 to 2",
         ),
         (
             lambda q, k, weight: indexed_tokens(q, k, weight, 0),

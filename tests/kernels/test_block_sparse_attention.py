@@ -202,19 +202,24 @@ def test_blocks_that_do_not_exist_are_skipped_by_the_gpu_and_refused_elsewhere()
             block_sparse_attention(*tensors, outside, **options)
 
 
-def test_strided_inputs_and_expanded_gradients_are_read_where_they_lie():
+@pytest.mark.parametrize("way", ["gpu", "_gathered", "_masked"])
+def test_strided_inputs_and_gradients_of_stride_zero_are_read_where_they_lie(way, monkeypatch):
+    monkeypatch.setattr(portable, "_gathering_pays", lambda *_: way == "_gathered")
+    backend = "gpu" if way == "gpu" else "portable"
     generator = torch.Generator().manual_seed(3)
     fused = torch.randn(2, 30, 4, 20, generator=generator)
     q, k, v = fused.split((2, 1, 1), dim=2)
     blocks = torch.randint(0, 4, (2, 30, 1, 2), generator=generator)
     assert gpu_arguments.side_by_side(q) is q and gpu_arguments.readable(k) is k
+    blocks[..., 0] = 0  # every query sees a key, whose log-sum has a derivative
     grads = (torch.ones(()).expand(2, 30, 2, 20), torch.ones(()).expand(2, 30, 2))
-    options = {"block_size": 8}
     for strided in ((q, k, v), (q.flip(1), k, v.transpose(1, 3).contiguous().transpose(1, 3))):
-        leaves = tuple(x.detach().requires_grad_() for x in strided)
-        for actual, wanted in zip(
-            run("gpu", leaves, blocks, grads, options), run("reference", leaves, blocks, grads, options), strict=True
-        ):
+        leaves, found = tuple(x.detach().requires_grad_() for x in strided), []
+        for name in (backend, "reference"):
+            with use_backend(name):
+                outputs = block_sparse_attention(*leaves, blocks, block_size=8, return_lse=True)
+            found.append((*outputs, *torch.autograd.grad(outputs, leaves, grads)))
+        for actual, wanted in zip(*found, strict=True):
             assert_close_relative(actual, wanted, LIMITS[torch.float32])
 
 
@@ -301,5 +306,11 @@ def test_mixed_and_unknown_types_are_refused():
         block_sparse_attention(q.double(), q.double(), q.double(), blocks, block_size=2)
     with pytest.raises(ValueError, match="blocks must be int32 or int64"):
         block_sparse_attention(q, q, q, blocks.float(), block_size=2)
+    with pytest.raises(ValueError, match="blocks must be a tensor, but got None"):
+        block_sparse_attention(q, q, q, None, block_size=2)
+    with pytest.raises(ValueError, match="scale must be a finite number, but got nan"):
+        block_sparse_attention(q, q, q, blocks, block_size=2, scale=float("nan"))
+    with pytest.raises(ValueError, match="causal must be True or False, but got None"):
+        block_sparse_attention(q, q, q, blocks, block_size=2, causal=None)
     with use_backend("gpu"), pytest.raises(ValueError, match="multiplies bfloat16 wrongly"):
         block_sparse_attention(q.bfloat16(), q.bfloat16(), q.bfloat16(), blocks, block_size=2)

@@ -89,6 +89,7 @@ def test_operators_keep_what_torch_asks_of_them():
 @pytest.mark.parametrize(
     ("up", "activation", "message"),
     [
+        (None, "silu", "up must be a tensor, but got None"),
         (torch.ones(2, 3), "silu", r"must both be \[\.\.\., D\], but got \[2, 4\] and \[2, 3\]"),
         (torch.ones(2, 4, dtype=torch.float16), "silu", "one type on one device"),
         (torch.ones(2, 4, device="meta"), "silu", r"one type on one device.*float32 on meta"),

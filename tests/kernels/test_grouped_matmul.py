@@ -14,8 +14,8 @@ SHAPES = {  # rows, K, N, group sizes
     "one group": (15, 4, 20, [15]),
     "one row per group": (3, 8, 8, [1, 1, 1]),
     "empty groups at both ends and between": (9, 6, 5, [0, 4, 0, 0, 5, 0]),
-    "no rows in any group": (4, 6, 5, [0, 0]),
-    "rows beyond the groups": (150, 20, 70, [3, 0, 100, 1]),
+    "no rows in any group": (1, 6, 5, [0, 0]),
+    "rows beyond the groups": (100, 20, 70, [3, 0, 66, 1]),
     "more than a tile each way": (130, 68, 132, [1, 129]),
     "nine groups": (63, 16, 16, [7, 0, 20, 1, 1, 0, 30, 2, 2]),
 }
@@ -165,6 +165,13 @@ def test_arguments_that_do_not_belong_together_are_refused(x, w, sizes, message)
 def test_the_reference_refuses_sizes_that_do_not_fit_the_rows(sizes):
     with use_backend("reference"), pytest.raises(ValueError, match="group_sizes must be non-negative and sum to at"):
         grouped_matmul(torch.ones(4, 3), torch.ones(2, 3, 6), torch.tensor(sizes))
+
+
+def test_a_negative_size_is_taken_as_none_by_the_gpu_which_writes_nowhere_else():
+    x, w = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.ones(3, 4, 6)
+    with use_backend("gpu"):
+        y, expected = (grouped_matmul(x, w, torch.tensor(sizes)) for sizes in ([-3, 2, 1], [0, 2, 1]))
+    assert torch.equal(y, expected)
 
 
 def test_bfloat16_is_refused_in_the_interpreter():

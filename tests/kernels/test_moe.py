@@ -12,12 +12,12 @@ CASES = {  # T, d, I, E, K, activation
     "one token": (1, 8, 4, 3, 1, "silu"),
     "one expert": (15, 12, 20, 1, 1, "gelu"),
     "every expert": (15, 20, 8, 3, 3, "relu2"),
-    "several tiles": (100, 32, 80, 4, 2, "silu"),
+    "several tiles": (130, 32, 60, 4, 2, "silu"),
     "odd widths": (63, 25, 37, 5, 2, "gelu"),
     "many more experts than choices": (5, 12, 8, 256, 2, "silu"),
     "wide": (33, 130, 68, 2, 1, "relu2"),
     "gpt-oss": (63, 36, 20, 5, 2, "quick_gelu"),
-    "no gate": (33, 16, 32, 4, 2, "gelu_tanh"),
+    "no gate": (100, 16, 12, 3, 1, "gelu_tanh"),
     "no gate, biases": (15, 12, 20, 3, 2, "silu"),
 }
 OPTIONS = {
@@ -257,6 +257,11 @@ def test_the_definition_agrees_with_the_experts_of_gpt_oss():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"w_in": None}, "w_in must be a tensor, but got None"),
+        ({"b_in": [0.0]}, r"b_in must be a tensor or None, but got \[0\.0\]"),
+        ({"gated": None}, "gated must be True or False, but got None"),
+        ({"clamp": float("inf")}, "clamp must be a finite number, but got inf"),
+        ({"up_offset": "1"}, "up_offset must be a finite number, but got '1'"),
         ({"x": torch.ones(5)}, r"x must be \[T, d\]"),
         ({"w_in": torch.ones(3, 7, 8)}, r"w_in must be \[E, d, 2 I\] with the d=8 of x"),
         ({"w_in": torch.ones(3, 8, 7)}, r"w_in must be \[E, d, 2 I\]"),

@@ -100,6 +100,7 @@ def test_the_operator_keeps_what_torch_asks_of_it():
 @pytest.mark.parametrize(
     ("x", "table", "message"),
     [
+        (None, torch.ones(3, 2), "x must be a tensor, but got None"),
         (torch.ones(2, 3, 4), torch.ones(3, 2), r"x must be \[B, T, H, D\]"),
         (torch.ones(2, 3, 1, 4), torch.ones(2, 2), r"\[T, R / 2\] or \[B, T, R / 2\] beside x \[2, 3, 1, 4\]"),
         (torch.ones(2, 3, 1, 4), torch.ones(3, 3), "between 2 and the 4 channels of a head, but the tables turn 6"),

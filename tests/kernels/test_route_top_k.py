@@ -193,6 +193,11 @@ def test_router_logits_receive_the_gradient_of_the_weights_alone(backend):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"k": 2.0}, r"k must be a whole number, but got 2\.0"),
+        ({"k": 1, "num_groups": 1.5}, r"num_groups must be a whole number, but got 1\.5"),
+        ({"k": 1, "scale": float("nan")}, "scale must be a finite number, but got nan"),
+        ({"k": 1, "bias": [0.0] * 6}, "bias must be a tensor or None, but got"),
+        ({"k": 1, "normalize": None}, "normalize must be True or False, but got None"),
         ({"k": 0}, "k must lie between 1 and the 6 experts that can be picked, but got 0"),
         ({"k": 4, "num_groups": 3, "top_groups": 1}, "the 2 experts that can be picked, but got 4"),
         ({"k": 1, "num_groups": 4}, "num_groups must divide the 6 experts"),
