@@ -13,8 +13,9 @@ from nas.devices import spec_from
 from nas.measurement import Measurement
 from scripts import benchmark_kernels
 from scripts.kernel_lab.attention_operations import Attention, AttentionStep
+from scripts.kernel_lab.attention_problems import FLA_SHAPES
 from scripts.kernel_lab.operations import GroupedMatmul, Mlstm, Recurrence
-from scripts.kernel_lab.problem_lists import benchmark_problems, launch_problems, tiny_problems
+from scripts.kernel_lab.problem_lists import LAYERS, benchmark_problems, launch_problems, tiny_problems
 from scripts.kernel_lab.problems import check, worst
 from scripts.kernel_lab.rows import COPY, read, right_row, table_line, write
 from scripts.kernel_lab.sparse_operations import BlockSparseAttention
@@ -32,6 +33,14 @@ def test_every_function_of_the_door_has_problems_in_every_list():
     for problems in (benchmark_problems("cuda"), benchmark_problems("cpu"), launch_problems(), tiny_problems()):
         assert {problem.op for problem in problems} == functions
         assert len({(one.op, one.name, one.dtype) for one in problems}) == len(problems)
+
+
+def test_attention_and_every_recurrence_are_timed_at_the_six_shapes_of_flas_benchmark():
+    names = {(one.op, one.name) for one in benchmark_problems("cuda")}
+    rows = [("attention", "causal "), ("mlstm", ""), *(("matrix_recurrence", f"{layer} ") for layer in LAYERS)]
+    shapes = [f"B{B} T{T} H{H} D{D}" for B, T, H, D in FLA_SHAPES]
+    assert len(shapes) == 6
+    assert not {(op, f"{row}{shape}") for op, row in rows for shape in shapes} - names
 
 
 @pytest.mark.parametrize("problem", tiny_problems(), ids=lambda one: f"{one.op} {one.name}")

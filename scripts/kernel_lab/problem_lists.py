@@ -27,7 +27,7 @@ from scripts.kernel_lab.problems import DTYPES, Problem
 FUNCTIONS = (*OPERATIONS, "mlstm")
 """The public functions that have problems: those with kernels of their own, and one that runs on such kernels."""
 
-# The published layer of each setting of the recurrence; the settings beyond the first four on two shapes alone.
+# The published layer of each setting of the recurrence.
 LAYERS: dict[str, Setting] = {
     "simple_gla": Setting("head"),
     "gated_delta_rule": Setting("head", delta=True),
@@ -39,7 +39,6 @@ LAYERS: dict[str, Setting] = {
     "retention": Setting("fixed"),
     "delta_rule": Setting("none", delta=True),
 }
-EVERY_SHAPE = ("simple_gla", "gated_delta_rule", "gla")
 HEAD_SIZES = (16, 20, 32, 64, 96, 128, 256)
 
 
@@ -56,7 +55,7 @@ def recurrence_sizes() -> list[tuple[str, Operation]]:
     named: list[tuple[str, Operation]] = []
     for layer, setting in LAYERS.items():
         fixed = setting.gate == "fixed"
-        for B, T, H, D in FLA_SHAPES if layer in EVERY_SHAPE else (FLA_SHAPES[0], FLA_SHAPES[2]):
+        for B, T, H, D in FLA_SHAPES:
             one = Recurrence(B=B, T=T, Hqk=H, Hv=H, K=D, V=D, **asdict(setting), constant_decay=fixed)
             named.append((f"{layer} B{B} T{T} H{H} D{D}", one))
     named += [
@@ -69,7 +68,7 @@ def recurrence_sizes() -> list[tuple[str, Operation]]:
             "gated_delta_rule B8 T4096 H64/16 D128",
             Recurrence(B=8, T=4096, Hqk=16, Hv=64, K=128, V=128, gate="head", delta=True),
         ),
-        ("B1 T8192 H96 D128", Mlstm(B=1, T=8192, Hqk=96, Hv=96, K=128, V=128)),
+        *((f"B{B} T{T} H{H} D{D}", Mlstm(B=B, T=T, Hqk=H, Hv=H, K=D, V=D)) for B, T, H, D in FLA_SHAPES),
         ("B4 T4096 H8 K256 V128", Mlstm(B=4, T=4096, Hqk=8, Hv=8, K=256, V=128)),
         ("kda B1 T8192 H64 D128", Recurrence(B=1, T=8192, Hqk=64, Hv=64, K=128, V=128, gate="channel", delta=True)),
     ]
