@@ -47,25 +47,34 @@ def top_blocks(scores: Tensor, own: Tensor, top_k: int, *, first: int = 0, last:
 
 
 @torch.no_grad()
-def moba_blocks(q: Tensor, k: Tensor, *, block_size: int, top_k: int) -> Tensor:
-    """MoBA: for each query of q [B, Tq, Hq, D] the own block and the best of the others by q . mean(keys of a block).
+def moba_blocks(
+    q: Tensor, means: Tensor, keys: int, *, block_size: int, top_k: int, position: Tensor | None = None
+) -> Tensor:
+    """MoBA: for each query the own block and the best of those before it by the product of query and mean key.
 
-    k [B, Tk, Hkv, D], of which the queries are the last Tq; scores of the heads of a group are added, in float32.
-    Returns lists [B, Tq, Hkv, S] for lists of single queries. Source: Lu et al. (arXiv 2502.13189), section 2.2. Raises
-    ValueError when shapes and sizes do not belong together.
+    Args:
+        q: [B, Tq, Hq, D], the last Tq of `keys` positions.
+        means: [B, keys // block_size, Hkv, D], the mean keys of the complete blocks, in the type of q or float32.
+        position: as for `nsa_blocks`.
+
+    Scores of the heads of a group are added, in float32. Returns lists [B, Tq, Hkv, S] of up to top_k blocks for lists
+    of single queries. Source: Lu et al. (arXiv 2502.13189), section 2.2. Raises ValueError when shapes and sizes do not
+    belong together.
     """
-    checks.check_heads(q, k, "k")
-    checks.check_position(None, q, k.shape[1])
-    checks.check_sizes(block_size=block_size, top_k=top_k)
-    keys, kv_heads = k.shape[1:3]
-    complete = keys // block_size
-    means = k[:, : complete * block_size].unflatten(1, (complete, block_size)).float().mean(2)
-    own = torch.arange(keys - q.shape[1], keys, device=q.device) // block_size
-    count = -(-keys // block_size)
+    checks.check_sizes(keys=keys, block_size=block_size, top_k=top_k)
+    checks.check_heads(q, means, "means", or_float32=True)
+    checks.check_position(position, q, keys)
+    if means.shape[1] != keys // block_size:
+        raise ValueError(
+            f"means must be of the {keys // block_size} complete blocks of {block_size} among {keys} keys, but got "
+            f"shape {list(means.shape)}."
+        )
+    kv_heads, count = means.shape[2], -(-keys // block_size)
+    own, means = checks.positions(position, q, keys) // block_size, means.float()
 
     def pick(start: int, stop: int) -> Tensor:
         grouped = q[:, start:stop].float().unflatten(2, (kv_heads, -1)).sum(3)
-        scores = torch.einsum("bthd,bnhd->bthn", grouped, means)
+        scores = torch.einsum("bthd,bnhd->bthn", grouped, means).float()
         return top_blocks(_padded(scores, count), own[start:stop], top_k)
 
     return _in_parts(q.shape[1], q.shape[0] * kv_heads * count, pick)

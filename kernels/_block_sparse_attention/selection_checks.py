@@ -11,8 +11,8 @@ from kernels.whole_numbers import check_whole_number
 INTEGERS = (torch.int32, torch.int64)
 
 
-def check_floats(name: str, tensor: Tensor, layout: str, first: Tensor) -> None:
-    """Layout such as "[B, T, H, D]"; the device is that of the first argument."""
+def check_floats(name: str, tensor: Tensor, layout: str, first: Tensor, *, or_float32: bool = False) -> None:
+    """Layout such as "[B, T, H, D]"; device and type are those of the first argument."""
     check_tensors(**{name: tensor})
     if tensor.dim() != layout.count(",") + 1 or not tensor.is_floating_point() or tensor.device != first.device:
         raise ValueError(
@@ -20,14 +20,15 @@ def check_floats(name: str, tensor: Tensor, layout: str, first: Tensor) -> None:
             f"{tensor.dtype} on {tensor.device}."
         )
     check_dtype(name, tensor)
-    if tensor.dtype != first.dtype:
-        raise ValueError(f"{name} must have the type of q, {first.dtype}, but got {tensor.dtype}: convert one of them.")
+    if tensor.dtype != first.dtype and not (or_float32 and tensor.dtype == torch.float32):
+        kinds = f"the type of q, {first.dtype}{', or float32' if or_float32 else ''}"
+        raise ValueError(f"{name} must have {kinds}, but got {tensor.dtype}: convert one of them.")
 
 
-def check_heads(q: Tensor, k: Tensor, name: str) -> None:
+def check_heads(q: Tensor, k: Tensor, name: str, *, or_float32: bool = False) -> None:
     """q [B, Tq, Hq, D] beside k [B, N, Hkv, D], which is called `name`."""
     check_floats("q", q, "[B, Tq, Hq, D]", q)
-    check_floats(name, k, "[B, N, Hkv, D]", q)
+    check_floats(name, k, "[B, N, Hkv, D]", q, or_float32=or_float32)
     if (k.shape[0], k.shape[3]) != (q.shape[0], q.shape[3]):
         raise ValueError(
             f"{name} must have the sequences and the head size of q {list(q.shape)}, but got shape {list(k.shape)}."

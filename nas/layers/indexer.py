@@ -38,7 +38,7 @@ class Indexer(nn.Module):
         return self._rotated(q, context), self.weight_proj(x.detach()) * self.heads**-0.5
 
     def keys(self, x: Tensor, context: Context) -> Tensor:
-        """x [B, T, d] -> [B, T, 1, size], in the type of the queries: autocast would leave the norm's result in float32."""
+        """x [B, T, d] -> [B, T, 1, size], in the type of the queries: autocast leaves norms in float32."""
         k = self.k_proj(x.detach())
         return self._rotated(self.k_norm(k).to(k.dtype).unsqueeze(2), context)
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from nas.ffns.mixture_of_depths import PassingTokens
 from nas.ffns.moe import HashedExperts, MoeFfn
-from nas.mixers.block_sparse_attention import BlockRelevance
 from nas.mixers.selection import Selection
 
 End = Literal["spread", "concentrated"]
@@ -27,12 +26,10 @@ WORDS: dict[End, str] = {
     "concentrated": "Zipf-skewed routing and local selection",
 }
 
-SHIFT = 7
-
 
 def depends_on_content(model: nn.Module) -> bool:
     """Whether what a network costs depends on what it reads."""
-    return any(isinstance(module, MoeFfn | PassingTokens | BlockRelevance | Selection) for module in model.modules())
+    return any(isinstance(module, MoeFfn | PassingTokens | Selection) for module in model.modules())
 
 
 class Content:
@@ -91,20 +88,6 @@ class Content:
 
         return self._once(key, choose)[None, :, None].expand(picks.shape)
 
-    def relevance(self, module: nn.Module, inputs: Any, relevance: Tensor) -> Tensor:
-        """A forward hook of a block selection: relevance [B, T, Hkv, N] -> the same shape, mostly without memory."""
-        if self.end is None:
-            return relevance
-        batch, tokens, heads, blocks = relevance.shape
-        key = (self.end, "blocks", tokens, blocks)
-        if key not in self._known:
-            # Rows of one random vector, shifted: every query has another order of blocks, and nothing is allocated.
-            values = torch.rand(SHIFT * tokens + blocks, generator=torch.Generator().manual_seed(0))
-            nearest = torch.arange(blocks, dtype=torch.float32, device=relevance.device)
-            rows = values.to(relevance.device).as_strided((tokens, blocks), (SHIFT, 1))
-            self._known[key] = rows if self.end == "spread" else nearest.expand(tokens, -1)
-        return self._known[key][None, :, None].expand(batch, -1, heads, -1)
-
     def _once(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
         if key not in self._known:
             self._known[key] = make()
@@ -125,8 +108,6 @@ def content_of(model: nn.Module) -> Iterator[Content]:
             handles.append(module.register_forward_hook(content.passing))
         elif isinstance(module, Selection):
             handles.append(module.register_forward_hook(content.picks))
-        elif isinstance(module, BlockRelevance):
-            handles.append(module.register_forward_hook(content.relevance))
     try:
         yield content
     finally:

@@ -8,10 +8,9 @@ Source: Lu et al., MoBA (arXiv 2502.13189), section 2.2; as there, relevance is 
 """
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from kernels import attention, attention_step, block_sparse_attention, top_blocks
+from kernels import attention, attention_step, block_sparse_attention, moba_blocks
 from nas.architecture.mixers import BlockSparseAttention
 from nas.context import Context
 from nas.layers.block_counts import keys_in_blocks
@@ -20,15 +19,7 @@ from nas.layers.linear import Linear
 from nas.layers.listed_blocks import attend_to_blocks
 from nas.layers.qkv import QkvProjection
 from nas.mixers.base import Mixer, State, linear_flops
-
-
-class BlockRelevance(nn.Module):
-    """How relevant every block is to every query; a module of its own, so that measuring can put a pattern in place."""
-
-    def forward(self, q: Tensor, means: Tensor) -> Tensor:
-        """q [B, T, Hq, D], means [B, N, Hkv, D] -> [B, T, Hkv, N]."""
-        per_group = q.float().unflatten(2, (means.shape[2], -1)).sum(3)
-        return torch.einsum("bthd,bnhd->bthn", per_group, means)
+from nas.mixers.selection import Selection
 
 
 class BlockSparseAttentionMixer(Mixer):
@@ -40,7 +31,7 @@ class BlockSparseAttentionMixer(Mixer):
         self.block_size = options.block_size
         self.top_k = options.top_k
         self.qkv = QkvProjection(options, d_model)
-        self.relevance = BlockRelevance()
+        self.selection = Selection(block_size=options.block_size, last=1)
         self.out_proj = Linear(options.num_heads * options.head_dim, d_model)
 
     def forward(
@@ -56,11 +47,11 @@ class BlockSparseAttentionMixer(Mixer):
             state["means"][:, known:complete] = self._block_means(k[:, known * self.block_size :])
             means = state["means"][:, :complete]
         blocks = self._blocks(q, means, k.shape[1])
-        o = (
-            attention(q, k, v)
-            if blocks is None
-            else block_sparse_attention(q, k, v, blocks, block_size=self.block_size)
-        )
+        if blocks is None:
+            o = attention(q, k, v)
+        else:
+            picks = self.selection(blocks, k.shape[1])
+            o = block_sparse_attention(q, k, v, picks, block_size=self.block_size)
         return self.out_proj(o.flatten(2)), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
@@ -73,7 +64,7 @@ class BlockSparseAttentionMixer(Mixer):
         if blocks is None:  # and nobody will ask for a mean
             o = attention_step(q[:, 0], state["k"].to(q.dtype), state["v"].to(q.dtype), length)
         else:
-            picked = blocks[:, 0]
+            picked = self.selection(blocks, context.position + 1)[:, 0]
             o = attend_to_blocks(q[:, 0], state["k"], state["v"], picked, length, block_size=self.block_size)
             self._keep_mean(state, position)
         return self.out_proj(o.flatten(1)), state
@@ -118,14 +109,9 @@ class BlockSparseAttentionMixer(Mixer):
 
         The token's own block first; -1 stands for none.
         """
-        count = -(-length // self.block_size)
-        if count <= self.top_k + 1:
+        if -(-length // self.block_size) <= self.top_k + 1:
             return None
-        if position is None:
-            position = torch.arange(length - q.shape[1], length, device=q.device)
-        with torch.no_grad():
-            relevance = F.pad(self.relevance(q, means), (0, count - means.shape[1]))
-        return top_blocks(relevance, position // self.block_size, self.top_k + 1)
+        return moba_blocks(q, means, length, block_size=self.block_size, top_k=self.top_k + 1, position=position)
 
     def _keys_seen(self, tokens: int) -> int:
         """Keys seen by the first `tokens` tokens together: the own block up to the token, and at most top_k others."""

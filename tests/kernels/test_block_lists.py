@@ -28,6 +28,12 @@ def seen(lists: Tensor, count: int) -> Tensor:
     return (lists.unsqueeze(-1) == torch.arange(count)).any(-2)
 
 
+def moba(q: Tensor, k: Tensor, *, block_size: int, top_k: int) -> Tensor:
+    complete = k.shape[1] // block_size
+    means = k[:, : complete * block_size].unflatten(1, (complete, block_size)).mean(2)
+    return moba_blocks(q, means, k.shape[1], block_size=block_size, top_k=top_k)
+
+
 def of_mask(sees, count: int) -> Tensor:
     """[query blocks, key blocks] by torch's own masks."""
     return create_mask(lambda b, h, i, j: sees(i, j), 1, 1, count, count, device="cpu")[0, 0]
@@ -101,11 +107,11 @@ def test_attention_over_a_static_pattern_is_attention_under_its_mask():
 
 def test_moba_over_all_blocks_is_full_attention_and_over_one_is_the_own_block():
     q, k, v = torch.randn(3, 1, 50, 2, 16, generator=torch.Generator().manual_seed(0))
-    everything = moba_blocks(q, k, block_size=16, top_k=9)
+    everything = moba(q, k, block_size=16, top_k=9)
     actual = block_sparse_attention(q, k, v, everything, block_size=16)
     rows = (x.transpose(1, 2) for x in (q, k, v))
     assert_close_relative(actual, F.scaled_dot_product_attention(*rows, is_causal=True).transpose(1, 2), 1e-5)
-    own = moba_blocks(q, k, block_size=16, top_k=1)
+    own = moba(q, k, block_size=16, top_k=1)
     assert torch.equal(own[0, :, 0, 0], torch.arange(50) // 16)
 
 
@@ -113,19 +119,19 @@ def test_moba_picks_the_blocks_whose_mean_key_is_nearest_and_nothing_later_chang
     q, k = torch.zeros(1, 8, 2, 16), torch.zeros(1, 8, 1, 16)
     q[..., 0] = 1
     k[0, :, 0, 0] = torch.tensor([3.0, 1.0, -1.0, -1.0, 0.0, 3.0, 9.0, 9.0])
-    lists = moba_blocks(q, k, block_size=2, top_k=2)
+    lists = moba(q, k, block_size=2, top_k=2)
     assert lists[0, :, 0].tolist() == [[0, -1]] * 2 + [[1, 0]] * 2 + [[2, 0]] * 2 + [[3, 0]] * 2
-    assert torch.equal(moba_blocks(q[:, :5], k[:, :5], block_size=2, top_k=2), lists[:, :5])
-    assert torch.equal(moba_blocks(q[:, 5:], k, block_size=2, top_k=2), lists[:, 5:])
+    assert torch.equal(moba(q[:, :5], k[:, :5], block_size=2, top_k=2), lists[:, :5])
+    assert torch.equal(moba(q[:, 5:], k, block_size=2, top_k=2), lists[:, 5:])
 
 
 def test_scores_are_taken_in_parts_without_a_difference(monkeypatch):
     from kernels._block_sparse_attention import selection
 
     q, k = torch.randn(2, 1, 30, 2, 16, generator=torch.Generator().manual_seed(0))
-    whole = moba_blocks(q, k, block_size=4, top_k=3)
+    whole = moba(q, k, block_size=4, top_k=3)
     monkeypatch.setattr(selection, "SCORES_AT_A_TIME", 100)
-    assert torch.equal(moba_blocks(q, k, block_size=4, top_k=3), whole)
+    assert torch.equal(moba(q, k, block_size=4, top_k=3), whole)
 
 
 ORACLE = """
@@ -292,29 +298,34 @@ NSA = {"block_size": 4, "compressed_size": 4, "compressed_stride": 2, "top_k": 4
             r"own must be int32 or int64 .* torch\.float32 \[4\]",
         ),
         (
-            lambda q, k: moba_blocks(q, k, block_size=2, top_k=1),
+            lambda q, means: moba_blocks(q, means, 9, block_size=2, top_k=1),
             [(1, 4, 2, 8), (1, 4, 16)],
-            r"k must be \[B, N, Hkv, D\] of a floating type on cpu, but got \[1, 4, 16\]",
+            r"means must be \[B, N, Hkv, D\] of a floating type on cpu, but got \[1, 4, 16\]",
         ),
         (
-            lambda q, k: moba_blocks(q, k, block_size=2, top_k=1),
+            lambda q, means: moba_blocks(q, means, 9, block_size=2, top_k=1),
             [(1, 4, 2, 8), (1, 4, 1, 16)],
-            r"k must have the sequences and the head size of q \[1, 4, 2, 8\], but got shape \[1, 4, 1, 16\]",
+            r"means must have the sequences and the head size of q \[1, 4, 2, 8\], but got shape \[1, 4, 1, 16\]",
         ),
         (
-            lambda q, k: moba_blocks(q, k, block_size=2, top_k=1),
+            lambda q, means: moba_blocks(q, means, 9, block_size=2, top_k=1),
             [(1, 4, 3, 8), (1, 4, 2, 8)],
-            "q must have a multiple of the 2 heads of k, but got 3",
+            "q must have a multiple of the 2 heads of means, but got 3",
         ),
         (
-            lambda q, k: moba_blocks(q, k, block_size=2, top_k=1),
+            lambda q, means: moba_blocks(q, means, 8, block_size=2, top_k=1),
+            [(1, 5, 2, 8), (1, 3, 2, 8)],
+            r"means must be of the 4 complete blocks of 2 among 8 keys, but got shape \[1, 3, 2, 8\]",
+        ),
+        (
+            lambda q, means: moba_blocks(q, means, 4, block_size=1, top_k=1),
             [(1, 5, 2, 8), (1, 4, 2, 8)],
             "q must have at most the 4 tokens of the keys unless position is given, but got 5",
         ),
         (
-            lambda q, k: moba_blocks(q, k.half(), block_size=2, top_k=1),
+            lambda q, means: moba_blocks(q, means.half(), 9, block_size=2, top_k=1),
             [(1, 4, 2, 8), (1, 4, 2, 8)],
-            r"k must have the type of q, torch\.float32, but got torch\.float16",
+            "means must have the type of q, torch.float32, or float32, but got torch.float16",
         ),
         (
             lambda q, k: nsa_blocks(q.double(), k.double(), 9, **NSA),
@@ -322,7 +333,7 @@ NSA = {"block_size": 4, "compressed_size": 4, "compressed_stride": 2, "top_k": 4
             "q must be float32, float16 or bfloat16, but got torch.float64",
         ),
         (
-            lambda q, k: moba_blocks(q, k, block_size=0, top_k=1),
+            lambda q, means: moba_blocks(q, means, 9, block_size=0, top_k=1),
             [(1, 4, 2, 8), (1, 4, 2, 8)],
             "block_size must be at least 1, but got 0",
         ),

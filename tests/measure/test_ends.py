@@ -1,7 +1,5 @@
 """What random weights cannot show, put in place at both ends: routing of experts and selection of blocks."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -9,26 +7,27 @@ from torch import Tensor
 from kernels import use_substitutes
 from nas.architecture import (
     Block,
+    BlockSparseAttention,
     HashAttention,
     IndexedLatentAttention,
     MixtureOfDepths,
     Moe,
     NativeSparseAttention,
 )
-from nas.compile import build_ffn, build_mixer, compile_architecture
+from nas.compile import build_ffn, compile_architecture
 from nas.context import Context
 from nas.ffns.mixture_of_depths import MixtureOfDepthsFfn
 from nas.ffns.moe import MoeFfn
 from nas.measure.ends import Content, balanced_logits, content_of, depends_on_content, end_picks, skewed_logits
 from nas.measure.phases import Call, phase_call
 from nas.measure.random_model import random_model
-from nas.mixers.block_sparse_attention import BlockSparseAttentionMixer
 from nas.mixers.selection import Selection
 from nas.model import Model
 from nas.workload import Decode, Prefill, TrainStep
 from tests.measure.examples import ATTENTION, CPU, GLU, MAMBA2, MOE, SPARSE, D, network
 
 SELECTING = {
+    "block sparse": BlockSparseAttention(num_heads=4, num_kv_heads=2, head_dim=16, block_size=4, top_k=4),
     "native sparse": NativeSparseAttention(
         num_heads=4, num_kv_heads=2, head_dim=16, compressed_stride=2, block_strides=2, top_k=5, window=3
     ),
@@ -191,7 +190,7 @@ def test_the_ends_reach_every_mixer_that_selects(kind: str, phase: str) -> None:
     (y_spread, spread), (y_local, local) = found["spread"], found["concentrated"]
     assert torch.isfinite(y_spread).all() and torch.isfinite(y_local).all()
     assert not torch.equal(y_spread, y_local)
-    block, first = (4, 1) if kind == "native sparse" else (1, 0)
+    block, first = {"native sparse": (4, 1), "block sparse": (4, 0)}.get(kind, (1, 0))
     last = 60 // block if phase == "decode" else 59 // block
     assert sorted(local[1, -1, -1].tolist()) == [*range(first), *range(last + 1 - (5 - first), last + 1)]
     assert spread[1, -1, -1].unique().numel() == 5 and spread.max() <= last
@@ -207,60 +206,6 @@ def test_a_mixer_that_selects_can_be_trained_at_both_ends(kind: str) -> None:
     optimizer = found["concentrated"][0]
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert all(value["exp_avg"].isfinite().all() for value in optimizer.state.values())
-
-
-def picked_blocks(mixer: BlockSparseAttentionMixer, tokens: int) -> Tensor:
-    """[T, N]: the blocks that each token sees, for one KV head."""
-    torch.manual_seed(0)
-    q, k = torch.randn(1, tokens, 2, 32), torch.randn(1, tokens, 2, 32)
-    blocks = mixer._blocks(q, mixer._block_means(k), tokens)
-    assert blocks is not None
-    return (blocks[0, :, 0].unsqueeze(-1) == torch.arange(-(-tokens // mixer.block_size))).any(1)
-
-
-def test_local_selection_picks_the_nearest_blocks_and_spread_selection_others_for_every_token() -> None:
-    mixer = build_mixer(SPARSE, D)
-    assert isinstance(mixer, BlockSparseAttentionMixer)
-    own = picked_blocks(mixer, 64)
-    with content_of(mixer) as content:
-        assert torch.equal(picked_blocks(mixer, 64), own)
-        content.end = "concentrated"
-        local = picked_blocks(mixer, 64)
-        content.end = "spread"
-        spread = picked_blocks(mixer, 64)
-    for position in range(64):
-        block = position // 4
-        assert local[position].nonzero().flatten().tolist() == list(range(max(0, block - 2), block + 1))
-        assert spread[position].sum() == min(block, 2) + 1
-        assert spread[position, block]
-    late = {tuple(row.nonzero().flatten().tolist()) for row in spread[32:]}
-    assert len(late) > len({tuple(row.nonzero().flatten().tolist()) for row in local[32:]})
-    assert spread[40:, :10].any(0).all(), "together the queries touch every early block"
-    assert torch.equal(picked_blocks(mixer, 64), own)
-
-
-def test_both_ends_reach_decoding_too() -> None:
-    mixer = build_mixer(SPARSE, D)
-    assert isinstance(mixer, BlockSparseAttentionMixer)
-    picked: list[Tensor] = []
-    blocks = mixer._blocks
-
-    def observed(*args: Any) -> Any:
-        picked.append(blocks(*args))
-        return picked[-1]
-
-    mixer._blocks = observed  # type: ignore[method-assign]
-    model = compile_architecture(network(Block(mixer=SPARSE))).eval()
-    model.blocks[0].mixer = mixer
-    with content_of(model) as content:
-        call = phase_call(model, Decode(batch=2, context=64), CPU)
-        for end in ("concentrated", "spread"):
-            content.end = end
-            call()
-    local, spread = (one[0, 0, 0].tolist() for one in picked)
-    assert sorted(local) == [14, 15, 16]
-    assert sorted(spread) != [14, 15, 16]
-    assert len(set(spread)) == 3 and 16 in spread
 
 
 @pytest.mark.parametrize("phase", [Prefill(batch=2, prompt=40), Decode(batch=2, context=40)], ids=["prefill", "decode"])
