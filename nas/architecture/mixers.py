@@ -122,7 +122,7 @@ class Attention(GroupedHeads):
     reads: Reads = option("stream", rare=True)
     value_dim: int | None = option(None, role="head_dim", minimum=16, rare=True)
     relative_buckets: int = option(32, minimum=2, maximum=256, rare=True)
-    relative_distance: int = option(128, minimum=2, rare=True)
+    relative_distance: int = option(128, minimum=2, maximum=65536, rare=True)
     position: BiasedPosition = option("rope")
     rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
 
