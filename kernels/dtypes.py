@@ -1,4 +1,4 @@
-"""The types of numbers that every kernel takes, and the refusal of any other: nothing is cast unasked."""
+"""The types of numbers that every kernel takes, and the refusal of any other: nothing is cast or made up unasked."""
 
 import torch
 from torch import Tensor
@@ -12,6 +12,15 @@ def check_dtype(name: str, tensor: Tensor) -> None:
         raise ValueError(
             f"{name} must be float32, float16 or bfloat16, but got {tensor.dtype} of shape {list(tensor.shape)}: "
             "convert it first."
+        )
+
+
+def require_state(state: object, form: str, empty: str) -> None:
+    """Raises TypeError for a step without the state [`form`] that it goes on from; `empty` is what one starts as."""
+    if not isinstance(state, Tensor):
+        raise TypeError(
+            f"state must be a tensor {form}, because a step goes on from what came before, but got "
+            f"{type(state).__name__}: start from {empty}."
         )
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kernels._matrix_recurrence.options import Options
-from kernels.dtypes import DTYPES
+from kernels.dtypes import DTYPES, require_state
 
 LARGEST_KEY = 256  # a program of the delta rule holds all of K
 LARGEST_VALUE = 1024  # programs share V
@@ -24,7 +24,7 @@ def check_arguments(
 ) -> Options:
     """The optional arguments as one value. Raises ValueError or TypeError unless the arguments fit together; `step`
     drops the T axis from every rule."""
-    _check_tokens(q, k, v, step=step)
+    check_tokens(q, k, v, step=step)
     if beta is not None and erase is not None:
         raise ValueError("beta and erase exclude one another, but both were given: write beta as part of erase's b.")
     a, b = _erase_pair(erase)
@@ -56,13 +56,11 @@ def check_arguments(
         if key is not None and key.dtype != q.dtype:
             raise TypeError(f"{name} must be {q.dtype} like q and k, but got {key.dtype}.")
     state_name = "state" if step else "initial_state"
+    if step:
+        require_state(state, "[B, Hv, K, V]", "zeros")
     if state is not None:
         _check_state(state, (lead[0], heads, key_size, value_size), state_name)
-    others = (("k", k), ("v", v), ("log_decay", log_decay), *((name, x) for name, x, _, _ in shapes))
-    others += ((state_name, state),)
-    for name, other in others:
-        if other is not None and other.device != q.device:
-            raise ValueError(f"All tensors must be on one device, but q is on {q.device} and {name} on {other.device}.")
+    check_devices(q, ("log_decay", log_decay), *((name, x) for name, x, _, _ in shapes), (state_name, state))
     return Options(log_decay, beta, a, b, bonus)
 
 
@@ -71,11 +69,18 @@ def _erase_pair(erase: tuple[Tensor, Tensor] | None) -> tuple[Tensor | None, Ten
         return None, None
     is_pair = isinstance(erase, tuple | list) and len(erase) == 2 and all(isinstance(x, Tensor) for x in erase)
     if not is_pair:
-        raise TypeError(f"erase must be a pair of tensors (a, b), but got {type(erase).__name__}.")
+        raise TypeError(f"erase must be a pair of tensors (a, b), but got {described(erase)}.")
     return erase[0], erase[1]
 
 
-def _check_tokens(q: Tensor, k: Tensor, v: Tensor, *, step: bool) -> None:
+def described(given: object) -> str:
+    """What came where a pair of tensors was asked for."""
+    if not isinstance(given, tuple | list):
+        return type(given).__name__
+    return f"a {type(given).__name__} of {len(given)} ({', '.join(type(one).__name__ for one in given)})"
+
+
+def check_tokens(q: Tensor, k: Tensor, v: Tensor, *, step: bool) -> None:
     rank, form = (3, "[B, H, D]") if step else (4, "[B, T, H, D]")
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.ndim != rank:
@@ -102,6 +107,13 @@ def _check_tokens(q: Tensor, k: Tensor, v: Tensor, *, step: bool) -> None:
             "q, k and v must share one dtype of float32, bfloat16 and float16, but got "
             f"{q.dtype}, {k.dtype} and {v.dtype}."
         )
+    check_devices(q, ("k", k), ("v", v))
+
+
+def check_devices(q: Tensor, *others: tuple[str, Tensor | None]) -> None:
+    for name, other in others:
+        if other is not None and other.device != q.device:
+            raise ValueError(f"All tensors must be on one device, but q is on {q.device} and {name} on {other.device}.")
 
 
 def _check_state(state: Tensor, shape: tuple[int, int, int, int], name: str) -> None:

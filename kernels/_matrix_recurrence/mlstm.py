@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels._matrix_recurrence import matrix_recurrence, matrix_recurrence_step
-from kernels._matrix_recurrence.checks import LARGEST_VALUE
+from kernels._matrix_recurrence.checks import LARGEST_VALUE, check_devices, check_tokens, described
 
 MlstmState = tuple[Tensor, Tensor]
 
@@ -105,35 +105,33 @@ def _per_head(x: Tensor, v: Tensor) -> Tensor:
 def _checked(
     q: Tensor, k: Tensor, v: Tensor, input_gate: Tensor, forget_gate: Tensor, state: MlstmState | None, *, step: bool
 ) -> MlstmState:
-    """The state to start from; what is left unsaid here, `matrix_recurrence` says."""
-    rank, form = (3, "[B, H, D]") if step else (4, "[B, T, H, D]")
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if tensor.ndim != rank or 0 in tensor.shape:
-            raise ValueError(f"{name} must be {form} with no empty axis, but got shape {list(tensor.shape)}.")
-    if q.shape != k.shape:
-        raise ValueError(f"q and k must have one shape, but got {list(q.shape)} and {list(k.shape)}.")
-    if v.shape[-2] % q.shape[-2]:
-        raise ValueError(
-            f"The heads of v must be a multiple of those of q and k, but got {v.shape[-2]} and {q.shape[-2]}."
-        )
+    """The state to start from."""
+    check_tokens(q, k, v, step=step)
     if v.shape[-1] >= LARGEST_VALUE:
         raise ValueError(
             f"The head size V must be at most {LARGEST_VALUE - 1}, because the normaliser takes a column beside it, "
             f"but got V={v.shape[-1]}."
         )
-    per_head = [*v.shape[:-1]]
-    shifts = {} if state is None else {"m of the state": (state[1], [v.shape[0], v.shape[-2]])}
+    start = None if state is None and not step else _state_pair(state, "state" if step else "initial_state")
+    per_head, size = [*v.shape[:-1]], [v.shape[0], v.shape[-2]]
+    states = {} if start is None else {
+        "S of the state": (start[0], [*size, q.shape[-1], v.shape[-1] + 1]), "m of the state": (start[1], size)
+    }  # fmt: skip
     gates = {"input_gate": (input_gate, per_head), "forget_gate": (forget_gate, per_head)}
-    for name, (tensor, shape) in (gates | shifts).items():
+    for name, (tensor, shape) in (gates | states).items():
         if list(tensor.shape) != shape:
-            raise ValueError(f"{name} must be {shape} beside v {list(v.shape)}, but got {list(tensor.shape)}.")
-        if tensor.dtype != torch.float32 and (tensor.dtype != q.dtype or name in shifts):
-            wanted = "torch.float32" if name in shifts else f"{q.dtype} like q or torch.float32"
-            raise TypeError(f"{name} must be {wanted}, but got {tensor.dtype}.")
-        if tensor.device != q.device:
             raise ValueError(
-                f"All tensors must be on one device, but q is on {q.device} and {name} on {tensor.device}."
+                f"{name} must be {shape} beside q {list(q.shape)} and v {list(v.shape)}, but got {list(tensor.shape)}."
             )
-    if state is None:
-        return _empty_state(q, v)
-    return state[0], state[1].detach()
+        if tensor.dtype != torch.float32 and (tensor.dtype != q.dtype or name in states):
+            wanted = "torch.float32" if name in states else f"{q.dtype} like q or torch.float32"
+            raise TypeError(f"{name} must be {wanted}, but got {tensor.dtype}.")
+        check_devices(q, (name, tensor))
+    return _empty_state(q, v) if start is None else (start[0], start[1].detach())
+
+
+def _state_pair(state: object, name: str) -> MlstmState:
+    pair = list(state) if isinstance(state, tuple | list) else []
+    if len(pair) != 2 or not all(isinstance(one, Tensor) for one in pair):
+        raise TypeError(f"{name} must be a pair of tensors (S, m), but got {described(state)}.")
+    return pair[0], pair[1]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kernels._selective_scan import portable, reference
 from kernels.backend import ask_substitute, choose_backend
-from kernels.dtypes import DTYPES
+from kernels.dtypes import DTYPES, require_state
 
 
 def selective_scan(
@@ -86,6 +86,7 @@ def selective_scan_step(
     Returns (y [B, Dm] in the type of u, new state [B, Dm, N] in float32); the given state is left as it was.
     Raises as `selective_scan` does.
     """
+    require_state(state, "[B, Dm, N]", "zeros")
     _check(u, delta, A, B, C, D, z, state, step=True)
     substituted = ask_substitute("selective_scan_step", u, delta, A, B, C, state, D=D, z=z)
     if substituted is not NotImplemented:

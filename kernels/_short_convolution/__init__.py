@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels._short_convolution import portable, reference
 from kernels.backend import ask_substitute, choose_backend
-from kernels.dtypes import check_dtype
+from kernels.dtypes import check_dtype, require_state
 
 ConvolutionActivation = Literal["silu"]
 LARGEST_WIDTH = 32
@@ -61,8 +61,10 @@ def short_convolution_step(
 ) -> tuple[Tensor, Tensor]:
     """One token of `short_convolution`, for decoding: x [B, D], state [B, W - 1, D].
 
-    Returns (y [B, D], new state); the given state is left as it was. Raises ValueError as `short_convolution` does.
+    Returns (y [B, D], new state); the given state is left as it was. Raises ValueError as `short_convolution` does, and
+    TypeError without a state.
     """
+    require_state(state, "[B, W - 1, D]", "zeros")
     _check(x, weight, bias, activation, state, dims=2)
     substituted = ask_substitute("short_convolution_step", x, state, weight, bias=bias, activation=activation)
     if substituted is not NotImplemented:

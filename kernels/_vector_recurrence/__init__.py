@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kernels._vector_recurrence import portable, reference
 from kernels.backend import ask_substitute, choose_backend
-from kernels.dtypes import DTYPES
+from kernels.dtypes import DTYPES, require_state
 
 
 def vector_recurrence(
@@ -63,6 +63,7 @@ def vector_recurrence_step(x: Tensor, log_decay: Tensor, state: Tensor) -> tuple
     Returns (h [B, D] in the type of x, new state [B, D] in float32); the given state is left as it was.
     Raises as `vector_recurrence` does.
     """
+    require_state(state, "[B, D]", "zeros")
     _check(x, log_decay, state, state_name="state", form="[B, D]")
     substituted = ask_substitute("vector_recurrence_step", x, log_decay, state)
     if substituted is not NotImplemented:

@@ -11,7 +11,7 @@ from torch import Tensor
 from kernels._wkv import portable, reference
 from kernels._wkv.reference import EMPTY
 from kernels.backend import ask_substitute, choose_backend
-from kernels.dtypes import DTYPES
+from kernels.dtypes import DTYPES, require_state
 
 
 def wkv(
@@ -57,6 +57,7 @@ def wkv_step(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> tuple
     Returns (y [B, D] in the type of v, new state [B, 3, D] in float32); the given state is left as it was.
     Raises as `wkv` does.
     """
+    require_state(state, "[B, 3, D]", "(0, 0, -1e38)")
     _check(k, v, w, u, state, state_name="state", form="[B, D]")
     substituted = ask_substitute("wkv_step", k, v, w, u, state)
     if substituted is not NotImplemented:

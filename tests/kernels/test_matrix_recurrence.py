@@ -372,6 +372,7 @@ PAIR = (torch.zeros(1, 5, 4, 16), torch.zeros(1, 5, 4, 16))
         ({"erase": (PAIR[0], torch.zeros(1, 5, 2, 16))}, ValueError, r"b of erase must have shape .*\[1, 5, 4, 16\]"),
         ({"erase": (PAIR[0].half(), PAIR[1])}, TypeError, "a of erase must be torch.float32 like q and k"),
         ({"erase": PAIR[0]}, TypeError, r"erase must be a pair of tensors \(a, b\), but got Tensor"),
+        ({"erase": (*PAIR, None)}, TypeError, r"\(a, b\), but got a tuple of 3 \(Tensor, Tensor, NoneType\)"),
         ({"bonus": torch.zeros(2, 16)}, ValueError, r"bonus must have shape \[Hv, K\] = \[4, 16\].*got \[2, 16\]"),
         ({"beta": torch.zeros(1, 5, 4, device="meta")}, ValueError, "q is on cpu and beta on meta"),
         ({"initial_state": torch.zeros(1, 4, 16, 8, device="meta")}, ValueError, "on cpu and initial_state on meta"),
@@ -389,6 +390,8 @@ def test_a_step_names_the_state_and_its_own_shapes():
         matrix_recurrence_step(q, q, v, torch.zeros(1, 4, 8, 8))
     with pytest.raises(ValueError, match=r"q must have 3 axes \[B, H, D\], but got shape \[1, 1, 2, 16\]"):
         matrix_recurrence_step(q[None], q, v, torch.zeros(1, 4, 16, 8))
+    with pytest.raises(TypeError, match=r"state must be a tensor \[B, Hv, K, V\].*but got NoneType: start from zeros"):
+        matrix_recurrence_step(q, q, v, None)
     with pytest.raises(ValueError, match="on cpu and state on meta"):
         matrix_recurrence_step(q, q, v, torch.zeros(1, 4, 16, 8, device="meta"))
     with pytest.raises(ValueError, match=r"log_decay must have shape \[Hv\], \[B, Hv\] or \[B, Hv, K\]"):

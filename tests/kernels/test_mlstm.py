@@ -189,7 +189,12 @@ def test_steps_equal_its_equations(backend, dtype, limit):
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"q": torch.zeros(1, 5, 16)}, ValueError, r"q must be \[B, T, H, D\] with no empty axis.*\[1, 5, 16\]"),
+        ({"q": torch.zeros(1, 5, 16)}, ValueError, r"q must have 4 axes \[B, T, H, D\], but got shape \[1, 5, 16\]"),
+        ({"v": torch.zeros(1, 6, 4, 8)}, ValueError, r"v must agree with q in every axis before the heads.*6, 4, 8\]"),
+        ({"v": torch.zeros(1, 5, 4, 8, device="meta")}, ValueError, "q is on cpu and v on meta"),
+        ({"k": torch.zeros(1, 5, 2, 16, device="meta")}, ValueError, "q is on cpu and k on meta"),
+        ({"initial_state": torch.zeros(1, 4, 16, 9)}, TypeError, r"pair of tensors \(S, m\), but got Tensor"),
+        ({"initial_state": (torch.zeros(1, 4, 16, 9),)}, TypeError, r"initial_state .*but got a tuple of 1 \(Tensor\)"),
         ({"k": torch.zeros(1, 5, 2, 8)}, ValueError, "q and k must have one shape"),
         ({"v": torch.zeros(1, 5, 3, 8)}, ValueError, "multiple of those of q and k, but got 3 and 2"),
         ({"v": torch.zeros(1, 5, 4, 1024)}, ValueError, "V must be at most 1023, because the normaliser.*V=1024"),
@@ -200,7 +205,7 @@ def test_steps_equal_its_equations(backend, dtype, limit):
         (
             {"initial_state": (torch.zeros(1, 4, 16, 8), torch.zeros(1, 4))},
             ValueError,
-            r"initial_state must have shape .*\[1, 4, 16, 9\].*but got \[1, 4, 16, 8\]",
+            r"S of the state must be \[1, 4, 16, 9\].*but got \[1, 4, 16, 8\]",
         ),
         (
             {"initial_state": (torch.zeros(1, 4, 16, 9), torch.zeros(1, 4, 1))},
@@ -214,3 +219,13 @@ def test_arguments_that_do_not_fit_are_refused_by_name(changed, error, message):
     given |= {"input_gate": torch.zeros(1, 5, 4), "forget_gate": torch.zeros(1, 5, 4)}
     with pytest.raises(error, match=message):
         mlstm(**(given | changed))
+
+
+def test_a_step_names_its_own_shapes_and_wants_a_state():
+    q, v, gate = torch.zeros(1, 2, 16), torch.zeros(1, 4, 8), torch.zeros(1, 4)
+    with pytest.raises(TypeError, match=r"^state must be a pair of tensors \(S, m\), but got NoneType"):
+        mlstm_step(q, q, v, gate, gate, None)
+    with pytest.raises(ValueError, match=r"m of the state must be \[1, 4\] .*but got \[1, 2\]"):
+        mlstm_step(q, q, v, gate, gate, (torch.zeros(1, 4, 16, 9), torch.zeros(1, 2)))
+    with pytest.raises(ValueError, match=r"input_gate must be \[1, 4\] beside q \[1, 2, 16\]"):
+        mlstm_step(q, q, v, gate[:, :3], gate, (torch.zeros(1, 4, 16, 9), gate))

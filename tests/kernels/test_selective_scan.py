@@ -241,6 +241,8 @@ def test_a_step_names_its_own_state_and_shapes():
         selective_scan_step(one[None], one[None], -torch.ones(2, 4), torch.ones(1, 4), torch.ones(1, 4), one)
     with pytest.raises(ValueError, match=r"^state must be \[1, 2, 4\]"):
         selective_scan_step(one, one, -torch.ones(2, 4), torch.ones(1, 4), torch.ones(1, 4), torch.ones(1, 4, 2))
+    with pytest.raises(TypeError, match=r"state must be a tensor \[B, Dm, N\].*but got NoneType: start from zeros"):
+        selective_scan_step(one, one, -torch.ones(2, 4), torch.ones(1, 4), torch.ones(1, 4), None)
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])

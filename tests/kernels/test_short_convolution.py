@@ -195,3 +195,5 @@ def test_a_step_names_its_own_shapes():
         short_convolution_step(x[None], torch.ones(2, 2, 4), weight)
     with pytest.raises(ValueError, match=r"the state must be \[2, 2, 4\] .*but got \[2, 3, 4\]"):
         short_convolution_step(x, torch.ones(2, 3, 4), weight)
+    with pytest.raises(TypeError, match=r"state must be a tensor \[B, W - 1, D\].*but got NoneType: start from zeros"):
+        short_convolution_step(x, None, weight)

@@ -295,3 +295,5 @@ def test_a_step_names_the_state_and_its_own_shapes():
         vector_recurrence_step(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.zeros(1, 3))
     with pytest.raises(ValueError, match=r"state must be \[B, D\] = \[2, 3\]"):
         vector_recurrence_step(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(1, 3))
+    with pytest.raises(TypeError, match=r"state must be a tensor \[B, D\].*but got NoneType: start from zeros"):
+        vector_recurrence_step(torch.zeros(2, 3), torch.zeros(2, 3), None)

@@ -229,3 +229,5 @@ def test_a_step_names_the_state_and_its_own_shapes():
         wkv_step(k[None], k[None], w, w, torch.zeros(2, 3, 4))
     with pytest.raises(ValueError, match=r"^state must be \[2, 3, 4\] beside k \[2, 4\], but got \[3, 4\]"):
         wkv_step(k, k, w, w, torch.zeros(3, 4))
+    with pytest.raises(TypeError, match=r"state must be a tensor \[B, 3, D\].*start from \(0, 0, -1e38\)"):
+        wkv_step(k, k, w, w, None)
