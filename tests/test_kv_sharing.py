@@ -105,7 +105,7 @@ def test_sharing_survives_a_file_and_another_size():
 @pytest.mark.parametrize(
     ("mixers", "message"),
     [
-        ((EARLIER, OWN), r"blocks\[0\]: KV shared from a layer that has none: no earlier attention with no window has"),
+        ((EARLIER, OWN), r"blocks\[0\]: KV shared from a layer that has none: no earlier attention without a window"),
         ((OWN, NEAR_EARLIER), r"blocks\[1\]: KV shared from a layer that has none: no earlier attention with window=5"),
         ((OWN, replace(EARLIER, num_kv_heads=4)), r"num_kv_heads=2 of head_dim=16, but got num_kv_heads=4"),
         ((OWN, HeadMix(parts=(OWN, EARLIER))), r"blocks\[1\]: an attention that shares KV stands beside one"),

@@ -56,10 +56,10 @@ def check_sources(mixers: Sequence[MixerOptions]) -> None:
                 )
             source = sources.get(reach(part))
             if source is None:
-                window = "no window" if part.window is None else f"window={part.window}"
+                alike = "without a window" if part.window is None else f"with window={part.window}"
                 raise ArchitectureError(
-                    f"blocks[{index}]: KV shared from a layer that has none: no earlier attention with {window} has "
-                    "keys and values of its own."
+                    f"blocks[{index}]: KV shared from a layer that has none: no earlier attention {alike} has keys and "
+                    "values of its own; use kv_from: own."
                 )
             if _heads(source) != _heads(part):
                 raise ArchitectureError(
