@@ -117,7 +117,7 @@ def attention_step(
             attention in its absorbed form: the cache is then read once. D is at most 576, Dv at most 512.
         length: how many slots, from the first, are filled, 1 to S. As int32 or int64 on the device of q, [] or one for
             each sequence [B], it is read there, so that a CUDA graph of the call serves every length; such a length
-            is not checked: one of 0 sees no slot, and one beyond S counts as S.
+            is not checked: one of 0 or less sees no slot, and one beyond S counts as S.
         scale: factor of the scores; D^-0.5 unless given.
         keep: bool [B, Hkv, S], the slots that may be seen; all filled ones unless given.
         softcap, sink: as in `attention`.

@@ -109,7 +109,7 @@ def _at_hand(length: int | Tensor, slots: int) -> int | Tensor:
         return length
     if torch.compiler.is_compiling():
         return length
-    return min(int(length), slots) or length
+    return min(max(int(length), 0), slots) or length
 
 
 def _of_listed(

@@ -57,7 +57,8 @@ def attention_step(
     v_cache = k_cache[..., : options.value_size] if v_cache is None else v_cache
     sees = torch.ones(batch, heads, slots, dtype=torch.bool, device=q.device) if keep is None else keep.clone()
     for b in range(batch):
-        sees[b, :, int(length if not isinstance(length, Tensor) or length.dim() == 0 else length[b]) :] = False
+        filled = int(length if not isinstance(length, Tensor) or length.dim() == 0 else length[b])
+        sees[b, :, max(filled, 0) :] = False
     if listed is not None:
         sees &= (listed.unsqueeze(-1) == torch.arange(slots, device=q.device)).any(-2)
     return _attend(q, k_cache, v_cache, sees, sink, bias, options.scale, options.softcap)

@@ -280,7 +280,7 @@ def test_every_sequence_may_have_its_own_length(backend, small_attention_tiles, 
 
 
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
-@pytest.mark.parametrize("lengths", [0, [0, 0]], ids=["of all", "of each"])
+@pytest.mark.parametrize("lengths", [0, [0, 0], -2], ids=["of all", "of each", "below zero"])
 def test_a_length_of_zero_on_the_device_sees_no_slot(lengths, backend, small_attention_tiles, nan_filled_memory):
     for case in ("log-sum-exp over several splits", "cap and sink"):
         tensors, _, options = step_inputs(case)
