@@ -30,17 +30,18 @@ KERNELS = {
 
 
 def ahead_of_time_cases() -> list[Case]:
-    """The launches to compile without a GPU: every kernel at its default configurations."""
+    """Each kernel at the default launch of every size that has one of its own, and on each of its paths once: windows,
+    global keys, heads with a tail, and each option that takes registers, alone and all together."""
     plain = Form(128, 128, 2, causal=True)
     window = replace(plain, windowed=True)
     several = replace(window, has_global=True, softcap=True, forget=True, sink=True, dlse=True)
     sequences = [
-        replace(plain, size=64, value_size=64),
-        replace(window, size=80, value_size=80),
+        replace(plain, size=32, value_size=32),
+        replace(window, size=64, value_size=64, sink=True),
         plain,
         replace(window, size=256, value_size=256),
         replace(plain, size=192),
-        replace(plain, softcap=True),
+        replace(window, softcap=True),
         replace(plain, forget=True),
         several,
         replace(plain, size=64, value_size=64, element_bytes=4),
@@ -48,20 +49,18 @@ def ahead_of_time_cases() -> list[Case]:
     ]
     kernels = ("attention.forward", "attention.backward_dq", "attention.backward_dkv")
     cases = [_default_case(kernel, form) for form in sequences for kernel in kernels]
-    cases.append(_default_case("attention.forward", replace(window, size=64, value_size=64, sink=True)))
     step = Form(128, 128, 2, rows=64, keep=True)
     latent = Form(576, 512, 2, rows=64, shared=True, on_device=True)
+    listed = replace(step, keep=False, on_device=True, listed=True)
     steps = [
         replace(step, size=64, value_size=64),
-        replace(step, size=80, value_size=80),
         step,
         replace(step, softcap=True, sink=True, bias=True, on_device=True),
-        replace(step, size=192),
         replace(step, size=256, value_size=256),
         latent,
-        replace(step, size=64, value_size=64, keep=False, on_device=True, listed=True),
-        replace(step, keep=False, on_device=True, listed=True),
-        replace(step, size=80, value_size=80, keep=False, on_device=True, listed=True, rows=16),
+        replace(listed, size=64, value_size=64),
+        listed,
+        replace(listed, size=80, value_size=80, rows=16),
         replace(latent, listed=True),
         replace(step, element_bytes=4),
         replace(latent, element_bytes=4, rows=16),
@@ -77,7 +76,7 @@ def _default_case(kernel: str, form: Form) -> Case:
 
 
 def launch_case(key: Key, config: Config) -> Case:
-    """One launch of one key, of the form that stands for it."""
+    """One launch of one key, of the form that stands for it; 16-bit types stand for each other as bfloat16."""
     form = form_of(key)
     if key.kernel == "attention.combine":
         made = combine_constants(config, form.value_size, triton.next_power_of_2(LARGEST_SPLITS))
@@ -88,7 +87,7 @@ def launch_case(key: Key, config: Config) -> Case:
 
 def _case(name: str, kernel: triton.JITFunction, element_bytes: int, constants: Mapping[str, int | bool | str]) -> Case:
     """Argument types by their names: pointers to bytes, to statistics and to elements; factors; integers."""
-    element = {2: "*fp16", 4: "*fp32"}[element_bytes]
+    element = {2: "*bf16", 4: "*fp32"}[element_bytes]
     known = dict.fromkeys(("q", "k", "v", "o", "do", "dq", "dk", "dv"), element)
     statistics = ("lse", "delta", "dlse", "partial", "partial_lse", "sink", "bias", "forgotten", "dforgotten")
     known |= dict.fromkeys(statistics, "*fp32") | dict.fromkeys(("lengths", "listed"), "*i32")
