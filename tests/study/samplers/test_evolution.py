@@ -23,7 +23,7 @@ def sampler(space: Any, name: str = "evolution", seed: int = 0, **fields: Any) -
 def test_evolution_finds_more_than_random_with_the_same_trials() -> None:
     space = SearchSettings.from_overrides([]).space
     found = {
-        name: [searched(sampler(space, name, seed), space, TRIALS) for seed in range(20)]
+        name: [searched(sampler(space, name, seed), space, TRIALS) for seed in range(12)]
         for name in ("evolution", "random")
     }
     volumes = {name: [volume for volume, _ in runs] for name, runs in found.items()}
