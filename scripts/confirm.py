@@ -14,6 +14,8 @@ ends; the same command goes on. Writes confirmation.md and confirmation.json int
 """
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +83,12 @@ def read_fields(given: Sequence[str]) -> Asked:
     return Asked(**fields)
 
 
+def give_up(reason: str) -> None:
+    """End this process, in which a training hangs. To be called in another thread."""
+    print(f"error: {reason}; what was trained is kept, and the same command goes on.", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 def confirm(directory: Path, asked: Asked, config: Mapping[str, Any]) -> "Judgement":
     """Train what is missing, and judge. Raises one of the user errors."""
     tasks = make_tasks(config["task"])
@@ -109,6 +117,7 @@ def confirm(directory: Path, asked: Asked, config: Mapping[str, Any]) -> "Judgem
                 seconds=None if time_limit is None else 60 * time_limit,
                 devices=devices,
                 strategy=str(config.get("strategy", "auto")),
+                on_hang=give_up,
             ) as trainer:
                 return confirm_study(
                     study,

@@ -183,7 +183,8 @@ def deployment_for(asked: Asked, config: Mapping[str, Any]) -> Deployment:
             measure[name] = asked.fields[field]
     if asked.changes_costs:
         measure |= {"method": "table", "cost_model": "own", "dtype": "auto"}
-    named = [*config["optimize"], *asked.require, *([asked.fields["optimize"]] if "optimize" in asked.fields else [])]
+    named = [*config["optimize"], *(config["require"] or {}), *asked.require]
+    named += [asked.fields["optimize"]] if "optimize" in asked.fields else []
     return Deployment.from_config(measure).asked_for(named)
 
 

@@ -151,7 +151,7 @@ class SearchSettings:
             sampler=plain["sampler"],
             priors=plain["priors"],
             fidelity=fidelity,
-            earlier=tuple(earlier_study(path) for path in begun if path.is_dir()),
+            earlier=tuple(earlier_study(path, plain["storage"]) for path in begun if path.is_dir()),
             warm_designs=tuple(read_design(str(path)) for path in begun if not path.is_dir()),
             trials=whole("budget.trials", budget["trials"]),
             noise_seeds=whole("budget.noise_seeds", budget["noise_seeds"]),
@@ -254,10 +254,23 @@ def recipe_for(task: str, train: Any) -> Recipe:
     return recipe_from(dict(train[task]))
 
 
-def earlier_study(directory: Path) -> Earlier:
-    """A study to learn from, by its folder. Raises UserError for a folder that holds none."""
+def earlier_study(directory: Path, storage: str | None) -> Earlier:
+    """A study to learn from, by its folder. Raises UserError for a folder that holds none.
+
+    storage: of this run, with the password that a folder does not keep of a database.
+    """
+    from nas.study.storage.connect import HIDDEN, shown
+
     config = read_study_config(directory)
-    return Earlier(directory=directory, name=str(config["study"]), storage=config.get("storage"))
+    kept = config.get("storage")
+    if kept is not None and storage is not None and kept == shown(storage):
+        kept = storage
+    if kept is not None and f":{HIDDEN}@" in kept:
+        raise UserError(
+            f"warm_start names the study in {directory}, which is kept at {kept}, but no password is kept in files; "
+            "give this run the same storage, with it."
+        )
+    return Earlier(directory=directory, name=str(config["study"]), storage=kept)
 
 
 def fidelity_from(given: Mapping[str, Any]) -> Fidelity:

@@ -155,6 +155,15 @@ def test_a_torn_configuration_is_one_sentence(command, text, message, tmp_path, 
             SearchSettings.from_overrides([f"warm_start=[{tmp_path}]"])
 
 
+def test_a_database_of_an_earlier_study_needs_the_password_that_no_file_keeps(tmp_path):
+    (tmp_path / "config.yaml").write_text("study: toy\nstorage: postgresql+psycopg://me:***@host/name\n")
+    with pytest.raises(UserError, match=r"is kept at postgresql.psycopg://me:...@host/name, but no password is kept"):
+        SearchSettings.from_overrides([f"warm_start=[{tmp_path}]"])
+    storage = "postgresql+psycopg://me:secret@host/name"
+    (earlier,) = SearchSettings.from_overrides([f"warm_start=[{tmp_path}]", f"storage={storage}"]).earlier
+    assert earlier.storage == storage
+
+
 def test_help_names_every_field(capsys: Any, monkeypatch):
     monkeypatch.setattr("sys.argv", ["confirm.py", "--help"])
     with pytest.raises(SystemExit) as stopped:

@@ -57,6 +57,20 @@ def test_costs_on_a_described_device_are_taken_again_and_labelled_an_estimate(
     assert read_architecture(exported).vocab_size == 128, "the deployed one"
 
 
+def test_the_studys_own_bar_on_a_cost_is_judged_by_the_costs_that_are_taken_again(
+    study, monkeypatch, capsys, tmp_path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    again = tmp_path / "toy"
+    shutil.copytree(study, again)
+    config = yaml.safe_load((again / "config.yaml").read_text())
+    config["require"] = {"decode_latency_ms": 1e9}
+    config["optimize"] = ["text_loss", "time_to_first_token_ms"]
+    (again / "config.yaml").write_text(yaml.safe_dump(config))
+    text = told(monkeypatch, capsys, again, "gpu=h200", "context=4096")
+    assert "costs estimates: roofline" in text and "decode_latency_ms:" in text
+
+
 def test_confirmed_scores_count_where_there_are_some_and_a_design_that_broke_is_left_out(
     tmp_path, study, monkeypatch, capsys
 ):

@@ -10,6 +10,7 @@ from nas.measure.device import choose_device as choose_device
 from nas.measure.device import choose_dtype as choose_dtype
 from nas.measure.device import describe_device as describe_device
 from nas.measure.device import device_name as device_name
+from nas.measure.device import while_it_answers as while_it_answers
 from nas.measure.lock import DeviceLock as DeviceLock
 from nas.measure.memory import DoesNotFit as DoesNotFit
 from nas.measure.meter import Meter as Meter

@@ -102,9 +102,12 @@ def _measure_ends(part: Ends, d_model: int, phase: Phase, bench: Bench) -> Entry
     models = [first, *(build() for _ in range(copies - 1))]
     time = time_in_rotation(models, phase, bench.device, bench.effort)
     timing = Timing(own=time, best=time, best_by="own")
-    peak = peak_bytes(phase_call(first, phase, bench.device), bench.device)
+    call = phase_call(first, phase, bench.device)
+    with record_launches() as launches:
+        call()
+    peak = peak_bytes(call, bench.device)
     bound = ends_bound(d_model, part.vocab_size, part.tied, phase, bench.spec, bench.dtype)
-    return _entry(part, d_model, phase, bench, timing, (0, peak), "portable", bound)
+    return _entry(part, d_model, phase, bench, timing, (0, peak), how_launched(launches), bound)
 
 
 def _entry(

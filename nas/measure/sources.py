@@ -57,11 +57,11 @@ def hash_of_class(name: str) -> str:
     functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
     found = next(node for node in nodes if isinstance(node, ast.ClassDef) and node.name == name)
     found.body = [node for node in found.body if getattr(node, "name", None) not in NEVER_TIMED]
-    parts, waiting = {name: ast.dump(found)}, list[ast.AST]([found])
+    parts, waiting = {name: dumped(found)}, list[ast.AST]([found])
     while waiting:
         for node in ast.walk(waiting.pop()):
             if isinstance(node, ast.Name) and node.id in functions and node.id not in parts:
-                parts[node.id] = ast.dump(functions[node.id])
+                parts[node.id] = dumped(functions[node.id])
                 waiting.append(functions[node.id])
     return hashlib.sha256("".join(parts[key] for key in sorted(parts)).encode()).hexdigest()[:HASH_LENGTH]
 
@@ -137,8 +137,16 @@ def hash_of_kernel(kernel: str, device: str) -> str:
 def hash_of_files(paths: tuple[Path, ...]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(ast.dump(without_docstrings(ast.parse(path.read_text()))).encode())
+        digest.update(dumped(without_docstrings(ast.parse(path.read_text()))).encode())
     return digest.hexdigest()[:HASH_LENGTH]
+
+
+def dumped(node: object) -> str:
+    """A tree as text that is the same under every Python: `ast.dump` shows empty fields under some versions only."""
+    if isinstance(node, ast.AST):
+        given = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
+        return f"{type(node).__name__}({', '.join(f'{name}={dumped(value)}' for name, value in given)})"
+    return f"[{', '.join(map(dumped, node))}]" if isinstance(node, list) else repr(node)
 
 
 def without_docstrings(tree: ast.Module) -> ast.Module:

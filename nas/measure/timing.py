@@ -115,10 +115,14 @@ def time_in_rotation(models: Sequence[Model], phase: Phase, device: torch.device
 
 
 def per_block(few: Measurement, many: Measurement, repeats: int) -> Measurement:
-    """The difference of two times over `repeats` blocks, with the spread that both leave."""
-    value = max(0.0, many.value - few.value) / repeats
+    """The difference of two times over `repeats` blocks, with the spread that both leave; never below 0, and told."""
+    difference = many.value - few.value
+    value = max(0.0, difference) / repeats
     width = ((few.high - few.low) ** 2 + (many.high - many.low) ** 2) ** 0.5 / repeats / 2
-    return replace(many, value=value, low=max(0.0, value - width), high=value + width, n=min(few.n, many.n))
+    lost = () if difference > 0 else (f"more blocks took no longer ({difference:.3g} ms): lost in the spread",)
+    notes = (*many.notes, *lost)
+    low = max(0.0, value - width)
+    return replace(many, value=value, low=low, high=value + width, n=min(few.n, many.n), notes=notes)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class Rejected(Exception):
         self.kind = kind
 
 
-class CannotMeasure(RuntimeError):
+class CannotGoOn(RuntimeError):
     """The device is gone, or busy where the user wants no busy one: the search stops, and can be taken up again."""
 
 
@@ -51,7 +51,7 @@ class Evaluator(Protocol):
     """The ladder's stages, cheapest first. Each writes its numbers into the candidate.
 
     `admit` and `measure` raise Rejected for what cannot be matched, deployed or held by the device; the stages raise
-    whatever fails, and the run loop records it. CannotMeasure stops the search.
+    whatever fails, and the run loop records it. CannotGoOn stops the search.
     """
 
     def admit(self, architecture: Architecture) -> Candidate:

@@ -11,6 +11,7 @@ from nas.study.candidate import Evaluator, Rejected
 from nas.study.front import reference_value
 from nas.study.rows import Row
 from nas.study.samplers import Screened
+from nas.study.samplers.exhaustive import Exhaustive
 
 if TYPE_CHECKING:
     from nas.study.bars import Bars
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def guide(sampler: BaseSampler, bars: "Bars", evaluator: Evaluator, rows: Sequence[Row]) -> None:
     """Tell a sampler, if it heeds such things, which limits are known by counting and how far rows miss the bars."""
-    if isinstance(sampler, Screened):
+    if isinstance(sampler, Screened | Exhaustive):
         limits = [limit for limit in bars.limits if limit.objective.stage == "count"]
         sampler.guide(
             admits=lambda architecture: keeps_limits(evaluator, limits, architecture),

@@ -30,7 +30,7 @@ from nas.architecture import Architecture, canonical_id
 from nas.objectives import OBJECTIVES, STAGES
 from nas.study.allowance import Allowance
 from nas.study.bars import Bars
-from nas.study.candidate import Candidate, CannotMeasure, Evaluator, Rejected, describe, known_values
+from nas.study.candidate import Candidate, CannotGoOn, Evaluator, Rejected, describe, known_values
 from nas.study.confirmation.costs import confirm_members, confirmed_rows
 from nas.study.crew import Crew
 from nas.study.errors import StudyError
@@ -59,7 +59,7 @@ from nas.study.trials import (
 FAILURES_THAT_STOP = 5
 FRUITLESS_BEFORE_RANDOM = 8
 WAIT_SECONDS = 1.0  # between two looks at whether others have left something to do
-HANGS = "this worker ends, because a training in it hangs and cannot be stopped otherwise"
+HANGS = "this worker ends, because what hangs in it cannot be stopped otherwise"
 EXPLORER_SEED = 1_000_003  # apart from the seeds of the samplers, whose stream it must not repeat
 
 
@@ -136,14 +136,14 @@ class Loop:
         self.refresh()
         try:
             count = confirm_members(self.study, self.evaluator, self.rows, self.bars.members, self.observer)
-        except CannotMeasure as error:
+        except CannotGoOn as error:
             raise StudyError(str(error)) from None
         if count:
             self.files.write(self.rows, self.bars.members(self.rows))
         self.work_seconds += self.clock() - start
 
     def give_up(self, reason: str) -> None:
-        """End this process, whose training hangs, and its trial as failed. To be called in another thread."""
+        """End this process, in which something hangs, and its trial as failed. To be called in another thread."""
         if self.current is not None:
             end_hung(self.study, self.current, reason)
             self.observer.message(f"trial {self.current} failed: {reason}")
@@ -192,11 +192,11 @@ class Loop:
             self._walk(trial)
         except TakenAway as lost:
             self.observer.message(str(lost))
-        except (KeyboardInterrupt, CannotMeasure) as stop:
+        except (KeyboardInterrupt, CannotGoOn) as stop:
             if ROW not in trial.user_attrs:  # what has a row is over, and is ended as that says
                 trial.set_user_attr(REASON, INTERRUPTED)
                 self.study.tell(trial, state=TrialState.FAIL)
-            if isinstance(stop, CannotMeasure):
+            if isinstance(stop, CannotGoOn):
                 raise StudyError(str(stop)) from None
             raise
         finally:
@@ -217,7 +217,7 @@ class Loop:
             candidate = self.evaluator.admit(sampled)
             state, reason = self._climb(trial, candidate, before, passed, seconds)
             kind = state
-        except CannotMeasure:
+        except CannotGoOn:
             raise
         except Rejected as rejection:
             state, reason, kind = "rejected", str(rejection), rejection.kind
@@ -360,6 +360,8 @@ class Loop:
     def _explain_exhaustion(self) -> None:
         counts = ", ".join(f"{n} by {kind}" for kind, n in self.fruitless.most_common())
         sentence = f"{self.fruitless.total()} samples in a row brought nothing new to train ({counts})"
+        if isinstance(self.sampler, Exhaustive) and self.sampler.exhausted:
+            sentence = "the space has no further architecture that the limits allow"
         if self.done == 0:
             raise StudyError(f"{sentence}; loosen the limits or widen the search space.")
         self.observer.message(f"{sentence}: the search ends with {self.done} of {self.trials} trials.")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from nas.study.candidate import CannotMeasure, Rejected
+from nas.study.candidate import CannotGoOn, Rejected
 from nas.study.crew import Crew
 from nas.study.loop import Loop
 from nas.study.storage.studies import StudyError
@@ -249,7 +249,7 @@ def test_a_device_that_cannot_measure_stops_the_search_and_the_next_run_takes_th
     def gone(name):
         if len(evaluator.trained) == 3:
             refused.append(name)
-            raise CannotMeasure("cuda:0 does not answer any more")
+            raise CannotGoOn("cuda:0 does not answer any more")
 
     refused: list[str] = []
     evaluator = FreeEvaluator(on_measure=gone)
@@ -272,7 +272,7 @@ def test_a_device_that_is_gone_while_members_are_confirmed_is_one_sentence_too(t
             }
 
         def confirm(self, candidate):
-            raise CannotMeasure("the device is busy")
+            raise CannotGoOn("the device is busy")
 
     with pytest.raises(StudyError, match=r"^the device is busy$"):
         run_toy(tmp_path, trials=3, evaluator=Gone())

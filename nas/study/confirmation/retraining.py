@@ -13,6 +13,7 @@ import optuna
 import torch
 
 from nas.architecture import Architecture, canonical_id, diagram
+from nas.measure import DeviceGone
 from nas.study.candidate import describe
 from nas.study.confirmation.retrained import (
     FACTORS,
@@ -30,6 +31,7 @@ from nas.study.rows import Row
 from nas.study.training.evaluator import ProxyEvaluator, forget
 from nas.study.training.outcomes import Outcome
 from nas.study.training.task_training import Job, TaskTrainer, make_trainers
+from nas.study.training.watch import watched
 from nas.study.training.workers import Workers
 from nas.tasks import Task
 from nas.training import Recipe
@@ -51,6 +53,7 @@ class Retrainer:
     workers: Workers | None
     checkpoints: Path
     seconds: float | None
+    on_hang: Callable[[str], None] | None = None
 
     @classmethod
     def of(cls, evaluator: ProxyEvaluator) -> "Retrainer":
@@ -61,6 +64,7 @@ class Retrainer:
             workers=evaluator.workers,
             checkpoints=evaluator.checkpoints,
             seconds=evaluator.trial_seconds,
+            on_hang=evaluator.on_hang,
         )
 
     def __call__(
@@ -95,7 +99,10 @@ class Retrainer:
 
     def _train_here(self, task: str, job: Job, observer: Observer) -> Outcome | str:
         try:
-            return self.trainers[task](job, lambda step, steps, loss: observer.step(task, step, steps, loss))
+            with watched(f"training {task}", job.seconds, self.on_hang):
+                return self.trainers[task](job, lambda step, steps, loss: observer.step(task, step, steps, loss))
+        except DeviceGone:
+            raise
         except Exception as error:
             return describe(error)
 
@@ -110,13 +117,14 @@ def open_retrainer(
     seconds: float | None,
     devices: int = 1,
     strategy: str = "auto",
+    on_hang: Callable[[str], None] | None = None,
 ) -> Iterator[Retrainer]:
     """A retrainer for the block. On a CPU with a core for each of several tasks, tasks train side by side."""
     trainers = make_trainers(tasks, recipes, device, devices=devices, strategy=strategy)
     with ExitStack() as stack:
         side_by_side = device.type == "cpu" and devices == 1 and 1 < len(trainers) <= torch.get_num_threads()
         workers = stack.enter_context(Workers(trainers)) if side_by_side else None
-        yield Retrainer(trainers=trainers, workers=workers, checkpoints=folder, seconds=seconds)
+        yield Retrainer(trainers=trainers, workers=workers, checkpoints=folder, seconds=seconds, on_hang=on_hang)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from nas.study.storage.journal import NAME, Journal
 from nas.study.storage.retrying import first_line
 
 GRPC = "grpc://"
+HIDDEN = "***"  # in place of a password
 SECONDS_TO_CONNECT = 30
 TRIES_TO_CONNECT = 6
 
@@ -101,4 +102,4 @@ def connect_arguments(url: str) -> dict[str, int]:
 
 def shown(url: str) -> str:
     """A URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+    return re.sub(r"(://[^:/@]*):[^@/]*@", rf"\1:{HIDDEN}@", url)

@@ -26,7 +26,7 @@ from nas.measure import (
     dtype_of,
     open_meter,
 )
-from nas.study.candidate import Candidate, CannotMeasure, Rejected
+from nas.study.candidate import Candidate, CannotGoOn, Rejected
 from nas.study.events import Observer
 from nas.study.training.outcomes import Outcome, forget_outcomes
 from nas.study.training.task_training import Job, TaskTrainer, make_trainers
@@ -45,7 +45,7 @@ class ProxyEvaluator:
     beside the weights, so that training goes on with the same data. workers: processes that train the tasks side by
     side; None trains them here, one after the other. checkpoints: the folder in which interrupted trainings leave what
     they go on from. trial_seconds: after which the training of one task is given up. on_hang: is told, in another
-    thread, that a training here hangs and cannot be given up otherwise than with this process.
+    thread, that a training here or measuring hangs and cannot be given up otherwise than with this process.
     """
 
     trainers: Mapping[str, TaskTrainer]
@@ -77,13 +77,14 @@ class ProxyEvaluator:
 
     def _take(self, candidate: Candidate, measure: Callable[[Architecture], Measured | None]) -> bool:
         try:
-            measured = measure(candidate.deployed)
+            with watched("measuring", self.trial_seconds, self.on_hang):
+                measured = measure(candidate.deployed)
         except DoesNotFit as error:
             raise Rejected(str(error), "memory") from None
         except NotInTable as error:
             raise Rejected(str(error), "blocks that the table lacks") from None
         except (DeviceBusy, DeviceGone) as error:
-            raise CannotMeasure(str(error)) from None
+            raise CannotGoOn(str(error)) from None
         if measured is None:
             return False
         candidate.measurements = measured.numbers
@@ -103,6 +104,8 @@ class ProxyEvaluator:
         )
         try:
             self._train(candidate, job, observer)
+        except DeviceGone as error:  # no fault of the architecture, which goes on from its checkpoint
+            raise CannotGoOn(str(error)) from None
         except Exception:
             forget(folder)  # it would break again; only an interruption leaves something to go on from
             raise
@@ -131,7 +134,7 @@ class ProxyEvaluator:
 
     def _train_here(self, name: str, job: Job, observer: Observer) -> Outcome:
         observer.stage_started(f"train {name}")
-        with watched(name, job.seconds, self.on_hang):
+        with watched(f"training {name}", job.seconds, self.on_hang):
             return self.trainers[name](job, lambda step, steps, loss: observer.step(name, step, steps, loss))
 
     def save(self, candidate: Candidate, stem: str) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from nas.architecture import Architecture, Scale, resized
 from nas.compile import compile_architecture
-from nas.measure import DeviceLock
+from nas.measure import DeviceGone, DeviceLock, while_it_answers
 from nas.measurement import Measurement
 from nas.study.training.outcomes import ENDING, Outcome, read_outcome, write_outcome
 from nas.study.training.release import release
@@ -34,7 +34,7 @@ class TookTooLong(RuntimeError):
 
 def too_long(what: str, seconds: float) -> str:
     """The reason that is recorded."""
-    return f"training {what} took longer than budget.trial_minutes={seconds / 60:g} allows"
+    return f"{what} took longer than budget.trial_minutes={seconds / 60:g} allows"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,10 @@ class TaskTrainer:
         if known is not None:
             return known
         try:
-            outcome = self._train(job, on_step)
+            with while_it_answers(torch.device("cpu" if self.device == "cpu" else "cuda")):
+                outcome = self._train(job, on_step)
+        except DeviceGone:  # nothing can be given back to it
+            raise
         except Exception as error:
             release(error)
             raise
@@ -118,7 +121,7 @@ class TaskTrainer:
         def after_step(step: int, steps: int, loss: float) -> None:
             on_step(step, steps, loss)
             if job.seconds is not None and time.perf_counter() - started > job.seconds:
-                raise TookTooLong(too_long(self.task.name, job.seconds))
+                raise TookTooLong(too_long(f"training {self.task.name}", job.seconds))
             self.lock.give_way()
 
         architecture = resized(job.architecture, Scale(tokens=self.tokens))

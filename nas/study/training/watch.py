@@ -1,4 +1,4 @@
-"""Notices a training in this process that hangs within a step, where nothing can stop it but the end of the process."""
+"""Notices work that hangs, such as a training within a step, where nothing can stop it but the end of the process."""
 
 import threading
 from collections.abc import Callable, Iterator

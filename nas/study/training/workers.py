@@ -96,7 +96,8 @@ class Workers:
             if not ready:
                 self.__exit__(None, None, None)
                 names = sorted(waiting.values())
-                yield from dict.fromkeys(names, f"TookTooLong: {too_long(' and '.join(names), allowed)}").items()
+                reason = too_long(f"training {' and '.join(names)}", allowed)
+                yield from dict.fromkeys(names, f"TookTooLong: {reason}").items()
                 return
             for pipe in ready:
                 assert isinstance(pipe, Connection)

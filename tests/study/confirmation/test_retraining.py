@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nas.architecture import Architecture, Attention
+from nas.measure import DeviceGone
 from nas.measurement import Measurement
 from nas.study.confirmation.confirming import confirm_study, deciding_scores
 from nas.study.confirmation.judgement import Judgement
@@ -240,3 +241,9 @@ def test_training_here_gives_scores_or_the_reason_and_forgets_its_checkpoints(se
         (8, 1.0, 1.0, 9.0),
     ]
     assert list(tmp_path.iterdir()) == []
+
+    def gone(job: Job, on_step: Any) -> Outcome:
+        raise DeviceGone("cuda does not answer any more")
+
+    with pytest.raises(DeviceGone):
+        list(replace(retrainer, trainers={"recall": gone})(architecture, 9, {"recall": 1.0}, Quiet()))  # type: ignore[dict-item]

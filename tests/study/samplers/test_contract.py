@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from nas.architecture import Architecture, Attention, canonical_id
-from nas.study.samplers import NAMES, Prior, Screened, make_sampler, startup_trials
+from nas.study.samplers import NAMES, Prior, Screened, exhaustive, make_sampler, startup_trials
 from nas.study.samplers.exhaustive import Exhaustive, leaves
 from scripts.settings import SearchSettings
 from search_spaces import SearchSpace
@@ -63,11 +63,11 @@ def test_every_sampler_goes_on_with_new_points_when_a_study_is_taken_up_again(na
     assert len({canonical_id(a) for a in found}) == 24
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"brute_force"}))
+@pytest.mark.parametrize("name", NAMES)
 def test_no_sampler_proposes_what_breaks_a_limit_by_counting(name: str) -> None:
     space = space_of("hybrid")
     proposes = sampler(name, space)
-    assert isinstance(proposes, Screened)
+    assert isinstance(proposes, Screened | Exhaustive)
     proposes.guide(admits=lambda architecture: attention(architecture) == 0, constraints={})
     assert not any(map(attention, sampled(proposes, space, TRIALS)))
 
@@ -122,7 +122,7 @@ def test_requirements_may_change_between_two_runs() -> None:
 
 def test_brute_force_enumerates_every_architecture_of_a_conditional_space_and_says_when_it_ends() -> None:
     space = space_of("hybrid", *SMALL)
-    names = {identity for identity, _ in leaves(space, 0)}
+    names = {identity for identity, _, _ in leaves(space, 0)}
     # A layer is attention, Mamba-2 with one of two states, or both with one of two states; its FFN one of two.
     assert len(names) == 10 + 10**2
     every = sampler("brute_force", space)
@@ -135,6 +135,22 @@ def test_brute_force_enumerates_every_architecture_of_a_conditional_space_and_sa
             every = sampler("brute_force", space, sampled=50)
             assert isinstance(every, Exhaustive)
     assert len(found) == len(names) and {canonical_id(a) for a in found} == names
+
+
+def test_brute_force_passes_over_what_breaks_a_limit_to_the_end_of_the_space_but_not_for_ever(monkeypatch) -> None:
+    space = space_of("hybrid", *SMALL)
+    every = sampler("brute_force", space)
+    assert isinstance(every, Exhaustive)
+    every.guide(admits=lambda architecture: attention(architecture) == 0, constraints={})
+    study, found = make_study(every), []
+    while not every.exhausted:
+        found += sampled(every, space, 1, study)
+    assert len(found) == 4 + 4**2, "layers of Mamba-2 alone"
+    monkeypatch.setattr(exhaustive, "MOST_REFUSED", 5)
+    every = sampler("brute_force", space)
+    assert isinstance(every, Exhaustive)
+    every.guide(admits=lambda _: False, constraints={})
+    assert len(sampled(every, space, 3)) == 3 and not every.exhausted, "the loop counts them and gives up"
 
 
 def test_what_is_queued_is_neither_screened_nor_proposed_again() -> None:

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from nas.deployment import Deployment
 from nas.measure import DeviceBusy, DeviceGone, DoesNotFit, Measured, NotInTable
 from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES
-from nas.study.candidate import Candidate, CannotMeasure, Rejected
+from nas.study.candidate import Candidate, CannotGoOn, Rejected
 from nas.study.training.evaluator import ProxyEvaluator
 from nas.study.training.outcomes import Outcome
 from nas.study.training.task_training import Job
@@ -139,7 +140,7 @@ def test_a_device_that_is_busy_or_gone_is_not_held_against_the_architecture(erro
     ladder = evaluator(FakeMeter(error))
     candidate = ladder.admit(PROXY)
     for stage in (ladder.measure, ladder.confirm):
-        with pytest.raises(CannotMeasure, match=str(error)):
+        with pytest.raises(CannotGoOn, match=str(error)):
             stage(candidate)
 
 
@@ -227,7 +228,7 @@ def test_a_row_on_a_rung_keeps_what_a_longer_training_goes_on_from_and_nothing_e
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["text-0-stable.ckpt"]
 
 
-def test_a_training_that_hangs_in_this_process_is_told_and_one_that_ends_is_not() -> None:
+def test_work_that_hangs_in_this_process_is_told_and_what_ends_is_not() -> None:
     told: list[str] = []
     hangs = Event()
 
@@ -235,14 +236,34 @@ def test_a_training_that_hangs_in_this_process_is_told_and_one_that_ends_is_not(
         told.append(reason)
         hangs.set()
 
-    ladder = replace(evaluator(), trial_seconds=0.05, on_hang=on_hang)
+    ladder = replace(evaluator(), trial_seconds=60.0, on_hang=on_hang)
     ladder.train(ladder.admit(PROXY), 0, Silent())
 
-    def hang(job: Job, on_step: Any) -> Outcome:
+    def hang(*_: Any) -> Any:
         assert hangs.wait(30), "nobody noticed"
         raise FloatingPointError("let go")
 
-    ladder.trainers = {"text": hang}  # type: ignore[dict-item]
+    ladder.trainers, ladder.trial_seconds = {"text": hang}, 0.05  # type: ignore[dict-item]
     with pytest.raises(FloatingPointError):
         ladder.train(ladder.admit(PROXY), 0, Silent())
     assert len(told) == 1 and told[0].startswith("TookTooLong: training text took longer than budget.trial_minutes=")
+
+    hangs.clear()
+    ladder.meter = SimpleNamespace(measure=hang)  # type: ignore[assignment]
+    with pytest.raises(FloatingPointError):
+        ladder.measure(ladder.admit(PROXY))
+    assert len(told) == 2 and told[1].startswith("TookTooLong: measuring took longer than budget.trial_minutes=")
+
+
+def test_a_gpu_that_is_gone_while_training_is_not_held_against_the_architecture(tmp_path: Path) -> None:
+    ladder = replace(evaluator(), checkpoints=tmp_path)
+
+    def train(job: Job, on_step: Any) -> Outcome:
+        assert job.checkpoints is not None
+        job.checkpoints.mkdir()
+        raise DeviceGone("cuda does not answer any more")
+
+    ladder.trainers = {"text": train}  # type: ignore[dict-item]
+    with pytest.raises(CannotGoOn, match="cuda does not answer"):
+        ladder.train(ladder.admit(PROXY), 0, Silent())
+    assert [path.name for path in tmp_path.iterdir()] == [canonical_id(PROXY)], "it goes on from its checkpoint"

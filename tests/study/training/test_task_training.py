@@ -11,7 +11,7 @@ import torch
 
 from nas.architecture import Architecture, Attention, Block, Glu
 from nas.compile import compile_architecture
-from nas.measure import DeviceLock
+from nas.measure import DeviceGone, DeviceLock
 from nas.study.training import task_training
 from nas.study.training.task_training import Job, TaskTrainer, TookTooLong
 from nas.tasks import RecallTask
@@ -137,6 +137,15 @@ def test_a_training_that_runs_out_of_memory_holds_none_while_its_error_is_told(m
             quick_trainer(2)(Job(architecture=ARCHITECTURE, seed=0), run_out)
         finally:
             assert [model() for model in models] == [None]
+
+
+def test_a_training_whose_gpu_is_gone_says_so_and_gives_nothing_back_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(step: int, total: int, loss: float) -> None:
+        raise RuntimeError("CUDA error: the GPU has fallen off the bus\nsecond line")
+
+    monkeypatch.setattr(task_training, "release", lambda error: pytest.fail("the device was spoken to again"))
+    with pytest.raises(DeviceGone, match=r"does not answer any more .CUDA error: the GPU has fallen off the bus."):
+        quick_trainer(2)(Job(architecture=ARCHITECTURE, seed=0), die)
 
 
 def test_a_training_that_ended_is_not_repeated_when_its_trial_is_taken_up_again(tmp_path: Path) -> None:
