@@ -42,12 +42,14 @@ LARGEST_MULTIPLE = 16  # strides are multiples of the head size, which is a mult
 
 
 def ahead_of_time_cases() -> list[Case]:
-    """Every kernel at its defaults: head sizes, types, single queries and blocks of them, keys alone and in blocks."""
-    shapes = [(64, 64), (80, 80), (128, 128), (192, 128), (256, 256)]
-    forms = [(1, 64), (64, 64), (1, 1)]  # queries of a list, keys of a block
-    chosen = [(torch.float16, size, form) for size in shapes for form in forms]
-    chosen += [(torch.float32, (64, 64), forms[0]), (torch.float32, (128, 128), forms[1])]
-    chosen += [(torch.float16, (64, 64), (1, 128))]
+    """Every kernel at its defaults: head sizes, types, single queries and blocks of them, keys alone and in blocks; a
+    head size that is masked, and values of another size than keys, once."""
+    single, blocks, keys_alone = forms = [(1, 64), (64, 64), (1, 1)]  # queries of a list, keys of a block
+    chosen = [(torch.bfloat16, (size, size), form) for size in (64, 128) for form in forms]
+    chosen += [(torch.bfloat16, (80, 80), single), (torch.bfloat16, (192, 128), keys_alone)]
+    chosen += [(torch.bfloat16, (256, 256), form) for form in (single, blocks)]
+    chosen += [(torch.float32, (64, 64), single), (torch.float32, (128, 128), blocks)]
+    chosen += [(torch.bfloat16, (64, 64), (1, 128))]
     keys = []
     for dtype, (size, size_v), (query_block, block) in chosen:
         q, v = torch.empty(1, 1, 16, size, dtype=dtype), torch.empty(1, 1, 1, size_v, dtype=dtype)
@@ -55,15 +57,16 @@ def ahead_of_time_cases() -> list[Case]:
         by_keys = ("pairs", "pairs_dq") if query_block == 1 < block else ()
         passes = ("forward", "backward_dq", "backward_dkv", *by_keys)
         keys += [sparse_key(f"block_sparse_attention.{name}", q, v, options) for name in passes]
-    half = torch.empty(1, 1, 1, 128, dtype=torch.float16)
+    half = torch.empty(1, 1, 1, 128, dtype=torch.bfloat16)
     keys += [sum_key(half), merge_key(half, 16), dq_sum_key(half, 16), delta_key(half)]
     return [launch_case(key, default_launch(key)) for key in keys]
 
 
 def launch_case(key: Key, config: Config) -> Case:
-    """One launch of one key; a padded head is taken as five eighths of its power of two, such as 80 of 128."""
+    """One launch of one key; a padded head is taken as five eighths of its power of two, such as 80 of 128, and 16-bit
+    types stand for each other as bfloat16."""
     flags, sizes = dict(key.flags), dict(key.sizes)
-    element = {2: "*fp16", 4: "*fp32"}[key.element_bytes]
+    element = {2: "*bf16", 4: "*fp32"}[key.element_bytes]
     options = {name: config[name] for name in ("num_warps", "num_stages") if name in config}
     blocks = {name: size for name, size in config.items() if name not in options}
     if key.kernel == "block_sparse_attention.sum":
