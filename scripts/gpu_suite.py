@@ -8,8 +8,10 @@ Each stage is a process of its own with a time limit; one that reaches it is int
 it has. A stage that succeeded is not run again (--again runs it); one that was stopped goes on where it was. The same
 command can be repeated until the summary shows no unfinished stage. DIR receives three files after every stage:
 summary.txt, results.json and suite.tar.gz with everything worth keeping; on another machine the suite goes on from
-that archive. Needs no network. Packages beyond torch and triton are named with each stage by --dry-run; a stage whose
-package is missing is skipped. They can be handed over as a folder of unpacked wheels on PYTHONPATH.
+that archive, from which what ships is copied: tuned launches to kernels/tuned, a table of blocks to nas/measure/tables,
+pages of benchmarks to docs/benchmarks. Needs no network. Packages beyond torch and triton are named with each stage by
+--dry-run; a stage whose package is missing is skipped. They can be handed over as a folder of unpacked wheels on
+PYTHONPATH.
 
 Exit code 0 when every stage passed or was skipped, 1 when one failed or is unfinished, 2 without a GPU.
 """
@@ -37,6 +39,7 @@ LARGEST_KEPT_BYTES = 4_000_000
 TOTAL_KEPT_BYTES = 60_000_000  # before compression
 MEASURE_PACKAGES = ("hydra", "omegaconf", "yaml")
 SEARCH_PACKAGES = (*MEASURE_PACKAGES, "optuna", "lightning", "tokenizers", "plotly", "matplotlib", "rich")
+TEST_FOLDERS = ("contract", "kernels", "measure")  # with tests that need a GPU
 TEST_PACKAGES = ("pytest", *SEARCH_PACKAGES, "fla", "transformers")  # collecting imports every test file
 FUNCTIONS = (  # of kernels, which is not imported: the plan is shown at once
     "attention",
@@ -118,7 +121,7 @@ def stages(work: Path, arch: int, device_name: str) -> list[Stage]:
     return [
         Stage("compile", (sys.executable, "-m", "kernels.ahead_of_time", *compiled), "compile.log"),
         Stage("tests", script("check_kernels", *tests), "tests/findings.json", ("yaml",)),
-        Stage("pytest", (sys.executable, "-m", "pytest", "-m", "gpu", "tests"), "pytest.log", TEST_PACKAGES),
+        *(Stage(f"pytest-{one}", marked(f"tests/{one}"), f"pytest-{one}.log", TEST_PACKAGES) for one in TEST_FOLDERS),
         *tune,
         *(
             Stage(f"bench-{one}", script("benchmark_kernels", "--op", one, *bench), "bench/kernels.md", ("yaml",))
@@ -147,6 +150,11 @@ def network_stages(work: Path) -> list[Stage]:
         Stage("search-real", real, "search-real/trials.csv", SEARCH_PACKAGES),
         Stage("default", default, "default.md", SEARCH_PACKAGES),
     ]
+
+
+def marked(folder: str) -> tuple[str, ...]:
+    """The tests of a folder that need a GPU."""
+    return (sys.executable, "-m", "pytest", "-m", "gpu", folder)
 
 
 def script(name: str, *arguments: str) -> tuple[str, ...]:

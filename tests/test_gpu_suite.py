@@ -4,6 +4,7 @@ import itertools
 import json
 import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from scripts import check_kernels, gpu_suite
 from scripts.gpu_suite import Stage
 from scripts.kernel_lab.problem_lists import FUNCTIONS, launch_problems, tiny_problems
 
+TESTS = Path(__file__).resolve().parent
 PASSES = "print('fine')"
 FAILS = "import sys; print('a kernel is wrong'); sys.exit(1)"
 SLOW = """
@@ -94,9 +96,14 @@ def test_a_run_says_what_passed_failed_and_was_skipped_and_goes_on(tmp_path, cap
     assert results(out)["b"]["result"] == "passed"
 
 
+def test_every_test_that_needs_a_gpu_is_in_a_stage():
+    files = [path for path in TESTS.rglob("test_*.py") if "mark.gpu" in path.read_text() and path != Path(__file__)]
+    assert {path.relative_to(TESTS).parts[0] for path in files} == set(gpu_suite.TEST_FOLDERS)
+
+
 def test_tests_marked_gpu_run_with_compiled_kernels(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    marked = next(one for one in gpu_suite.stages(tmp_path, 90, "a GPU") if one.name == "pytest")
+    marked = next(one for one in gpu_suite.stages(tmp_path, 90, "a GPU") if one.name == "pytest-kernels")
     assert marked.command[1:5] == ("-m", "pytest", "-m", "gpu")
     told = "import os; print(os.environ['TRITON_INTERPRET'])"
     assert gpu_suite.run_stage(stage("told", told), tmp_path).result == "passed"
