@@ -53,7 +53,9 @@ def test_only_takes_stages_and_groups_and_names_what_there_is(capsys):
     assert "bench-attention" in shown
     assert "tune" not in shown
     assert gpu_suite.main(["--dry-run", "--only", "benhc"]) == 2
-    assert "use compile, tests, pytest, tune-attention" in capsys.readouterr().err
+    assert (
+        "use compile, tests, pytest-contract, pytest-kernels, pytest-measure, tune-attention" in capsys.readouterr().err
+    )
 
 
 def test_every_function_is_benchmarked_and_every_command_exists(tmp_path):
