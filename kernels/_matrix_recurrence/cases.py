@@ -1,5 +1,6 @@
-"""The launches to compile ahead of time: every kernel, at the head sizes and kinds of decay that the mixers use."""
+"""The launches to compile ahead of time: every kernel in every form, at the types and head sizes that mixers use."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -47,24 +48,78 @@ _FREE = (
 _ALL = (*_SHARED, gpu_tiles.chunk_sum_kernel, *_PER_HEAD, *_PER_CHANNEL, *_DELTA, *_PER_HEAD_DELTA, *_FREE)
 
 
+# Decay, delta and whether q reads before its token: of every mixer that has a name.
+_SETTINGS = (
+    (1, 1, False), (2, FREE, False), (2, 1, False), (2, 0, True), (2, 0, False), (1, 0, False), (0, 1, False),
+    (0, 0, False),
+)  # fmt: skip
+# Type, K, V, and whether there is a first state: what is trained with first, then the most demanding.
+_SHAPES = (
+    (torch.bfloat16, 128, 128, True),
+    (torch.float32, 256, 512, True),
+    (torch.float16, 128, 64, False),
+    (torch.bfloat16, 256, 512, False),
+    (torch.float32, 128, 64, False),
+    (torch.bfloat16, 64, 64, False),
+)
+
+
 def ahead_of_time_cases() -> list[Case]:
-    """bfloat16 at K = V = 64 and 128: per head and per channel, without and with the delta rule; free; with a bonus."""
-    cases: dict[object, Case] = {}
-    settings = (
-        (1, 0, False), (1, 1, False), (2, 0, False), (2, 1, False), (2, FREE, False), (2, 0, True), (2, FREE, True)
-    )  # fmt: skip
-    for size in (64, 128):
-        for decay, delta, before in settings:
-            plan = Plan(8, 1, size, size, decay, delta, torch.bfloat16, torch.device("cpu"), before)
+    """Every kernel in all its forms, and with every default launch of a type, but not each form with each launch.
+
+    A form is what the constants of a kernel but sizes switch on. In the order of the tables a case is compiled where it
+    is the first to show its form, its launch or whether there is a first state.
+    """
+    cases: list[Case] = []
+    shown: set[object] = set()
+    for dtype, key_size, value_size, initial in _SHAPES:
+        for decay, delta, before in _SETTINGS:
+            plan = Plan(8, 1, key_size, value_size, decay, delta, dtype, torch.device("cuda"), before)
             for kernel in _kernels(plan):
-                case = _case(plan, kernel, default_launch(plan.key(kernel)))
-                # A kernel that knows nothing of what differs between two plans is compiled for one of them.
-                cases.setdefault((case.kernel, str((case.signature, case.constexprs, case.options))), case)
-    return list(cases.values())
+                for flags in _forms(plan, kernel):
+                    case = _case(plan, kernel, default_launch(plan.key(kernel)), HAS_INITIAL=initial, **flags)
+                    features = {(kernel, one) for one in _features(case)}
+                    if not features <= shown:
+                        shown |= features
+                        cases.append(case)
+    return cases
+
+
+def _features(case: Case) -> Iterator[object]:
+    blocks = {name: case.constexprs[name] for name in ("BK", "BV", "BW") if name in case.constexprs}
+    types = {name: type_ for name, type_ in case.signature.items() if name not in _FLOAT32 + _FLOAT32_GRADS}
+    if not {"states", "d_states"} & set(types):  # which float16 keeps in float32: else it is compiled as bfloat16 is
+        types = {name: type_.replace("fp16", "bf16") for name, type_ in types.items()}
+    yield "launch", str(types), str(blocks), str(case.options)
+    yield "initial", case.constexprs.get("HAS_INITIAL")
+    sizes = (*blocks, "K", "V", "W", "BT", "HAS_INITIAL", "PRECISION")
+    yield "form", str({name: value for name, value in case.constexprs.items() if name not in sizes})
+
+
+def _forms(plan: Plan, kernel: Any) -> list[dict[str, bool]]:
+    """The flags of every launch that a call makes of a kernel."""
+    free = plan.delta == FREE
+    if kernel is gpu_tiles.chunk_sum_kernel:
+        return [{"REVERSE": False, "SHIFTED": False}, {"REVERSE": True, "SHIFTED": free or plan.before}]
+    if kernel is gpu_backward.value_grad_kernel:
+        return [{"WITH_STATE": with_state} for with_state in ((True, False) if free else (plan.delta == 0,))]
+    if kernel is gpu_vector.channel_scores_kernel:
+        own = {"OWN": plan.before, "NEGATED": False}
+        return [own, {"OWN": False, "NEGATED": True}] if free else [own]
+    if kernel is gpu_vector.channel_grad_kernel:
+        queries = {"ERASING": False, "BEFORE": plan.before, "OWN": plan.before and not free}
+        if free:
+            return [queries, queries | {"OWN": plan.before}, {"ERASING": False, "BEFORE": True, "OWN": False}]
+        return [queries, {"ERASING": True, "BEFORE": False, "OWN": False}] if plan.delta else [queries]
+    return [{}]
 
 
 def _kernels(plan: Plan) -> list[Any]:
-    kernels = [*_SHARED, gpu_tiles.chunk_sum_kernel, *(_PER_CHANNEL if plan.decay == 2 else _PER_HEAD)]
+    kernels = [*_SHARED, *(_PER_CHANNEL if plan.decay == 2 else _PER_HEAD)]
+    if not plan.fits_in_one:
+        kernels.remove(gpu_fused.fused_kernel)
+    if plan.decay:
+        kernels.append(gpu_tiles.chunk_sum_kernel)
     if plan.delta == FREE:
         kernels += _FREE
     elif plan.delta:
@@ -89,17 +144,18 @@ def launch_case(key: Key, config: Config) -> Case:
     return replace(_case(plan, kernel, config), name=key.label)
 
 
-def _case(plan: Plan, kernel: Any, config: Config) -> Case:
+def _case(plan: Plan, kernel: Any, config: Config, **forms: bool) -> Case:
+    """One launch, in its most demanding form where `forms` says nothing."""
     name = kernel.__name__
     shifted = plan.before or plan.delta == FREE
     flags = {"HAS_INITIAL": True, "WITH_STATE": plan.delta != 1, "REVERSE": True, "SHIFTED": shifted}
-    flags |= {"ERASING": plan.delta == 1, "OWN": plan.before, "NEGATED": plan.delta == FREE}
+    flags |= {"ERASING": plan.delta == 1, "OWN": plan.before, "NEGATED": plan.delta == FREE} | forms
     options = {option: config[option] for option in ("num_warps", "num_stages")}
     constants: dict[str, object] = plan.constants(kernel, **flags)
     constants |= {block: size for block, size in config.items() if block not in options}
     signature = {argument: _type(plan, name, argument) for argument in kernel.arg_names if argument not in constants}
     kind = f"{('plain', 'delta', 'free')[plan.delta]} {'per channel' if plan.decay == 2 else 'per head'}"
-    kind += f"{' before' * plan.before} {plan.key_size}"
+    kind += f"{' before' * plan.before} {plan.key_size} {str(plan.dtype).removeprefix('torch.')}"
     return Case(f"{name.removesuffix('_kernel')} {kind}", kernel, signature, constants, options)
 
 

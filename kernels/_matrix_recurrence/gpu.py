@@ -9,7 +9,8 @@ Every combination runs on the kernels, each setting on those made for it:
 
 A bonus and erase run on a decay per channel, which is widened to that; where both need more heads than q and k have,
 those are repeated. Sums are float32; operands of matrix products keep the dtype of q, but for the triangular inverse,
-which is float32 throughout. Chunks have 64 tokens, sub-chunks 16.
+which is float32 throughout. Chunks have 64 tokens, 32 in float32, and sub-chunks
+16.
 """
 
 import torch

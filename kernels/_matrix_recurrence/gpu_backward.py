@@ -78,7 +78,7 @@ def state_grad_kernel(
     for step in range(chunks):
         chunk = chunks - 1 - step
         store_tile(d_states + (bh * chunks + chunk) * K * V, d_state, cols_k, cols_v, V, K, V)
-        if block_beside_state(BK) < BK:
+        if block_beside_state(BK, PRECISION) < BK:
             tl.debug_barrier()  # what was stored is read below, by other threads
         start, left = b * T + chunk * BT, T - chunk * BT
         last = tl.minimum(left, BT) - 1
@@ -97,7 +97,7 @@ def state_grad_kernel(
         dtype = k.dtype.element_ty
         if DELTA:
             d_w = load_tile(d_written + token * V, rows, cols_v, H * V, left, V).to(tl.float32)
-            block_k: tl.constexpr = block_beside_state(BK)
+            block_k: tl.constexpr = block_beside_state(BK, PRECISION)
             for first in range(0, BK, block_k):
                 cols = first + tl.arange(0, block_k)
                 key = load_tile(k + token_qk * K, rows, cols, heads_qk * K, left, K)
@@ -158,19 +158,22 @@ def token_grad_kernel(
         d_key *= to_end(g_here, rows, cols_k, left, tl.minimum(left, BT) - 1, H, K, DECAY)
     query = load_tile(q + token_qk * K, rows, cols_k, heads_qk * K, left, K)
     key = load_tile(k + token_qk * K, rows, cols_k, heads_qk * K, left, K)
-    if DECAY < 2:
-        d_score, d_score_t = tl.zeros([BT, BT], tl.float32), tl.zeros([BT, BT], tl.float32)
+    if DECAY < 2:  # one product after the other, because registers do not hold both
+        d_score = tl.zeros([BT, BT], tl.float32)
         for first in range(0, V, BV):
             cols_v = first + tl.arange(0, BV)
             d_o = (load_tile(d_out + token * V, rows, cols_v, H * V, left, V) * scale).to(dtype)
             value_t = load_transposed(written + token * V, rows, cols_v, H * V, left, V)
             d_score += tl.dot(d_o, value_t, input_precision=PRECISION)
+        d_score *= pair_decay(g + token, left, H, BT, DECAY)
+        d_query += tl.dot(d_score.to(dtype), key, input_precision=PRECISION)
+        d_score_t = tl.zeros([BT, BT], tl.float32)
+        for first in range(0, V, BV):
+            cols_v = first + tl.arange(0, BV)
             value = load_tile(written + token * V, rows, cols_v, H * V, left, V)
             d_o_t = (load_transposed(d_out + token * V, rows, cols_v, H * V, left, V) * scale).to(dtype)
             d_score_t += tl.dot(value, d_o_t, input_precision=PRECISION)
-        d_score *= pair_decay(g + token, left, H, BT, DECAY)
         d_score_t *= pair_decay_transposed(g + token, left, H, BT, DECAY)
-        d_query += tl.dot(d_score.to(dtype), key, input_precision=PRECISION)
         d_key += tl.dot(d_score_t.to(dtype), query, input_precision=PRECISION)
     store_tile(d_q + token * K, d_query, rows, cols_k, H * K, left, K)
     store_tile(d_k + token * K, d_key, rows, cols_k, H * K, left, K)

@@ -44,12 +44,12 @@ def _substitute(inverse, row, here):
 
 @triton.jit(do_not_specialize=["T"])
 def inverse_kernel(erasing, inverse, T, H: tl.constexpr, BT: tl.constexpr):
-    """inverse = (I + A)⁻¹ for chunks of BT = 64, all in float32 but for the last rounding.
+    """inverse = (I + A)⁻¹ for chunks of 64 or 32, all in float32 but for the last rounding.
 
     16 x 16 diagonal blocks by forward substitution, which is stable; the rest by block elimination with exact float32
     products. Blocks above the diagonal are not written.
     """
-    tl.static_assert(BT == 64)
+    tl.static_assert(BT == 64 or BT == 32)
     chunk, bh = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     token, left = ((bh // H) * T + chunk * BT) * H + bh % H, T - chunk * BT
     a, out = erasing + token * BT, inverse + token * BT
@@ -61,24 +61,27 @@ def inverse_kernel(erasing, inverse, T, H: tl.constexpr, BT: tl.constexpr):
         here = index == i
         i0 = _substitute(i0, _row(a, 0, 0, i, stride, left), here)
         i1 = _substitute(i1, _row(a, 1, 1, i, stride, left), here)
-        i2 = _substitute(i2, _row(a, 2, 2, i, stride, left), here)
-        i3 = _substitute(i3, _row(a, 3, 3, i, stride, left), here)
-    a10, a21, a32 = _block(a, 1, 0, stride, left), _block(a, 2, 1, stride, left), _block(a, 3, 2, stride, left)
-    a20, a31, a30 = _block(a, 2, 0, stride, left), _block(a, 3, 1, stride, left), _block(a, 3, 0, stride, left)
-    i10, i21, i32 = -_mul(i1, _mul(a10, i0)), -_mul(i2, _mul(a21, i1)), -_mul(i3, _mul(a32, i2))
-    i20 = -_mul(i2, _mul(a20, i0) + _mul(a21, i10))
-    i31 = -_mul(i3, _mul(a31, i1) + _mul(a32, i21))
-    i30 = -_mul(i3, _mul(a30, i0) + _mul(a31, i10) + _mul(a32, i20))
+        if BT == 64:
+            i2 = _substitute(i2, _row(a, 2, 2, i, stride, left), here)
+            i3 = _substitute(i3, _row(a, 3, 3, i, stride, left), here)
+    i10 = -_mul(i1, _mul(_block(a, 1, 0, stride, left), i0))
     _put(out, i0, 0, 0, stride, left)
     _put(out, i1, 1, 1, stride, left)
-    _put(out, i2, 2, 2, stride, left)
-    _put(out, i3, 3, 3, stride, left)
     _put(out, i10, 1, 0, stride, left)
-    _put(out, i21, 2, 1, stride, left)
-    _put(out, i32, 3, 2, stride, left)
-    _put(out, i20, 2, 0, stride, left)
-    _put(out, i31, 3, 1, stride, left)
-    _put(out, i30, 3, 0, stride, left)
+    if BT == 64:
+        a21, a32 = _block(a, 2, 1, stride, left), _block(a, 3, 2, stride, left)
+        a20, a31, a30 = _block(a, 2, 0, stride, left), _block(a, 3, 1, stride, left), _block(a, 3, 0, stride, left)
+        i21, i32 = -_mul(i2, _mul(a21, i1)), -_mul(i3, _mul(a32, i2))
+        i20 = -_mul(i2, _mul(a20, i0) + _mul(a21, i10))
+        i31 = -_mul(i3, _mul(a31, i1) + _mul(a32, i21))
+        i30 = -_mul(i3, _mul(a30, i0) + _mul(a31, i10) + _mul(a32, i20))
+        _put(out, i2, 2, 2, stride, left)
+        _put(out, i3, 3, 3, stride, left)
+        _put(out, i21, 2, 1, stride, left)
+        _put(out, i32, 3, 2, stride, left)
+        _put(out, i20, 2, 0, stride, left)
+        _put(out, i31, 3, 1, stride, left)
+        _put(out, i30, 3, 0, stride, left)
 
 
 @triton.jit(do_not_specialize=["T"])

@@ -41,7 +41,7 @@ def state_kernel(
         state += load_tile(initial + bh * K * V, cols_k, cols_v, V, K, V)
     for chunk in range(chunks):
         store_tile(states + (bh * (chunks + 1) + chunk) * K * V, state, cols_k, cols_v, V, K, V)
-        if block_beside_state(BK) < BK:
+        if block_beside_state(BK, PRECISION) < BK:
             tl.debug_barrier()  # what was stored is read below, by other threads
         start = b * T + chunk * BT
         left = T - chunk * BT
@@ -50,7 +50,7 @@ def state_kernel(
         value = load_tile(w + token * V, rows, cols_v, H * V, left, V)
         if DELTA:
             value = value.to(tl.float32)
-            block_k: tl.constexpr = block_beside_state(BK)
+            block_k: tl.constexpr = block_beside_state(BK, PRECISION)
             for first in range(0, BK, block_k):
                 cols = first + tl.arange(0, block_k)
                 erase = load_tile(erased + token * K, rows, cols, H * K, left, K)

@@ -17,10 +17,10 @@ import triton.language as tl
 
 
 @triton.constexpr_function
-def block_beside_state(block_k):
-    """How much of K, of which a program holds all, is multiplied at once: beside a state of more than 128 rows
-    registers hold no other tile of all K, and the state is read back in blocks."""
-    return block_k if block_k <= 128 else 64
+def block_beside_state(block_k, precision):
+    """How much of K, of which a program holds all, is multiplied at once: beside a state of more than 128 rows, in
+    float32 64, registers hold no other tile of all K, and the state is read back in blocks."""
+    return block_k if block_k <= (64 if precision == "tf32x3" else 128) else 64
 
 
 @triton.jit

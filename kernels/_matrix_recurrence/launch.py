@@ -18,7 +18,7 @@ from kernels._matrix_recurrence.gpu_fused import fused_kernel
 from kernels._matrix_recurrence.gpu_scalar import scores_kernel
 from kernels._matrix_recurrence.gpu_tiles import chunk_sum_kernel
 from kernels._matrix_recurrence.gpu_vector import channel_scores_kernel
-from kernels._matrix_recurrence.plan import CHUNK, FREE, SUB_CHUNK, Plan
+from kernels._matrix_recurrence.plan import FREE, SUB_CHUNK, Plan
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Inputs:
 
     @property
     def chunks(self) -> int:
-        return cdiv(self.length, CHUNK)
+        return cdiv(self.length, self.plan.chunk)
 
     @property
     def programs(self) -> int:
@@ -62,8 +62,8 @@ class Inputs:
         return self.q if tensor is None else tensor
 
     def per_pair(self, dtype: torch.dtype) -> Tensor:
-        """Zeros for a matrix over the tokens of each chunk, [B, T, Hv, CHUNK]."""
-        return self.v.new_zeros(*self.v.shape[:3], CHUNK, dtype=dtype)
+        """Zeros for a matrix over the tokens of each chunk, [B, T, Hv, chunk]."""
+        return self.v.new_zeros(*self.v.shape[:3], self.plan.chunk, dtype=dtype)
 
     def per_key(self) -> Tensor:
         return self.v.new_empty(*self.v.shape[:3], self.q.shape[-1], dtype=torch.float32)

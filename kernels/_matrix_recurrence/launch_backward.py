@@ -12,7 +12,7 @@ from kernels._matrix_recurrence.gpu_free import free_token_grad_kernel, free_wy_
 from kernels._matrix_recurrence.gpu_scalar import erasing_grad_kernel
 from kernels._matrix_recurrence.gpu_vector import channel_grad_kernel, score_grad_kernel
 from kernels._matrix_recurrence.launch import Chunked, Inputs, chunk_sums, compute_states
-from kernels._matrix_recurrence.plan import CHUNK, FREE, SUB_CHUNK
+from kernels._matrix_recurrence.plan import FREE, SUB_CHUNK
 
 
 @dataclass
@@ -170,7 +170,7 @@ def _channel_grads(
 
 def _bonus_grad(x: Inputs, d_scores: Tensor) -> Tensor:
     """[Hv, K]: every token's gradient of its product with itself, times q⊙k."""
-    place = torch.arange(x.length, device=x.q.device) % CHUNK
+    place = torch.arange(x.length, device=x.q.device) % x.plan.chunk
     d_own = d_scores.float().gather(3, place.view(1, -1, 1, 1).expand(*d_scores.shape[:3], 1))
     products = (x.q.float() * x.k.float()).repeat_interleave(x.plan.group, dim=2)
     return (d_own * products).sum((0, 1))

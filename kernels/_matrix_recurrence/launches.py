@@ -37,7 +37,20 @@ _LAUNCHES: dict[str, tuple[tuple[int, int, int, int], ...]] = {
 }
 # For head sizes K or V above 64.
 _LAUNCHES_ABOVE_64 = {
-    "token_grad": ((64, 32, 8, 1), (32, 32, 4, 1), (32, 32, 8, 1), (32, 64, 8, 1), (64, 64, 8, 1), (64, 32, 8, 2)),
+    "token_grad": ((64, 16, 8, 1), (64, 32, 8, 1), (32, 32, 4, 1), (32, 32, 8, 1), (32, 64, 8, 1), (64, 32, 8, 2)),
+}
+# For float32; the other kernels have blocks of at most 32, 8 warps and one stage.
+_LAUNCHES_FLOAT32 = {
+    "channel_scores": ((32, 64, 4, 1), (16, 64, 8, 1), (32, 64, 8, 1), (16, 64, 4, 1)),
+    "token_grad": ((16, 16, 8, 1), (16, 32, 8, 1), (32, 16, 8, 1), (32, 32, 8, 1)),
+}
+# Without decay.
+_LAUNCHES_UNDECAYED = {
+    "state": ((64, 64, 8, 2), (64, 64, 4, 2), (64, 64, 4, 3), (64, 32, 4, 3), (64, 32, 2, 3), (64, 128, 8, 2)),
+}
+# For the delta rule above 64, where the state is one block of all of K.
+_LAUNCHES_DELTA_ABOVE_64 = {
+    "state": ((64, 64, 8, 2), (64, 64, 4, 2), (64, 64, 4, 1), (64, 32, 4, 3), (64, 64, 4, 3), (64, 32, 8, 2)),
 }
 # For rows that stand before their token's decay.
 _LAUNCHES_BEFORE = {
@@ -45,10 +58,12 @@ _LAUNCHES_BEFORE = {
 }
 # For erasing freely, which writes at two keys.
 _LAUNCHES_FREE = {
+    "output": ((64, 64, 4, 2), (32, 64, 4, 2), (64, 128, 8, 2), (32, 128, 8, 2), (64, 64, 4, 3), (64, 64, 8, 2)),
     "state": ((64, 64, 8, 2), (64, 64, 8, 1), (64, 32, 8, 2), (64, 64, 4, 1), (64, 16, 4, 2), (64, 64, 4, 2)),
 }
 _LAUNCHES_FREE_TO_64 = {
     "fused": ((64, 32, 4, 2), (64, 16, 8, 2), (64, 32, 8, 2), (64, 32, 4, 1), (64, 32, 8, 1), (64, 16, 4, 2)),
+    "state": ((64, 32, 8, 2), (64, 64, 8, 1), (64, 64, 8, 2), (64, 64, 4, 1), (64, 16, 4, 2), (64, 64, 4, 2)),
 }
 # The state of the delta rule is not split along K, because every value that it erases reads all of K.
 _WHOLE_K_WITH_DELTA = ("state", "state_grad")
@@ -81,18 +96,23 @@ def launch_key(
 def launch_candidates(key: Key) -> Iterator[Config]:
     """The launches worth trying for a key, the default first; at most six."""
     name = key.kernel.removeprefix("matrix_recurrence.")
-    sizes = dict(key.sizes)
+    sizes, flags = dict(key.sizes), dict(key.flags)
     above_64 = max(sizes.get("K", 0), sizes.get("V", 0)) > 64
     launches = (_LAUNCHES_ABOVE_64 if above_64 else {}).get(name, _LAUNCHES[name])
-    if dict(key.flags).get("BEFORE"):
+    if flags.get("DECAY") == 0:
+        launches = _LAUNCHES_UNDECAYED.get(name, launches)
+    if flags.get("DELTA") == 1 and above_64:
+        launches = _LAUNCHES_DELTA_ABOVE_64.get(name, launches)
+    if flags.get("BEFORE"):
         launches = _LAUNCHES_BEFORE.get(name, launches)
-    if dict(key.flags).get("DELTA") == 2:
+    if flags.get("DELTA") == 2:
         launches = (_LAUNCHES_FREE if above_64 else _LAUNCHES_FREE | _LAUNCHES_FREE_TO_64).get(name, launches)
     # Tiles of float32 and of K = 256 fill registers and shared memory: more warps to hold them, one stage.
     if _needs_whole_k(key, name) and sizes["K"] > 128:
         launches = tuple((256, 64, warps, 1) for warps in (8, 16))
     elif key.element_bytes == 4:
         launches = tuple((block_k, block_v, 8, 1) for block_k, block_v, _, _ in launches)
+        launches = _LAUNCHES_FLOAT32.get(name, launches)
     for block_k, block_v, warps, stages in launches:
         yield _blocks(key, name, block_k, block_v) | {"num_warps": warps, "num_stages": stages}
 
@@ -109,7 +129,7 @@ def _blocks(key: Key, name: str, block_k: int, block_v: int) -> Config:
     if key.element_bytes == 4:
         block_k, block_v = min(block_k, 32), min(block_v, 32)
     if _needs_whole_k(key, name):
-        state = 8192 if name == "fused" and sizes["K"] <= 128 else 4096
+        state = 8192 if name == "fused" and sizes["K"] <= 128 else 2048 if key.element_bytes == 4 else 4096
         block_k, block_v = sizes["K"], min(block_v, max(_SMALLEST, state // sizes["K"]))
     limits = {"BK": (block_k, sizes.get("K")), "BV": (block_v, sizes.get("V"))}
     return {block: min(largest, size) for block, (largest, size) in limits.items() if size is not None}

@@ -15,7 +15,6 @@ from kernels._matrix_recurrence.launches import default_launch, launch_key
 from kernels.tuned_table import Config, Key
 from kernels.tuning import choose, run
 
-CHUNK = 64
 SUB_CHUNK = 16
 FREE = 2  # Plan.delta of erasing freely
 
@@ -48,6 +47,12 @@ class Plan:
     def state_dtype(self) -> torch.dtype:
         """Of the states between chunks that one kernel hands to the next; float16 has no range for them."""
         return torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
+
+    @property
+    def chunk(self) -> int:
+        """Tokens in a chunk. Tiles of 64 tokens in float32, whose products are three of TF32, are more than registers
+        hold; and sums of 32 logarithms are twice as exact."""
+        return 32 if self.dtype == torch.float32 else 64
 
     @property
     def gate_size(self) -> int:
@@ -86,7 +91,7 @@ class Plan:
             "GROUP": self.group,
             "K": self.key_size,
             "V": self.value_size,
-            "BT": CHUNK,
+            "BT": self.chunk,
             "W": self.heads * self.gate_size,
             "DECAY": self.decay,
             "DELTA": self.delta,

@@ -19,10 +19,11 @@ from scripts.kernel_lab.operations import Arguments, Cost, Operation, Random
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Relative errors that rounding explains, of outputs and of gradients. Float32 products are float32 or three of TF32,
-# never one. Gradients of gates are small differences of long sums, so they alone get ten times as much in float32.
+# never one. Gradients of gates are differences of long sums, which half precision feels; in float32 ours on a CPU are
+# right to 2e-6, the worst being that of a decay [Hv] which all tokens share.
 OUTPUT_LIMIT = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 5e-3}
 GRADIENT_LIMIT = {"float32": 1e-5, "float16": 8e-3, "bfloat16": 8e-3}
-GATE_LIMIT = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 2e-2}
+GATE_LIMIT = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-2}
 GATES = ("log_decay", "beta", "erase_a", "erase_b", "bonus", "delta", "A", "initial_state", "sink", "log_forget")
 GATES += ("input_gate", "forget_gate")
 WORST_ROW_FACTOR = 10.0

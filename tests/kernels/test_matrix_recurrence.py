@@ -72,10 +72,8 @@ def compare(backend, given, limit, reference_given=None):
     expected = run("reference", reference_given or given, d_out, d_state)
     actual = run(backend, given, d_out, d_state)
     for name, value in expected.items():
-        # A gate that is one number per head has a gradient that is a small difference of large sums.
-        factor = 20 if name == "d log_decay" else 1
         try:
-            assert_close_relative(actual[name], value, factor * limit)
+            assert_close_relative(actual[name], value, limit)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from None
 
@@ -311,7 +309,7 @@ def test_states_between_chunks_are_written_where_chunks_run_side_by_side_and_kep
         actual = matrix_recurrence(**arguments(given), return_state=True)
     for value, right in zip(actual, expected, strict=True):
         assert_close_relative(value, right, 1e-5)
-    states = 3 * 32 * 64  # before and after the two chunks that 66 tokens make
+    states = 4 * 32 * 64  # before and after the three chunks that 66 tokens make
     assert (max(sizes) >= states) == writes_states
     assert {x.data_ptr() for x in kept} == {x.data_ptr() for x in given.values()}
 
