@@ -4,7 +4,7 @@ The Triton interpreter proves the arithmetic. This file proves what the interpre
 for an architecture, that it keeps its values in registers, and that its shared memory fits. The compiler checks neither
 of the last two, so both are read from the compiled code.
 
-    python -m kernels.ahead_of_time [--op attention] [--arch 80,90,100] [--jobs 8] [--alike-once]
+    python -m kernels.ahead_of_time [--op attention] [--arch 80,90,100] [--jobs 8] [--sparing]
 
 A kernel family offers in its `gpu.py` `ahead_of_time_cases() -> list[Case]`, with the launch configurations it uses by
 default, and for the tuner `launch_candidates(key) -> list[Config]`, the default first, and `launch_case(key, config)`.
@@ -151,39 +151,48 @@ def differs_elsewhere(resources: Resources) -> bool:
     return resources.matrix_units or resources.registers > REGISTERS / 2 or resources.shared_bytes > least / 2
 
 
-def compile_on(case: Case, archs: list[int], *, alike_once: bool) -> dict[int, Resources]:
-    """The resources by architecture; with `alike_once` only those of the middle one where others cannot differ."""
+def compile_on(case: Case, archs: list[int], *, turn: int | None = None) -> dict[int, Resources]:
+    """The resources by architecture.
+
+    turn: spare some: only the middle architecture where the others cannot differ, and what uses matrix units, of which
+    every kernel has several cases, on it and on the one of the others whose turn it is.
+    """
     middle = sorted(archs)[len(archs) // 2]
     found = {middle: compile_case(case, middle)}
-    if not alike_once or differs_elsewhere(found[middle]):
-        found |= {arch: compile_case(case, arch) for arch in archs if arch != middle}
+    others = [arch for arch in archs if arch != middle]
+    if turn is not None and not differs_elsewhere(found[middle]):
+        others = []
+    elif turn is not None and found[middle].matrix_units and others:
+        others = [others[turn % len(others)]]
+    found |= {arch: compile_case(case, arch) for arch in others}
     return dict(sorted(found.items()))
 
 
 def compile_all(
-    cases: list[Case], archs: list[int], *, alike_once: bool, jobs: int
+    cases: list[Case], archs: list[int], *, sparing: bool, jobs: int
 ) -> Iterator[tuple[Case, dict[int, Resources]]]:
     """Every case with its resources, in order; what compiles to the same code is compiled once, in `jobs` processes."""
     first: dict[object, Case] = {}
     for case in cases:
         first.setdefault(_identity(case), case)
     distinct = list(first.values())
-    compile_one = partial(compile_on, archs=archs, alike_once=alike_once)
+    turns = range(len(distinct)) if sparing else [None] * len(distinct)
     if jobs == 1:
-        yield from ((case, compile_one(case)) for case in distinct)
+        yield from ((case, compile_on(case, archs, turn=turn)) for case, turn in zip(distinct, turns, strict=True))
         return
     # Kernels cannot be sent to a process: a copy of this one has them already.
     global _shared
     _shared = distinct
     with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
-        yield from zip(_shared, pool.map(partial(_compile_shared, compile_one), range(len(_shared))), strict=True)
+        compiled = pool.map(partial(_compile_shared, archs), range(len(_shared)), turns)
+        yield from zip(_shared, compiled, strict=True)
 
 
 _shared: list[Case] = []
 
 
-def _compile_shared(compile_one: partial[dict[int, Resources]], number: int) -> dict[int, Resources]:
-    return compile_one(_shared[number])
+def _compile_shared(archs: list[int], number: int, turn: int | None) -> dict[int, Resources]:
+    return compile_on(_shared[number], archs, turn=turn)
 
 
 def _identity(case: Case) -> tuple[object, ...]:
@@ -210,7 +219,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--arch", default=",".join(map(str, ARCHITECTURES)), help="compute capabilities, by commas")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     parser.add_argument(
-        "--alike-once", action="store_true", help="on one architecture what is far from every limit on all of them"
+        "--sparing",
+        action="store_true",
+        help="on one architecture what is far from every limit on all of them, on two what uses matrix units",
     )
     options = parser.parse_args(arguments)
     archs = [int(arch) for arch in options.arch.split(",")]
@@ -224,7 +235,7 @@ def main(arguments: list[str]) -> int:
     complaints = []
     print(f"{'case':<56}{'arch':>5}{'registers':>11}{'stack':>7}{'shared':>9}")
     for op in [options.op] if options.op else OPS:
-        compiled = compile_all(cases_of(op), archs, alike_once=options.alike_once, jobs=options.jobs)
+        compiled = compile_all(cases_of(op), archs, sparing=options.sparing, jobs=options.jobs)
         for case, by_arch in compiled:
             for arch, resources in by_arch.items():
                 print(

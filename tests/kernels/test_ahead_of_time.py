@@ -17,7 +17,7 @@ CASE = Case("kernel", None, {}, {}, {"num_warps": 4})
 @pytest.mark.parametrize("op", OPS)
 def test_kernels_compile_without_spills_and_within_shared_memory(op):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "kernels.ahead_of_time", "--op", op, "--alike-once", "--jobs", "2"]
+    command = [sys.executable, "-m", "kernels.ahead_of_time", "--op", op, "--sparing", "--jobs", "2"]
     finished = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert len(finished.stdout.splitlines()) > 3, "no case was compiled"
@@ -39,13 +39,18 @@ def test_shared_memory_above_the_limit_of_the_architecture_is_a_complaint():
         (Resources(96, 0, 1024, matrix_units=False), [90]),
         (Resources(200, 0, 1024, matrix_units=False), [80, 90, 100]),
         (Resources(96, 0, 100 * 1024, matrix_units=False), [80, 90, 100]),
-        (Resources(96, 0, 1024, matrix_units=True), [80, 90, 100]),
     ],
 )
 def test_what_is_far_from_every_limit_may_be_compiled_once_for_all_architectures(resources, archs, monkeypatch):
     monkeypatch.setattr(ahead_of_time, "compile_case", lambda case, arch: resources)
-    assert list(compile_on(CASE, [80, 90, 100], alike_once=True)) == archs
-    assert list(compile_on(CASE, [80, 90, 100], alike_once=False)) == [80, 90, 100]
+    assert list(compile_on(CASE, [80, 90, 100], turn=1)) == archs
+    assert list(compile_on(CASE, [80, 90, 100])) == [80, 90, 100]
+
+
+def test_what_uses_matrix_units_may_take_turns_with_the_architectures_beside_the_middle_one(monkeypatch):
+    monkeypatch.setattr(ahead_of_time, "compile_case", lambda case, arch: Resources(96, 0, 1024, matrix_units=True))
+    assert [list(compile_on(CASE, [80, 90, 100], turn=turn)) for turn in range(3)] == [[80, 90], [90, 100], [80, 90]]
+    assert list(compile_on(CASE, [90], turn=1)) == [90]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # from Python 3.12 on
@@ -57,7 +62,7 @@ def test_what_compiles_to_the_same_code_is_compiled_once_under_its_first_name(jo
         Case("of another kernel", len, {}),
         Case("the same as the first", None, {}, options={"num_warps": 4}),
     ]
-    found = list(compile_all(cases, [90], alike_once=False, jobs=jobs))
+    found = list(compile_all(cases, [90], sparing=False, jobs=jobs))
     assert [(case.name, by_arch[90].registers) for case, by_arch in found] == [("kernel", 6), ("of another kernel", 17)]
 
 
