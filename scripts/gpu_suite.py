@@ -48,6 +48,7 @@ FUNCTIONS = (  # of kernels, which is not imported: the plan is shown at once
     "matrix_recurrence",
     "matrix_recurrence_step",
     "mlstm",
+    "mlstm_step",
     "selective_scan",
     "selective_scan_step",
     "grouped_matmul",

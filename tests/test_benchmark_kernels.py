@@ -29,7 +29,7 @@ def run(tmp_path, *arguments):
 
 
 def test_every_function_of_the_door_has_problems_in_every_list():
-    functions = {*OPERATIONS, "mlstm"}
+    functions = {*OPERATIONS, "mlstm", "mlstm_step"}
     for problems in (benchmark_problems("cuda"), benchmark_problems("cpu"), launch_problems(), tiny_problems()):
         assert {problem.op for problem in problems} == functions
         assert len({(one.op, one.name, one.dtype) for one in problems}) == len(problems)

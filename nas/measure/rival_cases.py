@@ -73,10 +73,11 @@ def decline(*tensors: object, **options: object) -> object:
 
 def as_called(arguments: Arguments) -> Arguments:
     """As the public function takes them: what it takes as a pair has one argument each here."""
-    if "erase_a" not in arguments:
-        return arguments
-    rest = {name: value for name, value in arguments.items() if name not in ("erase_a", "erase_b")}
-    return rest | {"erase": (arguments["erase_a"], arguments["erase_b"])}
+    called = dict(arguments)
+    for name, parts in (("erase", ("erase_a", "erase_b")), ("state", ("state_S", "state_m"))):
+        if parts[0] in called:
+            called[name] = tuple(called.pop(part) for part in parts)
+    return called
 
 
 def as_list(output: Tensor | tuple[Tensor, ...]) -> list[Tensor]:

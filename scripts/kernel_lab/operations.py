@@ -231,6 +231,31 @@ class Mlstm(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MlstmStep(Operation):
+    """`kernels.mlstm_step`: as `Mlstm` for one token, from a state whose normaliser is nowhere near zero."""
+
+    B: int
+    Hqk: int
+    Hv: int
+    K: int
+    V: int
+    function: ClassVar[str] = "mlstm_step"
+
+    def arguments(self, random: Random) -> Arguments:
+        given = Mlstm(**asdict(self), T=1).arguments(random)
+        memory = random.normal(self.B, self.Hv, self.K, self.V + 1, dtype=torch.float32)
+        return {name: x[:, 0] for name, x in given.items()} | {
+            "state_S": memory,
+            "state_m": torch.zeros_like(memory[..., 0, 0]),
+        }
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        state = self.B * self.Hv * self.K * (self.V + 1)
+        tensors = 2 * self.B * (self.Hqk * self.K + self.Hv * self.V)
+        return Cost(4 * state, 2 * 4 * state + itemsize * tensors, vector=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SelectiveScan(Operation):
     """`kernels.selective_scan` with skip and gate, as in Mamba; state: it starts from one and returns the last."""
 

@@ -15,6 +15,7 @@ from scripts.kernel_lab.attention_problems import FLA_SHAPES
 from scripts.kernel_lab.operations import (
     GroupedMatmul,
     Mlstm,
+    MlstmStep,
     Operation,
     Recurrence,
     RecurrenceStep,
@@ -24,8 +25,8 @@ from scripts.kernel_lab.operations import (
 )
 from scripts.kernel_lab.problems import DTYPES, Problem
 
-FUNCTIONS = (*OPERATIONS, "mlstm")
-"""The public functions that have problems: those with kernels of their own, and one that runs on such kernels."""
+FUNCTIONS = (*OPERATIONS, "mlstm", "mlstm_step")
+"""The public functions that have problems: those with kernels of their own, and two that run on such kernels."""
 
 # The published layer of each setting of the recurrence.
 LAYERS: dict[str, Setting] = {
@@ -75,6 +76,7 @@ def recurrence_sizes() -> list[tuple[str, Operation]]:
     for layer, B in itertools.product(("simple_gla", "gated_delta_rule", "gla", "kda", "rwkv7"), (1, 64)):
         one = RecurrenceStep(B=B, Hqk=32, Hv=32, K=128, V=128, **asdict(LAYERS[layer]))
         named.append((f"{layer} step B{B} H32 D128", one))
+    named += [(f"B{B} H32 D128", MlstmStep(B=B, Hqk=32, Hv=32, K=128, V=128)) for B in (1, 64)]
     return named
 
 
@@ -109,6 +111,7 @@ def cpu_sizes() -> list[tuple[str, Operation]]:
         ("gla B1 T512 H4 D64", replace(recurrence, gate="channel")),
         ("rwkv7 B1 T512 H4 D64", replace(recurrence, gate="channel", erase=True)),
         ("B1 T512 H4 D64", Mlstm(B=1, T=512, Hqk=4, Hv=4, K=64, V=64)),
+        ("B1 H4 D64", MlstmStep(B=1, Hqk=4, Hv=4, K=64, V=64)),
         ("gated_delta_rule step B1 H4 D64", RecurrenceStep(B=1, Hqk=4, Hv=4, K=64, V=64, gate="head", delta=True)),
         ("B1 T512 D512 N16", SelectiveScan(B=1, T=512, Dm=512, N=16)),
         ("step B1 D512 N16", SelectiveScanStep(B=1, Dm=512, N=16)),
@@ -137,6 +140,7 @@ def launch_problems() -> list[Problem]:
         named = [
             ("uneven head", Recurrence(B=1, T=130, Hqk=2, Hv=6, K=128, V=48, gate="head", delta=True, state=True)),
             ("memories", Mlstm(B=2, T=130, Hqk=2, Hv=4, K=64, V=48)),
+            ("memories step", MlstmStep(B=2, Hqk=2, Hv=4, K=64, V=48)),
             ("channels", SelectiveScan(B=2, T=200, Dm=72, N=16, state=True)),
             ("channels, long", SelectiveScan(B=2, T=1100, Dm=40, N=16, state=True)),
             ("odd channels", SelectiveScan(B=1, T=77, Dm=21, N=10)),
@@ -163,6 +167,7 @@ def tiny_problems(dtype: str = "float32") -> list[Problem]:
         ("rwkv7", replace(recurrence, gate="channel", erase=True)),
         ("rwkv6", replace(recurrence, gate="channel", bonus=True)),
         ("memories", Mlstm(B=1, T=20, Hqk=1, Hv=2, K=16, V=15)),
+        ("step of memories", MlstmStep(B=1, Hqk=1, Hv=2, K=16, V=15)),
         ("step of gated_delta_rule", RecurrenceStep(B=1, Hqk=1, Hv=2, K=16, V=16, gate="head", delta=True)),
         ("scan", SelectiveScan(B=1, T=20, Dm=16, N=4)),
         ("step of scan", SelectiveScanStep(B=1, Dm=16, N=4)),

@@ -170,5 +170,6 @@ def in_float32(inputs: Inputs) -> Inputs:
     return Inputs(arguments, tuple(one.float() for one in inputs.cotangents))
 
 
-def as_tuple(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return output if isinstance(output, tuple) else (output,)
+def as_tuple(output: Tensor | tuple) -> tuple[Tensor, ...]:
+    """All tensors in order, those of a state that is a pair too."""
+    return tuple(one for part in output for one in as_tuple(part)) if isinstance(output, tuple) else (output,)
