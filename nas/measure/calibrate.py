@@ -4,6 +4,7 @@ For devices that have no description beside `nas/devices`; `scripts/describe_dev
 """
 
 import os
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import yaml
 from nas.devices import DeviceSpec, find_spec, read_spec, slug_of
 from nas.measure.clock import time_call
 from nas.measure.device import DTYPES, device_name
-from nas.measure.memory import available_bytes
+from nas.measure.memory import available_bytes, total_bytes
 
 SECONDS = 0.4  # for each number
 SIZES = {"cpu": 2048, "cuda": 8192}  # of the square matrices
@@ -24,16 +25,17 @@ SHARE_OF_FREE = 8  # at most one part in so many of the free memory is taken
 def spec_of(device: torch.device, folder: Path) -> DeviceSpec:
     """The shipped description of the device, or one that is measured once (a second or two) and kept in `folder`.
 
-    Kept, so that the bounds of a study do not move with the machine's mood from one run to the next.
+    Kept, so that the bounds of a study do not move with the machine's mood from one run to the next. The memory beside
+    a CPU is that of this machine: others with the same processor have more or less.
     """
     name = device_name(device)
-    shipped = find_spec(name)
-    if shipped is not None:
-        return shipped
-    path = folder / f"{slug_of(name)}.yaml"
-    if not path.exists():
-        write_spec(measured_spec(device), path)
-    return read_spec(path)
+    found = find_spec(name)
+    if found is None:
+        path = folder / f"{slug_of(name)}.yaml"
+        if not path.exists():
+            write_spec(measured_spec(device), path)
+        found = read_spec(path)
+    return replace(found, memory=total_gb(device)) if device.type == "cpu" else found
 
 
 def write_spec(spec: DeviceSpec, path: Path) -> None:
@@ -53,7 +55,7 @@ def measured_spec(device: torch.device, seconds: float = SECONDS) -> DeviceSpec:
         name=name,
         tflops={dtype: matmul_tflops(device, DTYPES[dtype], seconds) for dtype in types},
         bandwidth=bandwidth(device, seconds),
-        memory=round(total_bytes(device) / 1e9, 1),
+        memory=total_gb(device),
         cache_mb=cache_mb(device),
         source=f"measured with torch {torch.__version__}, {torch.get_num_threads()} threads",
         slug=slug_of(name),
@@ -87,10 +89,8 @@ def bandwidth(device: torch.device, seconds: float) -> float:
     return round(2 * source.nbytes / time.low / 1e6, 1)
 
 
-def total_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return available_bytes(device) or 0
+def total_gb(device: torch.device) -> float:
+    return round(total_bytes(device) / 1e9, 1)
 
 
 def cache_mb(device: torch.device) -> float:

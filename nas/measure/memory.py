@@ -117,6 +117,16 @@ def saved_for_backward_bytes(forward: Callable[[], object]) -> int:
     return total
 
 
+def total_bytes(device: torch.device) -> int:
+    """Bytes of memory that a device has; of a CPU those of the machine, or what a container of it may take."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    given = limit.read_text().strip() if limit.exists() else "max"
+    return machine if given == "max" else min(machine, int(given))
+
+
 def available_bytes(device: torch.device) -> int | None:
     """Bytes that can be had on the device now; None where the system does not say."""
     if device.type == "cuda":
