@@ -154,17 +154,13 @@ def differs_elsewhere(resources: Resources) -> bool:
 def compile_on(case: Case, archs: list[int], *, turn: int | None = None) -> dict[int, Resources]:
     """The resources by architecture.
 
-    turn: spare some: only the middle architecture where the others cannot differ, and what uses matrix units, of which
-    every kernel has several cases, on it and on the one of the others whose turn it is.
+    turn: only the architecture whose turn it is, where the others cannot differ, and of what uses matrix units, of
+    which every kernel has several cases.
     """
-    middle = sorted(archs)[len(archs) // 2]
-    found = {middle: compile_case(case, middle)}
-    others = [arch for arch in archs if arch != middle]
-    if turn is not None and not differs_elsewhere(found[middle]):
-        others = []
-    elif turn is not None and found[middle].matrix_units and others:
-        others = [others[turn % len(others)]]
-    found |= {arch: compile_case(case, arch) for arch in others}
+    first = archs[(turn or 0) % len(archs)]
+    found = {first: compile_case(case, first)}
+    if turn is None or (differs_elsewhere(found[first]) and not found[first].matrix_units):
+        found |= {arch: compile_case(case, arch) for arch in archs if arch != first}
     return dict(sorted(found.items()))
 
 
@@ -176,7 +172,8 @@ def compile_all(
     for case in cases:
         first.setdefault(_identity(case), case)
     distinct = list(first.values())
-    turns = range(len(distinct)) if sparing else [None] * len(distinct)
+    # A step more after each round: families offer their kernels in turn, too, often three of them.
+    turns = [n + n // len(archs) for n in range(len(distinct))] if sparing else [None] * len(distinct)
     if jobs == 1:
         yield from ((case, compile_on(case, archs, turn=turn)) for case, turn in zip(distinct, turns, strict=True))
         return
@@ -221,7 +218,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--sparing",
         action="store_true",
-        help="on one architecture what is far from every limit on all of them, on two what uses matrix units",
+        help="on one architecture, in turn, what uses matrix units or is far from every limit on all of them",
     )
     options = parser.parse_args(arguments)
     archs = [int(arch) for arch in options.arch.split(",")]

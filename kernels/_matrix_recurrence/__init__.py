@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from kernels._matrix_recurrence import portable, reference
-from kernels._matrix_recurrence.checks import check_arguments
+from kernels._matrix_recurrence.checks import check_arguments, scale_of
+from kernels.arguments import check_switches
 from kernels.backend import ask_substitute, choose_backend
 
 __all__ = ["matrix_recurrence", "matrix_recurrence_step"]
@@ -61,8 +62,9 @@ def matrix_recurrence(
     Returns o [B, T, Hv, V] in the dtype of v; with `return_state` also the state after the last token.
     Raises ValueError for shapes, devices and settings, TypeError for dtypes that do not fit together.
     """
+    check_switches(return_state=return_state)
     options = check_arguments(q, k, v, log_decay, beta, erase, bonus, initial_state, step=False)
-    factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
+    factor = scale_of(q, scale)
     substituted = ask_substitute(
         "matrix_recurrence", q, k, v, log_decay=log_decay, beta=beta, erase=erase, bonus=bonus,
         initial_state=initial_state, return_state=return_state, scale=factor,
@@ -101,7 +103,7 @@ def matrix_recurrence_step(
     is asked for. Raises as `matrix_recurrence` does.
     """
     options = check_arguments(q, k, v, log_decay, beta, erase, bonus, state, step=True)
-    factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
+    factor = scale_of(q, scale)
     substituted = ask_substitute(
         "matrix_recurrence_step", q, k, v, state, log_decay=log_decay, beta=beta, erase=erase, bonus=bonus, scale=factor
     )

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from kernels._matrix_recurrence.options import Options
+from kernels.arguments import check_number, check_optional_tensors, check_tensors
 from kernels.dtypes import DTYPES, require_state
 
 LARGEST_KEY = 256  # a program of the delta rule holds all of K
@@ -25,6 +26,7 @@ def check_arguments(
     """The optional arguments as one value. Raises ValueError or TypeError unless the arguments fit together; `step`
     drops the T axis from every rule."""
     check_tokens(q, k, v, step=step)
+    check_optional_tensors(log_decay=log_decay, beta=beta, bonus=bonus, **{_state_name(step): state})
     if beta is not None and erase is not None:
         raise ValueError("beta and erase exclude one another, but both were given: write beta as part of erase's b.")
     a, b = _erase_pair(erase)
@@ -55,13 +57,25 @@ def check_arguments(
     for name, key in (("a of erase", a), ("b of erase", b)):
         if key is not None and key.dtype != q.dtype:
             raise TypeError(f"{name} must be {q.dtype} like q and k, but got {key.dtype}.")
-    state_name = "state" if step else "initial_state"
+    state_name = _state_name(step)
     if step:
         require_state(state, "[B, Hv, K, V]", "zeros")
     if state is not None:
         _check_state(state, (lead[0], heads, key_size, value_size), state_name)
     check_devices(q, ("log_decay", log_decay), *((name, x) for name, x, _, _ in shapes), (state_name, state))
     return Options(log_decay, beta, a, b, bonus)
+
+
+def scale_of(q: Tensor, scale: float | None) -> float:
+    """K**-0.5 unless given. Raises ValueError for what is no finite number."""
+    if scale is None:
+        return q.shape[-1] ** -0.5
+    check_number("scale", scale)
+    return float(scale)
+
+
+def _state_name(step: bool) -> str:
+    return "state" if step else "initial_state"
 
 
 def _erase_pair(erase: tuple[Tensor, Tensor] | None) -> tuple[Tensor | None, Tensor | None]:
@@ -81,6 +95,7 @@ def described(given: object) -> str:
 
 
 def check_tokens(q: Tensor, k: Tensor, v: Tensor, *, step: bool) -> None:
+    check_tensors(q=q, k=k, v=v)
     rank, form = (3, "[B, H, D]") if step else (4, "[B, T, H, D]")
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.ndim != rank:

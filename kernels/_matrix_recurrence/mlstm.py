@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kernels._matrix_recurrence import matrix_recurrence, matrix_recurrence_step
 from kernels._matrix_recurrence.checks import LARGEST_VALUE, check_devices, check_tokens, described
+from kernels.arguments import check_switches, check_tensors
 
 MlstmState = tuple[Tensor, Tensor]
 
@@ -38,6 +39,7 @@ def mlstm(
     Returns h [B, T, H, V] in the type of v; with `return_state` also the state after the last token.
     Raises ValueError for shapes, devices and settings, TypeError for types that do not fit together.
     """
+    check_switches(return_state=return_state)
     start, m_start = _checked(q, k, v, input_gate, forget_gate, initial_state, step=False)
     i, f = input_gate.float(), forget_gate.float()
     m = _stabilisers(i.detach(), f.detach(), m_start)
@@ -107,6 +109,7 @@ def _checked(
 ) -> MlstmState:
     """The state to start from."""
     check_tokens(q, k, v, step=step)
+    check_tensors(input_gate=input_gate, forget_gate=forget_gate)
     if v.shape[-1] >= LARGEST_VALUE:
         raise ValueError(
             f"The head size V must be at most {LARGEST_VALUE - 1}, because the normaliser takes a column beside it, "

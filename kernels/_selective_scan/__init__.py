@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from kernels._selective_scan import portable, reference
+from kernels.arguments import check_optional_tensors, check_switches, check_tensors
 from kernels.backend import ask_substitute, choose_backend
 from kernels.dtypes import DTYPES, require_state
 
@@ -57,6 +58,7 @@ def selective_scan(
 
     Raises ValueError when shapes or devices do not belong together, TypeError for types other than those above.
     """
+    check_switches(return_state=return_state)
     _check(u, delta, A, B, C, D, z, initial_state, step=False)
     options = {"D": D, "z": z, "initial_state": initial_state, "return_state": return_state}
     substituted = ask_substitute("selective_scan", u, delta, A, B, C, **options)
@@ -140,6 +142,8 @@ def _check(
     *,
     step: bool,
 ) -> None:
+    check_tensors(u=u, delta=delta, A=A, B=B, C=C)
+    check_optional_tensors(D=D, z=z, **{"state" if step else "initial_state": state})
     if u.dim() != (2 if step else 3) or A.dim() != 2 or 0 in u.shape or 0 in A.shape:
         wanted = "[B, Dm]" if step else "[B, T, Dm]"
         raise ValueError(

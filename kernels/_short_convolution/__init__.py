@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from kernels._short_convolution import portable, reference
+from kernels.arguments import check_optional_tensors, check_switches, check_tensors
 from kernels.backend import ask_substitute, choose_backend
 from kernels.dtypes import check_dtype, require_state
 
 ConvolutionActivation = Literal["silu"]
-LARGEST_WIDTH = 32
+LARGEST_WIDTH = 8  # wider filters do not keep to registers; published ones have 3 or 4
 
 
 def short_convolution(
@@ -42,6 +43,7 @@ def short_convolution(
 
     Raises ValueError when shapes, types or devices do not belong together.
     """
+    check_switches(return_state=return_state)
     _check(x, weight, bias, activation, initial_state, dims=3)
     options = {"bias": bias, "activation": activation, "initial_state": initial_state, "return_state": return_state}
     substituted = ask_substitute("short_convolution", x, weight, **options)
@@ -93,6 +95,9 @@ def _last_inputs(x: Tensor, count: int, state: Tensor | None) -> Tensor:
 def _check(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, state: Tensor | None, *, dims: int
 ) -> None:
+    state_name = "initial_state" if dims == 3 else "state"
+    check_tensors(x=x, weight=weight)
+    check_optional_tensors(bias=bias, **{state_name: state})
     if x.dim() != dims or weight.dim() != 2 or not 1 <= weight.shape[1] <= LARGEST_WIDTH:
         wanted = "[B, T, D]" if dims == 3 else "[B, D]"
         raise ValueError(
@@ -106,7 +111,7 @@ def _check(
     expected = {
         "weight": (weight, [channels, width], (x.dtype, torch.float32)),
         "bias": (bias, [channels], (x.dtype, torch.float32)),
-        "the state": (state, [x.shape[0], width - 1, channels], (x.dtype,)),
+        state_name: (state, [x.shape[0], width - 1, channels], (x.dtype,)),
     }
     for name, (tensor, shape, dtypes) in expected.items():
         if tensor is None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kernels._vector_recurrence import portable, reference
+from kernels.arguments import check_optional_tensors, check_switches, check_tensors
 from kernels.backend import ask_substitute, choose_backend
 from kernels.dtypes import DTYPES, require_state
 
@@ -46,6 +47,7 @@ def vector_recurrence(
 
     Raises ValueError when shapes or devices do not belong together, TypeError for types other than those above.
     """
+    check_switches(return_state=return_state, reverse=reverse)
     _check(x, log_decay, initial_state, state_name="initial_state", form="[B, T, D]")
     options = {"initial_state": initial_state, "return_state": return_state, "reverse": reverse}
     substituted = ask_substitute("vector_recurrence", x, log_decay, **options)
@@ -81,6 +83,8 @@ def _implementation(x: Tensor) -> ModuleType:
 
 
 def _check(x: Tensor, log_decay: Tensor, state: Tensor | None, *, state_name: str, form: str) -> None:
+    check_tensors(x=x, log_decay=log_decay)
+    check_optional_tensors(**{state_name: state})
     if x.ndim != form.count(",") + 1 or 0 in x.shape:
         raise ValueError(f"x must be {form} with no empty axis, but got {list(x.shape)}.")
     if log_decay.shape != x.shape:

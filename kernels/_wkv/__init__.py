@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels._wkv import portable, reference
 from kernels._wkv.reference import EMPTY
+from kernels.arguments import check_optional_tensors, check_switches, check_tensors
 from kernels.backend import ask_substitute, choose_backend
 from kernels.dtypes import DTYPES, require_state
 
@@ -39,6 +40,7 @@ def wkv(
 
     Raises ValueError when shapes or devices do not belong together, TypeError for types other than those above.
     """
+    check_switches(return_state=return_state)
     _check(k, v, w, u, initial_state, state_name="initial_state", form="[B, T, D]")
     options = {"initial_state": initial_state, "return_state": return_state}
     substituted = ask_substitute("wkv", k, v, w, u, **options)
@@ -75,6 +77,8 @@ def _implementation(k: Tensor) -> ModuleType:
 
 
 def _check(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor | None, *, state_name: str, form: str) -> None:
+    check_tensors(k=k, v=v, w=w, u=u)
+    check_optional_tensors(**{state_name: state})
     if k.ndim != form.count(",") + 1 or 0 in k.shape:
         raise ValueError(f"k must be {form} with no empty axis, but got {list(k.shape)}.")
     batch, channels = k.shape[0], k.shape[-1]

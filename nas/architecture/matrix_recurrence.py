@@ -63,7 +63,7 @@ class MatrixRecurrence(MixerOptions):
     write: Write = option("plain")
     feature_map: FeatureMap = option("identity")
     normaliser: Normaliser = option("none")
-    conv_size: int = option(0, minimum=0)
+    conv_size: int = option(0, minimum=0, maximum=8)
     gate: Gate = option("none")
     output_norm: HeadNorm = option("head")
     decay_form: DecayForm | None = option(None, rare=True)

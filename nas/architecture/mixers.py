@@ -213,7 +213,7 @@ class GatedLinearAttention(MixerOptions):
     head_dim: int = option(64, role="head_dim", minimum=4)
     key_dim: int | None = option(None, role="state", minimum=1)
     gate_rank: int = option(16, minimum=1)
-    conv_size: int = option(0, minimum=0)
+    conv_size: int = option(0, minimum=0, maximum=8)
 
     @property
     def key_size(self) -> int:
@@ -238,7 +238,7 @@ class Mamba2(MixerOptions):
     head_dim: int = option(64, role="head_dim", minimum=4)
     state_dim: int = option(64, role="state", minimum=1)
     num_groups: int = option(1, role="groups", minimum=1)
-    conv_size: int = option(4, minimum=0)
+    conv_size: int = option(4, minimum=0, maximum=8)
     conv_bias: bool = option(True, rare=True)
     in_bias: bool = option(False, rare=True)
     out_bias: bool = option(False, rare=True)
@@ -277,7 +277,7 @@ class Mamba1(MixerOptions):
     head_dim: int = option(64, role="head_dim", minimum=4)
     state_dim: int = option(16, role="state", minimum=1)
     dt_rank: int | None = option(None, role="width", minimum=1)
-    conv_size: int = option(4, minimum=0)
+    conv_size: int = option(4, minimum=0, maximum=8)
     conv_bias: bool = option(True, rare=True)
     proj_bias: bool = option(False, rare=True)
     inner_norm: InnerNorm = option("none", rare=True)
@@ -303,7 +303,7 @@ class GatedDeltaNet(MixerOptions):
     num_heads: int = option(role="heads", minimum=1)
     head_dim: int = option(64, role="head_dim", minimum=4)
     key_dim: int | None = option(None, role="state", minimum=1)
-    conv_size: int = option(4, minimum=0)
+    conv_size: int = option(4, minimum=0, maximum=8)
     num_key_heads: int | None = option(None, role="heads", minimum=1, rare=True)
     norm_eps: float = option(DEFAULT_NORM_EPS, minimum=0, rare=True)
 
@@ -335,7 +335,7 @@ class ShortConvolution(MixerOptions):
     # Its rate is not measured; that of the family whose only other mixing of tokens is the same convolution stands in.
     family: ClassVar[str] = "mamba1"
 
-    conv_size: int = option(3, minimum=1)
+    conv_size: int = option(3, minimum=1, maximum=8)
     bias: bool = option(False, rare=True)
 
 

@@ -23,7 +23,7 @@ class S4d(MixerOptions):
     head_dim: int = option(64, role="head_dim", minimum=4)
     state_dim: int = option(16, role="state", minimum=1)
     num_groups: int = option(1, role="groups", minimum=1)
-    conv_size: int = option(0, minimum=0)
+    conv_size: int = option(0, minimum=0, maximum=8)
 
     def check(self) -> None:
         if self.num_heads % self.num_groups:

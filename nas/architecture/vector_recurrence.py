@@ -27,7 +27,7 @@ class VectorRecurrence(MixerOptions):
     num_heads: int = option(role="heads", minimum=1)
     head_dim: int = option(64, role="head_dim", minimum=4)
     cell: Cell = option("rg_lru")
-    conv_size: int = option(0, minimum=0)
+    conv_size: int = option(0, minimum=0, maximum=8)
     gate: ChannelGate = option("none")
     output_norm: Literal["none", "full"] = option("none", rare=True)
     decay_floor: float = option(0.0, minimum=0, rare=True)
