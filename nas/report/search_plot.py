@@ -90,4 +90,4 @@ def draw_panel(axis: Axes, panel: Panel, styles: Mapping[str, dict[str, Any]]) -
         axis.fill_between(units, low, high, color=styles[name]["color"], alpha=0.12, linewidth=0)
     axis.set_title(panel.title, loc="left", fontsize=10)
     axis.set_xlabel("training done, in units of one architecture's full training")
-    axis.legend(loc="lower right", frameon=False, fontsize=8)
+    axis.legend(loc="lower right", frameon=True, framealpha=0.85, edgecolor="none", fontsize=8)
