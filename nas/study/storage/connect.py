@@ -67,8 +67,7 @@ def connect_to_database(url: str) -> tuple[BaseStorage, Callable[[], None]]:
     problem: Exception | None = None
     for attempt in range(TRIES_TO_CONNECT):
         try:
-            engine = {"pool_pre_ping": True, "connect_args": connect_arguments(url)}
-            database = RDBStorage(url, engine_kwargs=engine)
+            database = open_database(url)
             return get_storage(database), database.engine.dispose
         except (ImportError, ModuleNotFoundError, NoSuchModuleError) as error:
             raise StudyError(
@@ -91,6 +90,18 @@ def connect_to_database(url: str) -> tuple[BaseStorage, Callable[[], None]]:
     reason = first_line(getattr(problem, "orig", None) or problem)
     advice = "is it running?" if isinstance(problem, OperationalError) else "may this user make tables there?"
     raise StudyError(f"The database {shown(url)} cannot be opened ({reason}); {advice}")
+
+
+def open_database(url: str) -> RDBStorage:
+    """Raises what Optuna and SQLAlchemy raise; one that cannot be opened leaves no connection to be collected."""
+    database = RDBStorage.__new__(RDBStorage)
+    try:
+        database.__init__(url, engine_kwargs={"pool_pre_ping": True, "connect_args": connect_arguments(url)})
+    except BaseException:
+        if hasattr(database, "engine"):
+            database.engine.dispose()
+        raise
+    return database
 
 
 def connect_arguments(url: str) -> dict[str, int]:

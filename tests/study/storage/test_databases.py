@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import pytest
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from nas.study.storage.connect import shown
 from nas.study.storage.journal import Journal
@@ -106,6 +107,21 @@ def test_a_database_of_another_version_is_one_sentence(tmp_path):
     storage.engine.dispose()
     with pytest.raises(StudyError, match=r"was made by another version of Optuna .*optuna storage upgrade"):
         open_toy(tmp_path, url)
+
+
+def test_a_database_that_cannot_be_opened_leaves_no_connection(tmp_path, monkeypatch):
+    pools = []
+
+    def fail(url, engine, session):
+        pools.append(engine.pool)
+        assert engine.pool.checkedin() > 0, "there is one to be left"
+        raise OperationalError("CREATE TABLE", {}, Exception("another worker makes it"))
+
+    monkeypatch.setattr("optuna.storages._rdb.storage._VersionManager", fail)
+    monkeypatch.setattr("nas.study.storage.connect.TRIES_TO_CONNECT", 2)
+    with pytest.raises(StudyError, match=r"cannot be opened .another worker makes it."):
+        open_toy(tmp_path, f"sqlite:///{tmp_path}/study.db")
+    assert [pool.checkedin() for pool in pools] == [0, 0]
 
 
 def test_a_journal_of_a_later_version_is_one_sentence(tmp_path):
