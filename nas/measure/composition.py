@@ -65,16 +65,19 @@ class Whole:
 class Composition:
     """What to make of a sum of blocks: a factor on it, and what a change of the mixer loses, as a share of a block.
 
-    networks: how many it was learned from; where there were none, sums stay as they are.
+    networks: how many it was learned from; where there were none, sums stay as they are. least: the smallest share of
+    its sum that one of these took: where blocks seemed slower alone than in networks, because the machine was busy
+    then, a network of more changes is not said to take nothing.
     """
 
     factor: float = 1.0
     loss: float = 0.0
     networks: int = 0
+    least: float = 0.0
 
     def times(self, mixing: float) -> float:
         """What the sum of a network of so much mixing is multiplied by."""
-        return max(0.0, self.factor * (1 + self.loss * mixing))
+        return max(self.least, self.factor * (1 + self.loss * mixing))
 
     def describe(self, mixing: float) -> str:
         """For the notes of a prediction."""
@@ -102,6 +105,7 @@ def composition_of(wholes: Iterable[Whole], phase: Phase, dtype: str) -> Composi
     exact = [whole for whole in alike if whole.phase == phase]
     lost = [(whole.ratio - 1) / whole.mixing for whole in exact if whole.mixing]
     if lost:
-        return Composition(loss=statistics.median(lost), networks=len(lost))
+        least = min(1.0, *(whole.ratio for whole in exact))
+        return Composition(loss=statistics.median(lost), networks=len(lost), least=least)
     ratios = [whole.ratio for whole in exact or alike]
     return Composition(factor=statistics.median(ratios), networks=len(ratios)) if ratios else NOTHING_LEARNED

@@ -41,6 +41,13 @@ def test_uniform_networks_do_not_hide_what_mixed_ones_lose() -> None:
     assert composition_of([*uniform, *mixed], NEAR, "float32").times(1.0) == pytest.approx(1.1)
 
 
+def test_more_changes_than_were_measured_are_never_said_to_take_less_than_what_was() -> None:
+    learned = composition_of([whole(4.0, mixing=0.5), whole(5.0, mixing=0.5)], NEAR, "float32")
+    assert learned.times(0.0) == 1.0
+    assert learned.times(0.5) == pytest.approx(0.45)
+    assert learned.times(0.75) == learned.times(1.0) == 0.4, "and not 0.175 and nothing"
+
+
 def test_what_was_learned_of_large_networks_holds_for_small_ones() -> None:
     learned = composition_of([whole(110.0, mixing=0.5, blocks_ms=100.0)], NEAR, "float32")
     assert added([(ms(5.0), 2)], learned, 0.5).value == pytest.approx(11.0)
