@@ -156,6 +156,7 @@ def make_loop(settings: SearchSettings, study: Study, crew: Crew, evaluator: Eva
         seed=settings.seed,
         patience=settings.patience,
         fidelity=settings.fidelity,
+        noise_seeds=settings.noise_seeds,
     )
 
 

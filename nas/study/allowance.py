@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from nas.study.bars import Bars
 from nas.study.front import meets
+from nas.study.noise import rung_noise
 from nas.study.rows import Row
 from nas.study.rungs import ROUNDING, Fidelity, Ladder, Step
 from nas.study.trials import ORIGIN, PROMOTED_FROM, SAMPLED, taken
@@ -49,9 +50,9 @@ class Allowance:
         if queued:
             cost = self._cost(queued[0].user_attrs)
             return Step(cost=cost) if cost <= left + ROUNDING else None
-        ladder = self._ladder()
+        ladder = self._ladder(rows)
         # Asked several times between two changes of the study, and slow once many rows wait on rungs.
-        situation = (len(self.known), frozenset(ladder.taken), round(left, 9), new)
+        situation = (len(self.known), frozenset(ladder.taken), str(ladder.noise), round(left, 9), new)
         if situation not in self.last:
             self.last.clear()
             self.last[situation] = ladder.next_step(rows, self._able(rows), left, new=new)
@@ -59,7 +60,7 @@ class Allowance:
 
     def hopeless(self, rows: Sequence[Row]) -> list[Row]:
         """The rows on a rung of which nothing need be kept that a longer training would go on from."""
-        return self._ladder().hopeless(rows, self._able(rows)) if self.fidelity.top else []
+        return self._ladder(rows).hopeless(rows, self._able(rows)) if self.fidelity.top else []
 
     def stay(self, attrs: Mapping[str, Any]) -> range:
         """The rungs that a trial trains: reference designs go to the top, others to the next rung."""
@@ -76,13 +77,14 @@ class Allowance:
     def _cost(self, attrs: Mapping[str, Any]) -> float:
         return self.trained(attrs, len(self.stay(attrs)))
 
-    def _ladder(self) -> Ladder:
+    def _ladder(self, rows: Sequence[Row]) -> Ladder:
         judged = [*self.bars.objectives, *(r.objective for r in self.bars.requirements)]
         return Ladder(
             fidelity=self.fidelity,
             qualities=tuple(dict.fromkeys(o for o in judged if o.is_quality)),
             costs=[o for o in self.bars.objectives if not o.is_quality],
             taken=taken(self.study),
+            noise=rung_noise(self.study, self.bars.reference_row(rows)) if self.fidelity.top else {},
         )
 
     def _able(self, rows: Sequence[Row]) -> list[Row]:

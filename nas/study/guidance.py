@@ -1,8 +1,9 @@
-"""What samplers are told of requirements and limits before each proposal."""
+"""What samplers are told of requirements and limits: before each proposal, and on each trial that ended."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import optuna
 from optuna.samplers import BaseSampler
 
 from nas.architecture import Architecture
@@ -25,6 +26,16 @@ def guide(sampler: BaseSampler, bars: "Bars", evaluator: Evaluator, rows: Sequen
             admits=lambda architecture: keeps_limits(evaluator, limits, architecture),
             constraints=missed_by(rows, bars.requirements, bars.applicable(rows), bars.reference_row(rows)),
         )
+
+
+def note_constraints(trial: optuna.Trial, row: Row, bars: "Bars", rows: Sequence[Row]) -> None:
+    """Write on a row's trial by how much it misses each requirement; what was not trained to the end misses it."""
+    reference = bars.reference_row(rows)
+    for requirement in bars.applicable(rows):
+        violation = 1.0
+        if row.state == "complete":
+            violation = requirement.violation(row.values[requirement.name], reference_value(requirement, reference))
+        trial.set_constraint(requirement.name, violation)
 
 
 def keeps_limits(evaluator: Evaluator, limits: Sequence[Limit], architecture: Architecture) -> bool:

@@ -35,9 +35,9 @@ from nas.study.confirmation.costs import confirm_members, confirmed_rows
 from nas.study.crew import Crew
 from nas.study.errors import StudyError
 from nas.study.events import Observer
-from nas.study.front import reference_value
 from nas.study.front_files import FrontFiles
-from nas.study.guidance import guide
+from nas.study.guidance import guide, note_constraints
+from nas.study.noise import repeat_seeds
 from nas.study.rows import Row, Rung, State, standing_rows
 from nas.study.rungs import ROUNDING, Fidelity, Step
 from nas.study.samplers import Exhaustive
@@ -65,7 +65,10 @@ EXPLORER_SEED = 1_000_003  # apart from the seeds of the samplers, whose stream 
 
 @dataclass(kw_only=True)
 class Loop:
-    """One run of a study; `run` returns when `trials` architectures are trained or nothing new can be sampled."""
+    """One run of a study; `run` returns when `trials` architectures are trained or nothing new can be sampled.
+
+    noise_seeds: on how many seeds the baseline is trained where training stops on rungs, its own among them.
+    """
 
     study: optuna.Study
     crew: Crew
@@ -78,6 +81,7 @@ class Loop:
     seed: int
     patience: int
     fidelity: Fidelity = Fidelity()
+    noise_seeds: int = 1
     clock: Callable[[], float] = time.perf_counter
 
     def __post_init__(self) -> None:
@@ -126,9 +130,19 @@ class Loop:
                 self.refresh()
             else:
                 self._run(trial)
+                self._repeat_on_rungs(trial.number)
                 self._check_failures()
         if self._is_fruitless() and self.done < self.trials:
             self._explain_exhaustion()
+
+    def _repeat_on_rungs(self, number: int) -> None:
+        """Once the baseline is trained, see what other seeds do to it on every rung: others are judged by that."""
+        row = self.bars.reference_row(self.rows)
+        if row is None or row.number != number or not self.fidelity.top:
+            return
+        start = self.clock()
+        repeat_seeds(self.study, self.evaluator, row, self.noise_seeds, self.observer, self.fidelity.shares)
+        self.work_seconds += self.clock() - start
 
     def confirm(self) -> None:
         """Measure members of the front whose costs were predicted; for the last worker. Raises StudyError."""
@@ -320,15 +334,11 @@ class Loop:
             front, required = self.bars.fronts(self.rows)
             if row.state == "complete":
                 self.files.keep(row, candidate, self.rows, {*front, *required})
-                self._note_constraints(trial, row)
+            note_constraints(trial, row, self.bars, self.rows)
+            if row.state in ("complete", "stopped"):
                 self.fruitless.clear()
             else:
-                for requirement in self.bars.applicable(self.rows):
-                    trial.set_constraint(requirement.name, 1.0)
-                if row.state == "stopped":
-                    self.fruitless.clear()
-                else:
-                    self.fruitless[kind] += 1
+                self.fruitless[kind] += 1
             try:
                 note_row(trial, row)
             except TakenAway:
@@ -350,12 +360,6 @@ class Loop:
             self.study.tell(trial, [row.values[o.name].value for o in self.bars.objectives])
         else:
             self.study.tell(trial, state=TrialState.FAIL if row.state == "failed" else TrialState.PRUNED)
-
-    def _note_constraints(self, trial: optuna.Trial, row: Row) -> None:
-        reference = self.bars.reference_row(self.rows)
-        for requirement in self.bars.applicable(self.rows):
-            violation = requirement.violation(row.values[requirement.name], reference_value(requirement, reference))
-            trial.set_constraint(requirement.name, violation)
 
     def _explain_exhaustion(self) -> None:
         counts = ", ".join(f"{n} by {kind}" for kind, n in self.fruitless.most_common())

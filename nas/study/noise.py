@@ -1,6 +1,8 @@
 """The noise floor: one architecture trained again on other seeds. Differences below it are none.
 
-The repeats are not trials. They are stored in the study, so that a resumed run takes them up where it stopped.
+The repeats are not trials. They are stored in the study, so that a resumed run takes them up where it stopped. Where
+training stops on rungs, the baseline is repeated on all of them once it is trained: what seeds do on a rung is part of
+the margin there (nas/study/rungs.py).
 """
 
 import statistics
@@ -13,15 +15,23 @@ from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES
 from nas.study.candidate import Candidate, Evaluator, describe
 from nas.study.events import Observer
-from nas.study.rows import NoiseFloor, Row
+from nas.study.rows import NoiseFloor, Row, Rung
 
 REPEATS = "noise"
 
 
 def repeat_seeds(
-    study: optuna.Study, evaluator: Evaluator, row: Row, seeds: int, observer: Observer
+    study: optuna.Study,
+    evaluator: Evaluator,
+    row: Row,
+    seeds: int,
+    observer: Observer,
+    shares: Sequence[float] = (1.0,),
 ) -> list[dict[str, Measurement]]:
-    """Scores of `row`'s architecture on `seeds` seeds, its own first. Trains only what the study does not hold yet."""
+    """Scores of `row`'s architecture on `seeds` seeds, its own first. Trains only what the study does not hold yet.
+
+    shares: of the tokens, the rungs on which each is scored on its way; the last one is 1.
+    """
     stored: list[dict[str, Any]] = [r for r in study.user_attrs.get(REPEATS, []) if r["id"] == row.id]
     known = {r["seed"]: r["scores"] for r in stored}
     for seed in range(row.seed + 1, row.seed + seeds):
@@ -29,18 +39,37 @@ def repeat_seeds(
             continue
         observer.message(f"noise floor: {row.architecture.name} again on seed {seed}")
         candidate = Candidate(architecture=row.architecture, deployed=row.deployed or row.architecture)
+        passed: list[Rung] = []
         try:
-            evaluator.train(candidate, seed, observer)
+            for share in shares:
+                evaluator.train(candidate, seed, observer, share)
+                passed.append(Rung(share=share, scores=dict(candidate.scores)))
         except Exception as error:  # a repeat that breaks leaves one seed out of the noise floor, not the report
             observer.message(f"noise floor: seed {seed} is left out, its training failed ({describe(error)})")
             continue
         known[seed] = {name: m.to_dict() for name, m in candidate.scores.items()}
-        stored.append({"id": row.id, "seed": seed, "scores": known[seed]})
+        rungs = [rung.to_dict() for rung in passed]
+        stored.append({"id": row.id, "seed": seed, "scores": known[seed], "rungs": rungs})
         study.set_user_attr(REPEATS, stored)
         evaluator.let_go(row.id, ended=True)
     own = {name: m for name, m in row.values.items() if OBJECTIVES[name].stage == "train"}
     wanted = [seed for seed in range(row.seed + 1, row.seed + seeds) if seed in known]
     return [own, *({n: Measurement.from_dict(m) for n, m in known[seed].items()} for seed in wanted)]
+
+
+def rung_noise(study: optuna.Study, row: Row | None) -> dict[float, dict[str, float]]:
+    """By the share of the tokens, the standard deviation of each score of `row`'s architecture over the seeds that were
+    scored there; nothing where its own is the only one."""
+    if row is None:
+        return {}
+    stored = [repeat for repeat in study.user_attrs.get(REPEATS, []) if repeat["id"] == row.id]
+    others = [Rung.from_dict(rung) for repeat in stored for rung in repeat.get("rungs", ())]
+    found = {}
+    for rung in row.rungs:
+        alike = [rung.scores, *(other.scores for other in others if other.share == rung.share)]
+        if len(alike) > 1:
+            found[rung.share] = {name: statistics.stdev(s[name].value for s in alike) for name in rung.scores}
+    return found
 
 
 def stored_floors(study: optuna.Study, row: Row | None, rows: Sequence[Row]) -> tuple[NoiseFloor, ...]:

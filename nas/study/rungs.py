@@ -3,16 +3,16 @@
 Successive halving decided asynchronously (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020,
 arXiv 1810.05934, algorithm 2), with two changes. Costs are exact before anything is trained, so that ranks over all
 objectives would keep every cheap bad model: an architecture is compared by quality alone, with those that cost about as
-much. And who is beaten by no more than the noise is not beaten. A tenth goes on by lot, so that families which learn
-late are seen.
+much. And who is beaten by no more than the noise is not beaten: what held-out data leaves open of two scores, and what
+other seeds make of the baseline on the same rung. A tenth goes on by lot, so that families which learn late are seen.
 
-Pure functions of rows: every worker that reads the same study decides the same.
+Pure functions of what the study holds: every worker that reads the same study decides the same.
 """
 
 import hashlib
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -73,13 +73,15 @@ class Step:
 class Ladder:
     """Rows on rungs. qualities: the scores that are compared. costs: the objectives that say who is near whom.
 
-    taken: trials that already go on elsewhere.
+    taken: trials that already go on elsewhere. noise: by the share of the tokens and the name of the score, its
+    standard deviation over seeds, where that is known.
     """
 
     fidelity: Fidelity
     qualities: Sequence[Objective]
     costs: Sequence[Objective]
     taken: Collection[int] = ()
+    noise: Mapping[float, Mapping[str, float]] = field(default_factory=dict)
 
     def next_step(self, rows: Sequence[Row], able: Sequence[Row], left: float, *, new: bool) -> Step | None:
         """What to train with so much of the budget left: who has earned it, else a new architecture, else the best of
@@ -146,7 +148,8 @@ class Ladder:
         for rung in {self._rung(row) for row in wanted}:
             reached = [other for other in rows if len(other.rungs) > rung]
             number = max(2, math.ceil(GENERATIONS * self.fidelity.halving(rung)))
-            standings = _Near.of(reached, rung, self.qualities, self.costs).standings(number)
+            seeds = self.noise.get(self.fidelity.shares[rung], {})
+            standings = _Near.of(reached, rung, self.qualities, self.costs, seeds).standings(number)
             of_all = {row.number: float(standing) for row, standing in zip(reached, standings, strict=True)}
             found |= {row.number: of_all[row.number] for row in wanted if self._rung(row) == rung}
         return found
@@ -166,8 +169,8 @@ def is_lucky(identity: str, rung: int) -> bool:
 @dataclass(frozen=True)
 class _Near:
     """What one rung knows of the rows that reached it. places [rows, costs]: logarithms over their spread, no columns
-    where there are no costs; losses and errors [rows, qualities]: of the scores there, with the standard error as far
-    as the held-out data tells."""
+    where there are no costs; losses and errors [rows, qualities]: of the scores there, with the standard error, of
+    held-out data and of seeds."""
 
     places: np.ndarray
     losses: np.ndarray
@@ -175,7 +178,12 @@ class _Near:
 
     @classmethod
     def of(
-        cls, reached: Sequence[Row], rung: int, qualities: Sequence[Objective], costs: Sequence[Objective]
+        cls,
+        reached: Sequence[Row],
+        rung: int,
+        qualities: Sequence[Objective],
+        costs: Sequence[Objective],
+        seeds: Mapping[str, float],
     ) -> "_Near":
         places = np.array([[_log(row.values[o.name].value) for o in costs] for row in reached])
         places = places.reshape(len(reached), len(costs))
@@ -185,7 +193,10 @@ class _Near:
         return cls(
             places=places / np.where(spread > 0, spread, 1.0),
             losses=signs * np.array([[score.value for score in row] for row in scores]),
-            errors=np.array([[(score.high - score.low) / 2 for score in row] for row in scores]),
+            errors=np.hypot(
+                [[(score.high - score.low) / 2 for score in row] for row in scores],
+                [seeds.get(o.name, 0.0) for o in qualities],
+            ),
         )
 
     def standings(self, number: int) -> np.ndarray:

@@ -1,9 +1,12 @@
 """Who goes on from a rung, and what a budget of whole trainings pays for."""
 
+from dataclasses import replace
+
 import pytest
 
 from nas.measurement import Measurement
 from nas.objectives import parse_objectives
+from nas.study.noise import REPEATS, repeat_seeds, rung_noise
 from nas.study.rows import Row, Rung, standing_rows
 from nas.study.rungs import Fidelity, Ladder, RungsError, Step, is_lucky
 from tests.study.toys import FreeEvaluator, run_toy, space
@@ -74,6 +77,17 @@ def test_who_is_beaten_by_no_more_than_the_noise_goes_on_until_too_many_do():
     assert going_on(many) == set(), "half of a rung has gone on already, where a quarter should"
 
 
+def test_what_seeds_do_on_a_rung_is_noise_there_and_nowhere_else():
+    rows = [row(i, 1.0 + 0.1 * i, 1.0) for i in range(8)]
+
+    def on_with(noise):
+        judge = replace(ladder(), noise=noise)
+        return {r.number for r in rows if judge.goes_on(r, rows)}
+
+    assert on_with({1.0: {"text_loss": 0.15}, 0.25: {"recall": 0.15}}) == going_on(rows) == {0, 1}
+    assert on_with({0.25: {"text_loss": 0.15}}) > {0, 1}
+
+
 def test_a_rung_with_few_architectures_lets_nobody_on_but_the_lucky():
     lucky = next(name for name in map(str, range(100)) if is_lucky(name, 0))
     rows = [row(0, 1.0, 1.0), row(1, 2.0, 1.0), row(2, 9.0, 1.0, name=lucky)]
@@ -128,6 +142,24 @@ def test_a_search_on_rungs_stays_within_the_budget_and_trains_nothing_twice(tmp_
     assert len({r.id for r in loop.rows}) == len(loop.rows), "a row that went on stands for the earlier one"
     (reference,) = [r for r in loop.rows if r.origin == "reference: all-attention"]
     assert reference.state == "complete" and reference.promoted_from is None
+
+
+def test_the_baseline_is_repeated_on_all_rungs_at_once_and_its_noise_is_the_margin_of_the_others(tmp_path):
+    evaluator = OnRungs()
+    loop = run_toy(tmp_path, trials=2, evaluator=evaluator, fidelity=FIDELITY, noise_seeds=3)
+    assert evaluator.trained[:6] == [("aaaa", seed) for seed in (0, 0, 1, 1, 2, 2)], "before any other is judged"
+    assert [share for _, share in evaluator.shares[:6]] == [0.25, 1.0] * 3
+    baseline = loop.bars.reference_row(loop.rows)
+    assert baseline is not None
+    losses = {"text_loss": pytest.approx(0.001), "recall": 0.0}
+    assert rung_noise(loop.study, baseline) == {0.25: losses, 1.0: losses}
+    assert loop.allowance._ladder(loop.rows).noise == rung_noise(loop.study, baseline)
+    stored = loop.study.user_attrs[REPEATS]
+    assert repeat_seeds(loop.study, evaluator, baseline, 3, loop.observer)[1:] == [
+        {name: Measurement.from_dict(m) for name, m in repeat["scores"].items()} for repeat in stored
+    ], "what is stored is the noise floor of the report too"
+    assert loop.spent <= 2, "repeats are no trials"
+    assert rung_noise(loop.study, None) == {} == rung_noise(loop.study, replace(baseline, id="another"))
 
 
 def test_what_goes_on_is_not_measured_again_and_a_resumed_study_goes_on_where_it_was(tmp_path):

@@ -112,6 +112,7 @@ def run_toy(
     patience: int = 50,
     definition: dict[str, Any] | None = None,
     fidelity: Fidelity | None = None,
+    noise_seeds: int = 1,
     storage: str | None = None,
 ) -> Loop:
     """One run of the toy study in `directory`, as search.py would make it."""
@@ -151,6 +152,7 @@ def run_toy(
             seed=seed,
             patience=patience,
             fidelity=fidelity or Fidelity(),
+            noise_seeds=noise_seeds,
         )
         evaluator.on_hang = loop.give_up
         loop.run()
