@@ -8,6 +8,9 @@
 The automatic choice is `gpu` for CUDA tensors and `portable` for everything else. `use_backend` overrides it for the
 forward pass; the backward pass of an operation always runs on the implementation that its forward pass used.
 
+The decoding steps of recurrences have Triton kernels for the forward pass alone. One that is asked for a gradient runs
+on the portable implementation instead, on any device, under `use_backend("gpu")` too.
+
 `use_substitutes` puts somebody else's implementation in the place of ours, behind the same door and the same checks, so
 that whole models can be measured with it.
 """
@@ -111,16 +114,31 @@ def is_overridden() -> bool:
     return _override is not None
 
 
-def choose_backend(tensor: torch.Tensor) -> Backend:
-    """The implementation for this tensor: the override if there is one, else by device.
+def choose_backend(tensor: torch.Tensor, *others: torch.Tensor | None) -> Backend:
+    """The implementation for these tensors: the override if there is one, else by the device of the first.
 
-    Raises RuntimeError when `gpu` is asked for a CPU tensor and the Triton interpreter is off.
+    Raises RuntimeError when `gpu` is asked for a CPU tensor and the Triton interpreter is off, ValueError when it is on
+    and a tensor is bfloat16, which it would multiply, round and add up wrongly without a word.
     """
     if _override is None:
         return "gpu" if tensor.is_cuda else "portable"
-    if _override == "gpu" and not tensor.is_cuda and not interpreter_is_on():
-        raise RuntimeError(
-            f"The gpu backend needs CUDA tensors, but got a tensor on {tensor.device}. Move the tensors to a GPU, use "
-            "the portable backend, or set TRITON_INTERPRET=1 before Python starts to interpret the kernels."
-        )
+    if _override == "gpu" and not tensor.is_cuda:
+        if not interpreter_is_on():
+            raise RuntimeError(
+                f"The gpu backend needs CUDA tensors, but got a tensor on {tensor.device}. Move the tensors to a GPU, "
+                "use the portable backend, or set TRITON_INTERPRET=1 before Python starts to interpret the kernels."
+            )
+        if any(one is not None and one.dtype == torch.bfloat16 for one in (tensor, *others)):
+            raise ValueError(
+                "The gpu backend on CPU tensors must have float32 or float16, because the Triton interpreter computes "
+                "bfloat16 wrongly, but got bfloat16. Convert the tensors or use the portable backend."
+            )
     return _override
+
+
+def choose_step_backend(tensor: torch.Tensor, *others: torch.Tensor | None) -> Backend:
+    """As `choose_backend`, for a step with these tensor arguments: `portable` in place of `gpu` where one of them asks
+    for a gradient."""
+    backend = choose_backend(tensor, *others)
+    asked = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (tensor, *others))
+    return "portable" if backend == "gpu" and asked else backend

@@ -22,15 +22,3 @@ def require_state(state: object, form: str, empty: str) -> None:
             f"state must be a tensor {form}, because a step goes on from what came before, but got "
             f"{type(state).__name__}: start from {empty}."
         )
-
-
-def refuse_bfloat16_in_the_interpreter(tensor: Tensor, wrongly: str = "multiplies") -> None:
-    """Raises ValueError for bfloat16 on a CPU, where Triton's interpreter would be wrong without a word.
-
-    wrongly: what the kernel would have it do.
-    """
-    if tensor.dtype == torch.bfloat16 and not tensor.is_cuda:
-        raise ValueError(
-            f"The gpu backend on CPU tensors must have float32 or float16, because the Triton interpreter {wrongly} "
-            "bfloat16 wrongly, but got bfloat16. Convert the tensors or use the portable backend."
-        )

@@ -21,7 +21,6 @@ from kernels._attention.gpu_sequence import attention_forward
 from kernels._attention.launches import implementation_key
 from kernels._attention.launches import launch_candidates as launch_candidates
 from kernels._attention.options import Options, StepOptions
-from kernels.dtypes import refuse_bfloat16_in_the_interpreter
 from kernels.tuning import choose_implementation
 
 LN_2 = math.log(2.0)
@@ -38,7 +37,6 @@ def attention(
     options: Options,
 ) -> tuple[Tensor, Tensor | None]:
     """See `kernels.attention`; without the log-sum-exp where it is not asked for."""
-    refuse_bfloat16_in_the_interpreter(q)
     if _is_plain(q, k, v, sink, log_forget, options):
         training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
         repeats = training and torch.are_deterministic_algorithms_enabled()
@@ -67,7 +65,6 @@ def attention_step(
     options: StepOptions,
 ) -> tuple[Tensor, Tensor | None]:
     """See `kernels.attention_step`. Not differentiable; without the log-sum-exp where it is not asked for."""
-    refuse_bfloat16_in_the_interpreter(q)
     lengths, number = (length, k_cache.shape[1]) if isinstance(length, Tensor) else (None, length)
     o, lse = attention_decode(
         q, k_cache, v_cache, keep, sink, bias, lengths, listed, number, options.scale, options.softcap or 0.0,

@@ -33,7 +33,6 @@ from kernels._block_sparse_attention.launches import LARGEST_ROWS, default_launc
 from kernels._block_sparse_attention.launches import launch_candidates as launch_candidates
 from kernels._block_sparse_attention.lists import SMALLEST_RUN, Lists, blocks_in_a_run, invert, tidy
 from kernels._block_sparse_attention.options import Options
-from kernels.dtypes import refuse_bfloat16_in_the_interpreter
 from kernels.tuning import choose, run
 
 
@@ -46,7 +45,6 @@ def block_sparse_attention(
     return_lse: bool,
 ) -> tuple[Tensor, Tensor]:
     """See `kernels.block_sparse_attention`; the log-sum-exp is returned in any case."""
-    refuse_bfloat16_in_the_interpreter(q)
     return sparse_forward(q, k, v, blocks, *astuple(options))
 
 

@@ -25,13 +25,12 @@ Which published layer is which setting:
 | RWKV-7 | [B, T, Hv, K] | | (-κ, κ⊙in-context rate) | |
 """
 
-import torch
 from torch import Tensor
 
 from kernels._matrix_recurrence import portable, reference
 from kernels._matrix_recurrence.checks import check_arguments, scale_of
 from kernels.arguments import check_switches
-from kernels.backend import ask_substitute, choose_backend
+from kernels.backend import ask_substitute, choose_backend, choose_step_backend
 
 __all__ = ["matrix_recurrence", "matrix_recurrence_step"]
 
@@ -99,8 +98,8 @@ def matrix_recurrence_step(
 
     Shapes: q, k [B, Hqk, K]; v [B, Hv, V]; state [B, Hv, K, V] in float32; log_decay [Hv], [B, Hv] or [B, Hv, K];
     beta [B, Hv]; erase (a, b), each [B, Hv, K]; bonus [Hv, K]. Returns (o [B, Hv, V] in the dtype of v, the new state);
-    the given state is not changed. It is differentiable; the Triton kernel, which is not, runs only where no gradient
-    is asked for. Raises as `matrix_recurrence` does.
+    the given state is not changed. It is differentiable: where a gradient is asked for, the portable implementation
+    runs in the place of the Triton kernel, which has none. Raises as `matrix_recurrence` does.
     """
     options = check_arguments(q, k, v, log_decay, beta, erase, bonus, state, step=True)
     factor = scale_of(q, scale)
@@ -109,9 +108,7 @@ def matrix_recurrence_step(
     )
     if substituted is not NotImplemented:
         return substituted
-    tensors = (q, k, v, state, *options)
-    needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    if choose_backend(q) == "gpu" and not needs_grad:
+    if choose_step_backend(q, k, v, state, *options) == "gpu":
         from kernels._matrix_recurrence import gpu
 
         return gpu.recurrence_step(q, k, v, state, options, factor)

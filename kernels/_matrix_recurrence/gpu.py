@@ -22,14 +22,12 @@ from kernels._matrix_recurrence.cases import launch_case as launch_case
 from kernels._matrix_recurrence.gpu_step import step_kernel
 from kernels._matrix_recurrence.launches import launch_candidates as launch_candidates
 from kernels._matrix_recurrence.options import Options
-from kernels.dtypes import refuse_bfloat16_in_the_interpreter
 
 
 def recurrence(
     q: Tensor, k: Tensor, v: Tensor, options: Options, initial_state: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Same contract as `reference.recurrence`; raises ValueError for bfloat16 in the interpreter."""
-    refuse_bfloat16_in_the_interpreter(q)
+    """Same contract as `reference.recurrence`."""
     bonus = options.bonus
     if bonus is None or options.beta is None:
         return _widened(q, k, v, options, initial_state, scale)
@@ -151,8 +149,7 @@ _forward.register_autograd(_differentiate, setup_context=_setup_context)
 def recurrence_step(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, options: Options, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Same contract as `reference.recurrence_step`, but not differentiable; refuses what `recurrence` refuses."""
-    refuse_bfloat16_in_the_interpreter(q)
+    """Same contract as `reference.recurrence_step`, but not differentiable."""
     log_decay, *others = options
     if log_decay is not None and log_decay.ndim == 1:
         log_decay = log_decay.expand(v.shape[:2])

@@ -30,7 +30,6 @@ from kernels._moe.expert import ACTIVATIONS, Expert
 from kernels._moe.gpu_kernels import moe_hidden_grad_kernel, moe_in_kernel
 from kernels._moe.launches import default_launch, hidden_grad_key, in_key
 from kernels.ahead_of_time import Case
-from kernels.dtypes import refuse_bfloat16_in_the_interpreter
 from kernels.tuned_table import Config, Key
 from kernels.tuning import choose, run
 
@@ -46,7 +45,6 @@ def moe_ffn(
     expert: Expert,
 ) -> Tensor:
     """See `kernels.moe_ffn`. Never waits for the device."""
-    refuse_bfloat16_in_the_interpreter(x)
     leaves = (x, w_in, w_out, expert_weight, b_in, b_out)
     keep = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in leaves)
     return moe_forward(x, w_in, w_out, expert_index, expert_weight, b_in, b_out, *astuple(expert), keep)[0]

@@ -64,7 +64,7 @@ def rms_norm(
         return substituted
     activation = None if gate is None else gate_activation
     arguments = (x, weight, residual, gate, eps, size, activation, gate_first)
-    y, total = _implementation(x).rms_norm(*arguments)
+    y, total = _implementation(x, residual).rms_norm(*arguments)
     return y if residual is None else (y, total)
 
 
@@ -81,8 +81,8 @@ def l2_norm(x: Tensor, *, eps: float = 1e-6) -> Tensor:
     return _implementation(x).l2_norm(x, eps)
 
 
-def _implementation(x: Tensor) -> ModuleType:
-    backend = choose_backend(x)
+def _implementation(x: Tensor, residual: Tensor | None = None) -> ModuleType:
+    backend = choose_backend(x, residual)
     if backend == "gpu":
         from kernels._rms_norm import gpu  # Triton is installed on Linux alone
 

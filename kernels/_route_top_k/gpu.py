@@ -16,7 +16,6 @@ from kernels._route_top_k.launches import LARGEST_ROW, default_launch, launch_ke
 from kernels._route_top_k.launches import launch_candidates as launch_candidates
 from kernels._route_top_k.options import Options, Scoring
 from kernels.ahead_of_time import Case
-from kernels.dtypes import refuse_bfloat16_in_the_interpreter
 from kernels.tuned_table import Config, Key
 from kernels.tuning import choose, run
 
@@ -25,7 +24,6 @@ SCORINGS = {name: number for number, name in enumerate(get_args(Scoring))}  # as
 
 def route_top_k(logits: Tensor, bias: Tensor | None, options: Options) -> tuple[Tensor, Tensor]:
     """See `kernels.route_top_k`."""
-    refuse_bfloat16_in_the_interpreter(logits, "rounds")
     if logits.shape[1] > LARGEST_ROW:
         return portable.route_top_k(logits, bias, options)
     weight, index = _forward(

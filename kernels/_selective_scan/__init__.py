@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kernels._selective_scan import portable, reference
 from kernels.arguments import check_optional_tensors, check_switches, check_tensors
-from kernels.backend import ask_substitute, choose_backend
+from kernels.backend import Backend, ask_substitute, choose_backend, choose_step_backend
 from kernels.dtypes import DTYPES, require_state
 
 
@@ -66,7 +66,7 @@ def selective_scan(
         return substituted
     if initial_state is None:
         initial_state = u.new_zeros(u.shape[0], *A.shape, dtype=torch.float32)
-    scan = _implementation(u).selective_scan
+    scan = _implementation(choose_backend(u)).selective_scan
     y, state = _joined([scan(*one) for one in _groups(u, delta, A, B, C, D, z, initial_state)])
     return (y, state) if return_state else y
 
@@ -85,15 +85,16 @@ def selective_scan_step(
     """One token of `selective_scan`, for decoding: u, delta, z are [B, Dm], B and C [B, N] or [B, G, N], state
     [B, Dm, N].
 
-    Returns (y [B, Dm] in the type of u, new state [B, Dm, N] in float32); the given state is left as it was.
-    Raises as `selective_scan` does.
+    Returns (y [B, Dm] in the type of u, new state [B, Dm, N] in float32); the given state is left as it was. It is
+    differentiable: where a gradient is asked for, the portable implementation runs in the place of the Triton kernel,
+    which has none. Raises as `selective_scan` does.
     """
     require_state(state, "[B, Dm, N]", "zeros")
     _check(u, delta, A, B, C, D, z, state, step=True)
     substituted = ask_substitute("selective_scan_step", u, delta, A, B, C, state, D=D, z=z)
     if substituted is not NotImplemented:
         return substituted
-    step = _implementation(u).selective_scan_step
+    step = _implementation(choose_step_backend(u, delta, A, B, C, state, D, z)).selective_scan_step
     return _joined([step(*one[:5], one[7], *one[5:7]) for one in _groups(u, delta, A, B, C, D, z, state)])
 
 
@@ -121,8 +122,7 @@ def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat(outputs, -1), torch.cat(states, 1)
 
 
-def _implementation(u: Tensor) -> ModuleType:
-    backend = choose_backend(u)
+def _implementation(backend: Backend) -> ModuleType:
     if backend == "gpu":
         from kernels._selective_scan import gpu  # Triton is installed on Linux alone
 

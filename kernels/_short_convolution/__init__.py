@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels._short_convolution import portable, reference
 from kernels.arguments import check_optional_tensors, check_switches, check_tensors
-from kernels.backend import ask_substitute, choose_backend
+from kernels.backend import Backend, ask_substitute, choose_backend, choose_step_backend
 from kernels.dtypes import check_dtype, require_state
 
 ConvolutionActivation = Literal["silu"]
@@ -32,7 +32,7 @@ def short_convolution(
 
     Args:
         x: [B, T, D]; any strides, so that a slice of a projection is read where it lies.
-        weight: [D, W], W from 1 to 32.
+        weight: [D, W], W from 1 to 8.
         bias: [D]; left out, there is none.
         activation: "silu", or None for the sum itself.
         initial_state: [B, W - 1, D] in the type of x, the inputs before the first; left out, zeros.
@@ -49,7 +49,7 @@ def short_convolution(
     substituted = ask_substitute("short_convolution", x, weight, **options)
     if substituted is not NotImplemented:
         return substituted
-    y = _implementation(x).short_convolution(x, weight, bias, initial_state, activation == "silu")
+    y = _implementation(choose_backend(x)).short_convolution(x, weight, bias, initial_state, activation == "silu")
     return (y, _last_inputs(x, weight.shape[1] - 1, initial_state)) if return_state else y
 
 
@@ -63,19 +63,20 @@ def short_convolution_step(
 ) -> tuple[Tensor, Tensor]:
     """One token of `short_convolution`, for decoding: x [B, D], state [B, W - 1, D].
 
-    Returns (y [B, D], new state); the given state is left as it was. Raises ValueError as `short_convolution` does, and
-    TypeError without a state.
+    Returns (y [B, D], new state); the given state is left as it was. It is differentiable: where a gradient is asked
+    for, the portable implementation runs in the place of the Triton kernel, which has none. Raises ValueError as
+    `short_convolution` does, and TypeError without a state.
     """
     require_state(state, "[B, W - 1, D]", "zeros")
     _check(x, weight, bias, activation, state, dims=2)
     substituted = ask_substitute("short_convolution_step", x, state, weight, bias=bias, activation=activation)
     if substituted is not NotImplemented:
         return substituted
-    return _implementation(x).short_convolution_step(x, state, weight, bias, activation == "silu")
+    step = _implementation(choose_step_backend(x, state, weight, bias)).short_convolution_step
+    return step(x, state, weight, bias, activation == "silu")
 
 
-def _implementation(x: Tensor) -> ModuleType:
-    backend = choose_backend(x)
+def _implementation(backend: Backend) -> ModuleType:
     if backend == "gpu":
         from kernels._short_convolution import gpu  # Triton is installed on Linux alone
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kernels._vector_recurrence import portable, reference
 from kernels.arguments import check_optional_tensors, check_switches, check_tensors
-from kernels.backend import ask_substitute, choose_backend
+from kernels.backend import Backend, ask_substitute, choose_backend, choose_step_backend
 from kernels.dtypes import DTYPES, require_state
 
 
@@ -55,26 +55,26 @@ def vector_recurrence(
         return substituted
     if initial_state is None:
         initial_state = x.new_zeros(x.shape[0], x.shape[2], dtype=torch.float32)
-    h, state = _implementation(x).vector_recurrence(x, log_decay, initial_state, reverse)
+    h, state = _implementation(choose_backend(x)).vector_recurrence(x, log_decay, initial_state, reverse)
     return (h, state) if return_state else h
 
 
 def vector_recurrence_step(x: Tensor, log_decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """One token of `vector_recurrence`, for decoding: x and log_decay are [B, D], the state is [B, D] in float32.
 
-    Returns (h [B, D] in the type of x, new state [B, D] in float32); the given state is left as it was.
-    Raises as `vector_recurrence` does.
+    Returns (h [B, D] in the type of x, new state [B, D] in float32); the given state is left as it was. It is
+    differentiable: where a gradient is asked for, the portable implementation runs in the place of the Triton kernel,
+    which has none. Raises as `vector_recurrence` does.
     """
     require_state(state, "[B, D]", "zeros")
     _check(x, log_decay, state, state_name="state", form="[B, D]")
     substituted = ask_substitute("vector_recurrence_step", x, log_decay, state)
     if substituted is not NotImplemented:
         return substituted
-    return _implementation(x).vector_recurrence_step(x, log_decay, state)
+    return _implementation(choose_step_backend(x, log_decay, state)).vector_recurrence_step(x, log_decay, state)
 
 
-def _implementation(x: Tensor) -> ModuleType:
-    backend = choose_backend(x)
+def _implementation(backend: Backend) -> ModuleType:
     if backend == "gpu":
         from kernels._vector_recurrence import gpu  # Triton is installed on Linux alone
 

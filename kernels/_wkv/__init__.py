@@ -11,7 +11,7 @@ from torch import Tensor
 from kernels._wkv import portable, reference
 from kernels._wkv.reference import EMPTY
 from kernels.arguments import check_optional_tensors, check_switches, check_tensors
-from kernels.backend import ask_substitute, choose_backend
+from kernels.backend import Backend, ask_substitute, choose_backend, choose_step_backend
 from kernels.dtypes import DTYPES, require_state
 
 
@@ -49,26 +49,26 @@ def wkv(
     if initial_state is None:
         initial_state = k.new_zeros(k.shape[0], 3, k.shape[2], dtype=torch.float32)
         initial_state[:, 2] = EMPTY
-    y, state = _implementation(k).wkv(k, v, w, u, initial_state)
+    y, state = _implementation(choose_backend(k)).wkv(k, v, w, u, initial_state)
     return (y, state) if return_state else y
 
 
 def wkv_step(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """One token of `wkv`, for decoding: k and v are [B, D], w and u [D], the state is [B, 3, D] in float32.
 
-    Returns (y [B, D] in the type of v, new state [B, 3, D] in float32); the given state is left as it was.
-    Raises as `wkv` does.
+    Returns (y [B, D] in the type of v, new state [B, 3, D] in float32); the given state is left as it was. It is
+    differentiable as `wkv` is: where a gradient is asked for, the portable implementation runs in the place of the
+    Triton kernel, which has none. Raises as `wkv` does.
     """
     require_state(state, "[B, 3, D]", "(0, 0, -1e38)")
     _check(k, v, w, u, state, state_name="state", form="[B, D]")
     substituted = ask_substitute("wkv_step", k, v, w, u, state)
     if substituted is not NotImplemented:
         return substituted
-    return _implementation(k).wkv_step(k, v, w, u, state)
+    return _implementation(choose_step_backend(k, v, w, u, state)).wkv_step(k, v, w, u, state)
 
 
-def _implementation(k: Tensor) -> ModuleType:
-    backend = choose_backend(k)
+def _implementation(backend: Backend) -> ModuleType:
     if backend == "gpu":
         from kernels._wkv import gpu  # Triton is installed on Linux alone
 

@@ -7,15 +7,14 @@ from kernels import (
     glu,
     l2_norm,
     linear_cross_entropy,
-    matrix_recurrence,
-    matrix_recurrence_step,
     rms_norm,
     rope,
     route_top_k,
     short_convolution,
     short_convolution_step,
 )
-from kernels.backend import use_backend
+from kernels.backend import OPERATIONS, use_backend
+from tests.kernels.calls import calls
 
 TARGETS, TABLE = torch.zeros(2, dtype=torch.int64), torch.ones(2, 2)
 DOORS = {
@@ -37,10 +36,15 @@ def test_a_door_refuses_types_that_its_kernels_do_not_have(door, dtype):
         DOORS[door](lambda *shape: torch.ones(shape).to(dtype))
 
 
-def test_the_matrix_recurrence_refuses_bfloat16_in_the_interpreter():
-    x = torch.ones(1, 2, 1, 16, dtype=torch.bfloat16)
-    with use_backend("gpu"):
-        with pytest.raises(ValueError, match="multiplies bfloat16 wrongly"):
-            matrix_recurrence(x, x, x)
-        with pytest.raises(ValueError, match="multiplies bfloat16 wrongly"):
-            matrix_recurrence_step(x[:, 0], x[:, 0], x[:, 0], torch.zeros(1, 1, 16, 16))
+SENTENCE = "float32 or float16, because the Triton interpreter computes bfloat16 wrongly, but got bfloat16"
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_refuses_bfloat16_in_the_interpreter_in_the_same_words(name):
+    with use_backend("gpu"), pytest.raises(ValueError, match=SENTENCE):
+        calls(torch.bfloat16)[name]()
+
+
+def test_a_residual_in_bfloat16_is_refused_there_too():
+    with use_backend("gpu"), pytest.raises(ValueError, match=SENTENCE):
+        rms_norm(torch.ones(2, 4), residual=torch.ones(2, 4, dtype=torch.bfloat16))

@@ -172,9 +172,3 @@ def test_a_negative_size_is_taken_as_none_by_the_gpu_which_writes_nowhere_else()
     with use_backend("gpu"):
         y, expected = (grouped_matmul(x, w, torch.tensor(sizes)) for sizes in ([-3, 2, 1], [0, 2, 1]))
     assert torch.equal(y, expected)
-
-
-def test_bfloat16_is_refused_in_the_interpreter():
-    x, w = torch.ones(4, 3).bfloat16(), torch.ones(2, 3, 6).bfloat16()
-    with use_backend("gpu"), pytest.raises(ValueError, match="multiplies bfloat16 wrongly"):
-        grouped_matmul(x, w, torch.tensor([2, 2]))

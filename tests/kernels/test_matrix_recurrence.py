@@ -241,17 +241,6 @@ def test_beta_is_erasing_with_the_decayed_key(backend):
     assert_close_relative(actual, expected, 1e-5)
 
 
-def test_a_step_is_differentiable_on_every_backend():
-    given = {name: tensor.detach()[:, 0] for name, tensor in inputs(1, 16, 16, "per head", "delta").items()}
-    given["state"] = torch.zeros(1, 2, 16, 16)
-    del given["initial_state"]
-    given["v"].requires_grad_()
-    with use_backend("gpu"):
-        out, _ = matrix_recurrence_step(**given)
-    out.sum().backward()
-    assert given["v"].grad is not None
-
-
 def test_autocast_leaves_the_sums_in_float32():
     given = {name: tensor.detach() for name, tensor in inputs(40, 16, 16, "per head", "delta").items()}
     expected = matrix_recurrence(**given)

@@ -212,8 +212,3 @@ def test_router_logits_receive_the_gradient_of_the_weights_alone(backend):
 def test_routers_refuse_what_has_no_meaning(options, message):
     with pytest.raises(ValueError, match=message):
         route_top_k(torch.zeros(2, 6), **options)
-
-
-def test_bfloat16_is_refused_in_the_interpreter():
-    with use_backend("gpu"), pytest.raises(ValueError, match="rounds bfloat16 wrongly"):
-        route_top_k(torch.zeros(2, 6).bfloat16(), 2)

@@ -6,40 +6,9 @@ import torch
 import kernels
 from kernels import use_backend, use_substitutes
 from kernels.backend import OPERATIONS
+from tests.kernels.calls import calls
 
-HEADS = torch.ones(1, 3, 2, 16)
-WIDE = torch.ones(1, 3, 4)
-CALLS = {
-    "attention": lambda: kernels.attention(HEADS, HEADS, HEADS),
-    "attention_step": lambda: kernels.attention_step(HEADS[:, 0], HEADS, HEADS, 2),
-    "block_sparse_attention": lambda: kernels.block_sparse_attention(
-        HEADS, HEADS, HEADS, torch.zeros(1, 3, 1, 1, dtype=torch.int64), block_size=2
-    ),
-    "grouped_matmul": lambda: kernels.grouped_matmul(WIDE[0], torch.ones(1, 4, 5), torch.tensor([3])),
-    "matrix_recurrence": lambda: kernels.matrix_recurrence(HEADS, HEADS, HEADS),
-    "matrix_recurrence_step": lambda: kernels.matrix_recurrence_step(
-        HEADS[:, 0], HEADS[:, 0], HEADS[:, 0], torch.zeros(1, 2, 16, 16)
-    ),
-    "moe_ffn": lambda: kernels.moe_ffn(
-        WIDE[0], torch.ones(2, 4, 6), torch.ones(2, 3, 4), torch.tensor([[0], [1], [1]]), torch.ones(3, 1)
-    ),
-    "route_top_k": lambda: kernels.route_top_k(torch.tensor([[0.0, 2.0, 1.0]]), 2),
-    "glu": lambda: kernels.glu(WIDE, WIDE),
-    "rope": lambda: kernels.rope(HEADS, torch.ones(3, 8), torch.ones(3, 8)),
-    "linear_cross_entropy": lambda: kernels.linear_cross_entropy(WIDE[0], torch.ones(5, 4), torch.ones(3).long()),
-    "rms_norm": lambda: kernels.rms_norm(WIDE),
-    "l2_norm": lambda: kernels.l2_norm(WIDE),
-    "selective_scan": lambda: kernels.selective_scan(WIDE, WIDE, -torch.ones(4, 2), WIDE[..., :2], WIDE[..., :2]),
-    "selective_scan_step": lambda: kernels.selective_scan_step(
-        WIDE[0], WIDE[0], -torch.ones(4, 2), WIDE[0, :, :2], WIDE[0, :, :2], torch.zeros(3, 4, 2)
-    ),
-    "short_convolution": lambda: kernels.short_convolution(WIDE, torch.ones(4, 2)),
-    "vector_recurrence": lambda: kernels.vector_recurrence(WIDE, -WIDE),
-    "vector_recurrence_step": lambda: kernels.vector_recurrence_step(WIDE[0], -WIDE[0], WIDE[0]),
-    "wkv": lambda: kernels.wkv(WIDE, WIDE, -torch.ones(4), torch.ones(4)),
-    "wkv_step": lambda: kernels.wkv_step(WIDE[0], WIDE[0], -torch.ones(4), torch.ones(4), torch.ones(3, 3, 4)),
-    "short_convolution_step": lambda: kernels.short_convolution_step(WIDE[0], torch.zeros(3, 1, 4), torch.ones(4, 2)),
-}
+HEADS, CALLS = torch.ones(1, 3, 2, 16), calls()
 
 
 def test_every_public_operation_can_be_substituted():
