@@ -7,7 +7,8 @@ import signal
 # a process of their own without it.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# Test processes share the cores; threads that wait by spinning would take them from each other.
+# Test processes share the cores: one thread each is a tenth cheaper, and who wants more does not wait by spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A shell that starts a process in the background lets it ignore Ctrl-C, and its children inherit that; the tests of
