@@ -25,6 +25,7 @@ from nas.measure.table_parts import Part
 from nas.measure.timing import Effort
 from nas.parts import mixer_parameters
 from nas.workload import Decode, Phase, Prefill, TrainStep
+from tests.measure.counted_work import CountedWork
 from tests.measure.examples import ATTENTION, CPU, DECODE, ENDS, GLU, MAMBA2, MOE, SPARSE, D, bench
 
 PREFILL = Prefill(batch=2, prompt=32)
@@ -63,9 +64,9 @@ def test_what_a_block_keeps_for_the_backward_pass_counts_for_each_and_work_space
     assert training.bytes_each >= max(weights, 3 * hidden), "gradients at the end; gate, up and product before"
 
 
-def test_a_longer_context_takes_longer_in_attention() -> None:
-    near, far = (measure_here(ATTENTION, D, Decode(batch=1, context=c), bench(0.1)) for c in (16, 16384))
-    assert far.own.value > 2 * near.own.value
+def test_a_longer_context_takes_longer_in_attention(counted_work: CountedWork) -> None:
+    near, far = (measure_here(ATTENTION, D, Decode(batch=1, context=c), bench()) for c in (16, 16384))
+    assert far.own.value > 10 * near.own.value
 
 
 def test_a_stack_is_one_kind_of_block_and_hardly_any_vocabulary() -> None:
@@ -100,12 +101,12 @@ def test_repeats_overflow_the_cache_and_in_decoding_a_networks_memory() -> None:
     )
 
 
-def test_the_fastest_at_hand_stands_beside_our_own() -> None:
+def test_the_fastest_at_hand_stands_beside_our_own(counted_work: CountedWork) -> None:
     def instant(q: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
         return q
 
     rivals = {"attention_step": [Rival(name="instant", function="attention_step", call=instant, devices=("cpu",))]}
-    effort = Effort(seconds=0.2, spread=0.05, rivals=rivals)
+    effort = Effort(seconds=0.05, spread=0.05, rivals=rivals)
     entry = measure_here(ATTENTION, D, Decode(batch=1, context=16384), replace(bench(), effort=effort))
     assert entry.best_by == "instant"
     assert entry.best.value < entry.own.value

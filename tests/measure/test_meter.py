@@ -1,6 +1,5 @@
 """Every meter gives the same numbers under the same names, and each number says where it came from."""
 
-import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from nas.architecture import Architecture, Attention, Block, Glu, Mamba2
 from nas.count import count, count_parameters, count_state_bytes
 from nas.deployment import Deployment
-from nas.measure import DoesNotFit, TableError, meter, open_meter, prediction
+from nas.measure import DoesNotFit, TableError, blocks, meter, open_meter, prediction
 from nas.measure.block_table import BlockTable
 from nas.measure.calibrate import spec_of
 from nas.measure.device import pinned_threads
@@ -22,6 +21,7 @@ from nas.measure.whole_model import Measured
 from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES
 from nas.workload import QUANTITIES, Decode, WorkloadError
+from tests.measure.counted_work import CountedWork
 from tests.measure.examples import ATTENTION, CPU, DECODE, GLU, MAMBA2, MOE, SPEC, D, bench, entry, network
 
 HYBRID = network(Block(mixer=ATTENTION, ffn=GLU), Block(mixer=MAMBA2, ffn=MOE))
@@ -245,8 +245,12 @@ def test_predicted_memory_is_near_what_a_measurement_gives(filled) -> None:
         assert predicted.numbers[name].value == pytest.approx(confirmed.numbers[name].value, rel=0.1), name
 
 
-def test_a_table_agrees_with_measuring_whole_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """On a real machine, a busy one too: within a factor of two, and both designs in the right order."""
+def test_a_table_agrees_with_measuring_whole_networks(
+    counted_work: CountedWork, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of the work that is done; how near real times come is what scripts/benchmark_measurement.py tells."""
+    monkeypatch.setattr(blocks, "in_child", lambda function, *given: function(*given))  # work is counted in a process
+    monkeypatch.setattr(meter, "resident_peak_bytes", lambda function, *given: (function(*given), None))
     monkeypatch.setattr(prediction, "ENOUGH", 0)  # sums of blocks alone
     monkeypatch.setattr(meter, "verified_rivals", lambda device, dtype, gradients: {})  # which takes seconds
     attention = Block(mixer=Attention(num_heads=4, head_dim=64), ffn=Glu(d_ff=512))
@@ -255,16 +259,15 @@ def test_a_table_agrees_with_measuring_whole_networks(monkeypatch: pytest.Monkey
         Architecture(name="x", d_model=256, vocab_size=256, blocks=(attention, mamba) * 2),
         Architecture(name="y", d_model=256, vocab_size=256, blocks=(attention,) * 12),
     ]
-    sizes = {"workloads": ["decode"], "context": 8192, "batch": 1, "seconds": 0.8, "block_seconds": 0.25}
+    sizes = {"workloads": ["decode"], "context": 2048, "batch": 1, "seconds": 0.05, "block_seconds": 0.02}
     given = deployment(device="cpu", **sizes)
     spec = replace(SPEC, memory=64.0)
     monkeypatch.setattr(meter, "spec_of", lambda device, folder: spec)
     table = open_meter(replace(given, method="table"), tmp_path)
     whole = open_meter(given, tmp_path)
     found = [[m.measure(d).numbers["decode_latency_ms"].value for d in designs] for m in (table, whole)]
-    ratios = [predicted / measured for predicted, measured in zip(*found, strict=True)]
-    assert 0.5 < statistics.geometric_mean(ratios) < 2, found
-    assert all(values[0] < values[1] for values in found), found
+    assert found[0] == pytest.approx(found[1], rel=0.02)
+    assert all(values[1] > 2 * values[0] for values in found), found
 
 
 def test_measuring_leaves_the_device_to_others_and_holds_it_meanwhile(

@@ -18,6 +18,7 @@ from nas.study.crew import Crew
 from nas.study.rows import Row
 from nas.study.storage.studies import open_study
 from nas.study.trials import note_row, note_start
+from tests.patience import PATIENCE, exit_codes
 
 OBJECTIVES = parse_objectives(["text_loss", "decode_latency_ms"])
 ADMITTED = "admitted"
@@ -45,14 +46,14 @@ def work(
     kills_at: int,
     gate: Any,
 ) -> None:
-    """One worker, once all stand at the gate, until `total` architectures are worked on.
+    """One worker, until `total` architectures are worked on. All begin together, and all end one before any goes on.
 
-    It kills itself while it works on its `kills_at`th.
+    gate: a barrier of all workers. It kills itself while it works on its `kills_at`th.
     """
     study = open_toy(directory, storage, seed=index)
     with Crew(study, index=index, interval=0.2) as crew:
         mine = 0
-        gate.wait(60)
+        gate.wait(PATIENCE)
         while True:
             crew.requeue()
             trial = study.ask()
@@ -78,6 +79,8 @@ def work(
             mine += 1
             note_row(trial, row(trial.number, architecture, origin))
             study.tell(trial, [1.0, 2.0])
+            if mine == 1:
+                gate.wait(PATIENCE)
         study.set_user_attr(f"last:{index}", crew.is_last())
 
 
@@ -99,7 +102,10 @@ def row(number: int, architecture: Architecture, origin: str) -> Row:
 
 
 def run_workers(directory: Path, count: int, **options: Any) -> list[int | None]:
-    """Exit codes of `count` workers of one study, each in a new process; `kills_at` concerns the first alone."""
+    """Exit codes of `count` workers of one study, each in a new process; `kills_at` concerns the first alone.
+
+    Each ends at least one of the `total`, which must be as many at least.
+    """
     context = multiprocessing.get_context("spawn")
     gate = context.Barrier(count)
     kills_at = options.pop("kills_at", -1)
@@ -108,9 +114,7 @@ def run_workers(directory: Path, count: int, **options: Any) -> list[int | None]
         own = {**options, "gate": gate, "kills_at": kills_at if index == 0 else -1}
         processes.append(context.Process(target=work, args=(directory, index), kwargs=own))
         processes[-1].start()
-    for process in processes:
-        process.join(120)
-    return [process.exitcode for process in processes]
+    return exit_codes(processes)
 
 
 def check_study(study: Any, total: int) -> None:

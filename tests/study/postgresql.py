@@ -3,7 +3,6 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.patience import PATIENCE
 
 DEBIAN = Path("/usr/lib/postgresql")
 USER = "postgres"  # the server refuses to run as root; Debian's package makes this user
@@ -25,27 +26,31 @@ def program(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Server:
+    """It listens on a socket in its folder: a port that is free now may be another program's when it is asked for."""
+
     folder: Path
-    port: int
 
     @property
     def url(self) -> str:
-        return f"postgresql+psycopg://{USER}@127.0.0.1:{self.port}/{USER}"
+        return f"postgresql+psycopg://{USER}@/{USER}?host={self.folder}"
 
     def start(self) -> None:
-        settings = f"-p {self.port} -k {self.folder} -c fsync=off -c listen_addresses=127.0.0.1"
-        run("pg_ctl", "-D", str(self.folder / "data"), "-l", str(self.folder / "log"), "-w", "-o", settings, "start")
+        self.control("start", "-l", str(self.folder / "log"), "-o", f"-k {self.folder} -c fsync=off -h ''")
 
     def stop(self) -> None:
         """As a crash would: connections are cut, nothing is tidied up."""
-        run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "-w", "stop")
+        self.control("stop", "-m", "immediate")
+
+    def control(self, what: str, *arguments: str) -> None:
+        """Waits until it is done."""
+        run("pg_ctl", what, "-D", str(self.folder / "data"), "-w", "-t", f"{PATIENCE:.0f}", *arguments)
 
 
 def run(name: str, *arguments: str) -> None:
     command = program(name)
     assert command is not None
     prefix = ["runuser", "-u", USER, "--"] if os.getuid() == 0 else []
-    subprocess.run([*prefix, command, *arguments], check=True, cwd="/", stdout=subprocess.DEVNULL, timeout=60)
+    subprocess.run([*prefix, command, *arguments], check=True, cwd="/", stdout=subprocess.DEVNULL, timeout=PATIENCE)
 
 
 @contextmanager
@@ -59,10 +64,7 @@ def running_server() -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     if os.getuid() == 0:
         shutil.chown(folder, USER)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = Server(folder, port)
+    server = Server(folder)
     try:
         run("initdb", "-D", str(folder / "data"), "-U", USER, "-A", "trust", "--no-sync")
         server.start()

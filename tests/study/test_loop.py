@@ -179,7 +179,7 @@ KILLED = textwrap.dedent(
 
 def test_kill_9_loses_no_finished_trial_and_repeats_none(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment, cwd=ROOT, timeout=120)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment, cwd=ROOT, timeout=500)
     assert done.returncode == -signal.SIGKILL
     with (tmp_path / "journal.log").open("ab") as journal:
         journal.write(b'{"op_code": 6, "worker_id": "torn')
@@ -223,7 +223,7 @@ KILLED_AFTER_THE_ROW = textwrap.dedent(
 def test_a_trial_killed_between_its_row_and_its_end_is_complete_and_not_repeated(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", KILLED_AFTER_THE_ROW, str(tmp_path)]
-    assert subprocess.run(command, env=environment, cwd=ROOT, timeout=120).returncode == -signal.SIGKILL
+    assert subprocess.run(command, env=environment, cwd=ROOT, timeout=500).returncode == -signal.SIGKILL
     loop = run_toy(tmp_path, trials=8)
     complete = [row for row in loop.rows if row.state == "complete"]
     assert len(complete) == len({row.id for row in complete}) == 8

@@ -1,6 +1,5 @@
 """Workers that share a study through a database or Optuna's gRPC proxy."""
 
-import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from nas.study.storage.connect import shown
 from nas.study.storage.journal import Journal
 from nas.study.storage.studies import StudyError, close_study
+from tests.patience import wait_until
 from tests.study.crews import check_study, open_toy, run_workers
 from tests.study.postgresql import running_server
 
@@ -34,8 +34,7 @@ def server():
 def test_four_workers_on_postgresql_lose_nothing_repeat_nothing_and_survive_its_restart(tmp_path, server):
     def restart():
         with opened(tmp_path, server.url) as study:
-            while sum(trial.state == TrialState.COMPLETE for trial in study.trials) < 3:
-                time.sleep(0.05)
+            wait_until(lambda: sum(t.state == TrialState.COMPLETE for t in study.trials) >= 3, "three trials are over")
         server.stop()
         time.sleep(1.0)
         server.start()
@@ -63,10 +62,8 @@ def test_workers_share_a_journal_through_the_grpc_proxy(tmp_path):
     pytest.importorskip("grpc", reason="gRPC is not installed: pip install -e '.[grpc]'")
     from optuna.storages._grpc.server import make_server
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    proxy = make_server(JournalStorage(Journal(tmp_path / "proxied.log")), "127.0.0.1", port)
+    proxy = make_server(JournalStorage(Journal(tmp_path / "proxied.log")), "127.0.0.1", 0)
+    port = proxy.add_insecure_port("127.0.0.1:0")  # one that is free; make_server does not tell its own
     proxy.start()
     try:
         url = f"grpc://127.0.0.1:{port}"

@@ -9,6 +9,7 @@ import pytest
 
 from nas.study.storage import journal
 from nas.study.storage.journal import Journal, KernelLock
+from tests.patience import PATIENCE, exit_codes
 
 
 def lines(path):
@@ -27,8 +28,7 @@ def test_what_several_processes_append_is_whole_and_in_each_ones_order(tmp_path)
     processes = [context.Process(target=append_many, args=(path, name, 50)) for name in "abcd"]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(60)
+    assert exit_codes(processes) == [0] * 4
     written = lines(path)
     for name in "abcd":
         assert [line["i"] for line in written if line["name"] == name] == list(range(50))
@@ -38,7 +38,7 @@ def test_what_several_processes_append_is_whole_and_in_each_ones_order(tmp_path)
 def hold_for_ever(path, ready):
     KernelLock(path).acquire()
     ready.set()
-    multiprocessing.Event().wait(60)
+    multiprocessing.Event().wait(2 * PATIENCE)
 
 
 def test_the_lock_dies_with_its_holder(tmp_path):
@@ -46,10 +46,10 @@ def test_the_lock_dies_with_its_holder(tmp_path):
     ready = context.Event()
     holder = context.Process(target=hold_for_ever, args=(tmp_path / journal.LOCK, ready))
     holder.start()
-    assert ready.wait(30)
+    assert ready.wait(PATIENCE)
     holder.kill()
     Journal(tmp_path / "journal.log").append_logs([{"a": 1}])
-    holder.join(30)
+    holder.join(PATIENCE)
     assert lines(tmp_path / "journal.log") == [{"a": 1}]
 
 

@@ -240,7 +240,7 @@ def test_work_that_hangs_in_this_process_is_told_and_what_ends_is_not() -> None:
     ladder.train(ladder.admit(PROXY), 0, Silent())
 
     def hang(*_: Any) -> Any:
-        assert hangs.wait(30), "nobody noticed"
+        assert hangs.wait(300), "nobody noticed"
         raise FloatingPointError("let go")
 
     ladder.trainers, ladder.trial_seconds = {"text": hang}, 0.05  # type: ignore[dict-item]
