@@ -4,6 +4,8 @@
     python scripts/build_oracle.py --limit 600           exit code 3 when 600 seconds were not enough
     python scripts/build_oracle.py --processes 8 --seeds 5 device=cpu
     python scripts/build_oracle.py --stages costs        costs alone, from the table of measured blocks
+    python scripts/build_oracle.py --stages train --sample 24 --seeds 2 --out docs/benchmarks/oracle_seeds.json
+                                                         what seeds do, of 24 architectures alone
 
 Each architecture is trained on each seed through the rungs of the token budget, the first seed of all of them first,
 and priced at the deployment. Writes the table that scripts/benchmark_search.py reads, with device, versions, commit,
@@ -16,7 +18,7 @@ import hashlib
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="overrides of search.py, such as device=cpu")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each architecture (default: 3)")
+    parser.add_argument("--sample", type=int, help="so many architectures alone, drawn by their ids (default: all)")
     parser.add_argument("--processes", type=int, default=1, help="that train side by side (default: 1)")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="what is done (default: both)")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which it stops")
@@ -66,13 +69,15 @@ def main() -> None:
     with speaking_to_users(interrupted="What is finished is in the table; the same command goes on from here."):
         if arguments.seeds < 1 or arguments.processes < 1:
             raise UserError("--seeds and --processes must be at least 1.")
+        if arguments.sample is not None and arguments.sample < 1:
+            raise UserError(f"--sample must be at least 1, but got {arguments.sample}.")
         time_limit("--limit", arguments.limit)
         overrides = [*DEFAULTS, *arguments.overrides]
         with composing(overrides):
             settings = SearchSettings.from_overrides(overrides)
         deadline = time.monotonic() + arguments.limit
         with only_writer(arguments.out):
-            oracle = open_oracle(arguments.out, settings)
+            oracle = open_oracle(arguments.out, settings, arguments.sample)
             finished = True
             if "train" in arguments.stages:
                 finished = train_all(oracle, settings, arguments, deadline)
@@ -95,8 +100,8 @@ def only_writer(out: Path) -> Iterator[None]:
         yield
 
 
-def open_oracle(out: Path, settings: SearchSettings) -> "Oracle":
-    """The table so far, with an entry for each architecture. Raises UserError for one with other settings."""
+def open_oracle(out: Path, settings: SearchSettings, sample: int | None = None) -> "Oracle":
+    """The table so far, with an entry for each architecture, or for a sample. Raises UserError for other settings."""
     from nas.architecture import canonical_id
     from nas.study.truth.oracle import Entry, Oracle
 
@@ -110,6 +115,7 @@ def open_oracle(out: Path, settings: SearchSettings) -> "Oracle":
     for params, architecture in every_point(settings.space):
         identity = canonical_id(architecture)
         entries.setdefault(identity, Entry(id=identity, name=architecture.name, params=params))
+    entries = {entry.id: entry for entry in in_no_order(entries.values())[:sample]}
     provenance = {"settings": trained_as, "training": [], "costs": None}
     return Oracle(shares=settings.fidelity.shares, provenance=provenance, entries=entries)
 
@@ -144,14 +150,19 @@ def train_all(oracle: "Oracle", settings: SearchSettings, arguments: argparse.Na
 
 
 def missing_work(oracle: "Oracle", first_seed: int, seeds: int) -> list[Work]:
-    """Every architecture on the first seed, then on the next; in an order that has nothing to do with what they are."""
-    order = sorted(oracle.entries.values(), key=lambda entry: hashlib.sha256(entry.id.encode()).digest())
+    """Every architecture on the first seed, then on the next."""
+    order = in_no_order(oracle.entries.values())
     return [
         Work(entry.id, entry.params, seed)
         for seed in range(first_seed, first_seed + seeds)
         for entry in order
         if seed not in entry.scores and seed not in entry.failed
     ]
+
+
+def in_no_order(entries: "Iterable[Entry]") -> "list[Entry]":
+    """In an order that has nothing to do with what the architectures are."""
+    return sorted(entries, key=lambda entry: hashlib.sha256(entry.id.encode()).digest())
 
 
 def outcomes(settings: SearchSettings, missing: Sequence[Work], processes: int, deadline: float) -> Iterator[Outcome]:

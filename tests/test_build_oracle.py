@@ -42,6 +42,10 @@ def test_every_architecture_is_trained_on_every_seed_at_every_rung_and_once(tmp_
         assert entry.scores[0] != entry.scores[1]
     place = json.loads((tmp_path / "oracle.json").read_text())["provenance"]["training"][0]
     assert {"torch", "commit", "processes"} <= place.keys()
+    code, text = said(*TINY, "--out", str(tmp_path / "few.json"), "--sample", "1", "--seeds", "1", "--limit", "0")
+    assert code == UNFINISHED and text.startswith("1 architectures; seeds of each: 0 to 0")
+    assert Oracle.read(tmp_path / "few.json").entries.keys() < oracle.entries.keys()
+    assert said(*TINY, *out, "--sample", "0") == (2, "error: --sample must be at least 1, but got 0.\n")
     sentence = said("seed=7", *TINY, *out)[1]
     assert "was built with other settings" in sentence
 
