@@ -8,6 +8,7 @@ The run loop and the samplers are those that users run; numbers come from docs/b
 scripts/build_oracle.py) instead of training. A problem is a file of conf/objectives. Reports, against random search,
 the hypervolume after each unit of training, the share of the true front that was found, how many evaluations random
 search needs to catch up, and the trials that trained nothing, with intervals over searches (scripts/search_verdict.py).
+A table with one seed of each architecture tells no noise; oracle_seeds.json beside it, of the same settings, does.
 Every search that ends is kept in searches.jsonl (scripts/searches_done.py), from which any later command on the same
 table goes on. Writes search.json, search.md and search.png of all that are known.
 """
@@ -134,6 +135,30 @@ def read_table(path: str, overrides: tuple[str, ...]) -> "Oracle":
     return Oracle.read(Path(path)).identified(settings_of(overrides).space.at)
 
 
+def read_repeats(table: Path) -> "Oracle | None":
+    """What seeds do, told by the table beside `table` that has some of its architectures on several, if there is one.
+
+    Raises UserError for one that was trained with other settings.
+    """
+    from nas.study.truth.oracle import Oracle
+
+    path = table.with_name(f"{table.stem}_seeds{table.suffix}")
+    if not path.exists():
+        return None
+    repeats = Oracle.read(path)
+    if repeats.provenance["settings"] != Oracle.read(table).provenance["settings"]:
+        raise UserError(
+            f"{path} must be trained with the settings of {table}, but has others; build it anew or take it away."
+        )
+    return repeats
+
+
+def seeds_of_each(oracle: "Oracle") -> list[int]:
+    """The fewest and the most seeds that an architecture of a table has."""
+    seeds = [len(entry.scores) for entry in oracle.entries.values()]
+    return [min(seeds), max(seeds)]
+
+
 @cache
 def settings_of(overrides: tuple[str, ...]) -> SearchSettings:
     return SearchSettings.from_overrides(overrides)
@@ -173,21 +198,27 @@ def make_record(runs: Sequence[Run], known: SearchesDone, arguments: argparse.Na
     from nas.measure import describe_device
 
     oracle = read_table(runs[0].table, runs[0].overrides)
-    seeds = sorted(len(entry.scores) for entry in oracle.entries.values())
+    repeats = read_repeats(arguments.table)
     searches = {run: done for run in runs if (done := known.get(run)) is not None}
     problems = {}
     for problem in dict.fromkeys(run.problem for run in searches):
         settings = settings_of(next(run.overrides for run in searches if run.problem == problem))
         of_problem = [done.found for run, done in searches.items() if run.problem == problem]
-        problems[problem] = judge(of_problem, settings, oracle)
+        problems[problem] = judge(of_problem, settings, oracle, repeats)
     commits = sorted({done.commit for done in searches.values()})
     return {
         "environment": describe_device() | {"optuna": version_of("optuna"), "commits": commits},
         "table": {
             "architectures": len(oracle.entries),
-            "seeds of each": [seeds[0], seeds[-1]],
+            "seeds of each": seeds_of_each(oracle),
             "rungs": oracle.shares,
             "provenance": oracle.provenance,
+        },
+        "repeats": repeats
+        and {
+            "architectures": len(repeats.entries),
+            "seeds of each": seeds_of_each(repeats),
+            "provenance": repeats.provenance,
         },
         "searches of each": arguments.seeds,
         "problems": problems,

@@ -26,7 +26,7 @@ def page(record: dict[str, Any]) -> str:
     """The numbers as Markdown: a table for each problem."""
     lines = ["# Searches replayed on a known space", "", "![Curves](search.png)", "", provenance(record), ""]
     for problem, judged in record["problems"].items():
-        lines += [f"## objectives={problem}", "", *described(judged), ""]
+        lines += [f"## objectives={problem}", "", *described(judged, record["repeats"]), ""]
         lines += [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
         order = sorted(judged["variants"], key=lambda name: -judged["variants"][name]["mean_over_budget"])
         lines += [f"| {name} | {' | '.join(cells(judged['variants'][name], judged))} |" for name in order]
@@ -53,9 +53,11 @@ def page(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def described(judged: dict[str, Any]) -> list[str]:
-    """What the problem is, and which aims are reached on it."""
+def described(judged: dict[str, Any], repeats: dict[str, Any] | None) -> list[str]:
+    """What the problem is, and which aims are reached on it. repeats: the table of the noise, if not this one."""
     noise = ", ".join(f"{name} {value:.3f}" for name, value in judged["noise"].items() if value)
+    if noise and repeats:
+        noise += f" ({repeats['architectures']} architectures, {counted(repeats['seeds of each'])} seeds of each)"
     return [
         f"* Objectives {', '.join(judged['objectives'])}; required: {', '.join(judged['requirements']) or 'nothing'}. "
         f"{judged['able']} of {judged['architectures']} architectures meet that.",
@@ -95,15 +97,20 @@ def between(interval: dict[str, float | None], form: str, never: str = "never") 
     return f"{value} ({low} to {high})"
 
 
+def counted(ends: list[int]) -> str:
+    """`2`, or `1 to 3`."""
+    low, high = ends
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def provenance(record: dict[str, Any]) -> str:
     """Where the numbers come from, in one paragraph."""
     table, here = record["table"], record["environment"]
-    low, high = table["seeds of each"]
-    seeds = f"{low}" if low == high else f"{low} to {high}"
     costs = table["provenance"]["costs"]
+    commits = here["commits"]
     return (
         f"{record['searches of each']} searches of each variant. Table: {table['architectures']} architectures, "
-        f"{seeds} seeds of each; costs: {costs['source'] if costs else 'not known'}. Replayed with Optuna "
-        f"{here['optuna']}, Python {here['python']}, {'commit' if len(here['commits']) == 1 else 'commits'} "
-        f"{', '.join(here['commits'])}."
+        f"{counted(table['seeds of each'])} seeds of each; costs: {costs['source'] if costs else 'not known'}. "
+        f"Replayed with Optuna {here['optuna']}, Python {here['python']}, "
+        f"{'commit' if len(commits) == 1 else 'commits'} {', '.join(commits)}."
     )

@@ -63,14 +63,16 @@ class Recorder(Observer):
         return Found(problem, variant, seed, ids, spent, self.wasted, seconds)
 
 
-def judge(found: Sequence[Found], settings: SearchSettings, oracle: "Oracle") -> dict[str, Any]:
-    """The variants on one problem."""
+def judge(
+    found: Sequence[Found], settings: SearchSettings, oracle: "Oracle", repeats: "Oracle | None" = None
+) -> dict[str, Any]:
+    """The variants on one problem. repeats: see `Truth.of`."""
     from nas.architecture import canonical_id
     from nas.study.truth.truth import Truth
 
     placed = settings.space.references(settings.designs)
     references = {name: canonical_id(settings.space.at(params)) for name, params in placed}
-    truth = Truth.of(oracle, settings.objectives, settings.requirements, references.get(settings.baseline))
+    truth = Truth.of(oracle, settings.objectives, settings.requirements, references.get(settings.baseline), repeats)
     units = settings.trials
     chance = random_curve(truth, [r for r in references.values() if r in truth.ids])
     by_variant: dict[str, list[Found]] = {}

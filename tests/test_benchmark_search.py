@@ -1,6 +1,7 @@
 """scripts/benchmark_search.py: real searches on a made-up table, and what is said of them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,6 +108,32 @@ def test_a_line_of_searches_that_cannot_be_read_is_named(table, tmp_path):
     done = run(*SPACE, *arguments, script="scripts/benchmark_search.py")
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert "Line 1 of" in done.stderr and "delete the line to replay that search again" in done.stderr
+
+
+def test_a_table_of_some_architectures_on_more_seeds_tells_the_noise(table, tmp_path, monkeypatch):
+    oracle = Oracle.read(table)
+    several = dict(list(oracle.entries.items())[:5])
+    once = {identity: replace(entry, scores={0: entry.scores[0]}) for identity, entry in oracle.entries.items()}
+    alone, beside = tmp_path / "oracle.json", tmp_path / "oracle_seeds.json"
+    alone.write_text(replace(oracle, entries=once).to_text())
+    arguments = (*SPACE, "--variants", "qmc", "--problems", "quality", "--seeds", "2", "--table", str(alone))
+
+    def judged(out):
+        assert call(benchmark_search, monkeypatch, *arguments, "--out", str(out)) == 0
+        return (out / "search.md").read_text(), json.loads((out / "search.json").read_text())["problems"]["quality"]
+
+    text, first = judged(tmp_path / "first")
+    assert "Standard deviation over seeds, as a share of the range: not known (one seed)." in text
+    assert not any(first["noise"].values())
+    beside.write_text(replace(oracle, entries=several).to_text())
+    text, second = judged(tmp_path / "second")
+    assert second["noise"]["text_loss"] == pytest.approx(0.01 / 2**0.5 / 0.6)
+    assert "(5 architectures, 2 seeds of each)." in text
+    ends = "front_at_end_within_noise"
+    assert all(second["variants"][name][ends]["value"] >= one[ends]["value"] for name, one in first["variants"].items())
+    other = replace(oracle, entries=several, provenance=oracle.provenance | {"settings": {"seed": 1}})
+    beside.write_text(other.to_text())
+    assert call(benchmark_search, monkeypatch, *arguments, "--out", str(tmp_path)) == 2
 
 
 def test_one_search_of_each_is_refused_in_one_sentence(table):

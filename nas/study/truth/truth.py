@@ -31,9 +31,15 @@ class Truth:
 
     @classmethod
     def of(
-        cls, oracle: Oracle, objectives: Sequence[Objective], requirements: Sequence[Requirement], reference: str | None
+        cls,
+        oracle: Oracle,
+        objectives: Sequence[Objective],
+        requirements: Sequence[Requirement],
+        reference: str | None,
+        repeats: Oracle | None = None,
     ) -> "Truth":
-        """reference: the id of the design that relative requirements refer to.
+        """reference: the id of the design that relative requirements refer to. repeats: a table of some of these
+        architectures on several seeds, which tells the noise where `oracle` has one seed of each.
 
         Raises OracleError where the table does not know what is asked for.
         """
@@ -60,7 +66,7 @@ class Truth:
         ids = tuple(entries)
         places = np.flatnonzero(able)
         front = tuple(ids[places[i]] for i in non_dominated(values[able]))
-        noise = np.array([oracle.noise(objective) for objective in objectives]) / span
+        noise = np.array([(repeats or oracle).noise(objective) for objective in objectives]) / span
         return cls(ids=ids, values=values, able=able, noise=noise, front=front)
 
     def rows_of(self, found: Iterable[str]) -> np.ndarray:
