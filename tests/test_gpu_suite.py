@@ -2,9 +2,12 @@
 
 import itertools
 import json
+import os
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,17 +16,28 @@ from kernels import ahead_of_time
 from scripts import check_kernels, gpu_suite
 from scripts.gpu_suite import Stage
 from scripts.kernel_lab.problem_lists import FUNCTIONS, launch_problems, tiny_problems
+from tests.patience import PATIENCE, wait_until
 
 TESTS = Path(__file__).resolve().parent
 PASSES = "print('fine')"
 FAILS = "import sys; print('a kernel is wrong'); sys.exit(1)"
-SLOW = """
-import pathlib, sys, time
+AT_WORK = """
+import os, pathlib, signal, sys, time
+def work():
+    pathlib.Path(sys.argv[1] + ".new").write_text(str(os.getpid()))
+    pathlib.Path(sys.argv[1] + ".new").rename(sys.argv[1])
+    time.sleep(3600)
+"""
+SLOW = f"""{AT_WORK}
 try:
-    time.sleep(60)
+    work()
 except KeyboardInterrupt:
-    pathlib.Path(sys.argv[1]).write_text('what there was')
+    pathlib.Path(sys.argv[2]).write_text('what there was')
     sys.exit(130)
+"""
+DEAF = f"""{AT_WORK}
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+work()
 """
 
 
@@ -112,21 +126,36 @@ def test_tests_marked_gpu_run_with_compiled_kernels(tmp_path, monkeypatch):
     assert (tmp_path / "told.log").read_text() == "0\n"
 
 
-def test_a_stage_at_its_limit_is_interrupted_and_leaves_what_it_has(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_suite, "LIMIT_SECONDS", 2.0)
+@pytest.fixture
+def at_work(tmp_path, monkeypatch):
+    """The file in which a stage tells its number: its limit is over as soon as it has, however long that took."""
+    told = tmp_path / "at work"
+
+    class Process(subprocess.Popen):
+        def wait(self, timeout=None):
+            if timeout == gpu_suite.LIMIT_SECONDS:
+                wait_until(told.exists, "the stage is at work")
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(gpu_suite, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": Process}))
+    return told
+
+
+def test_a_stage_at_its_limit_is_interrupted_and_leaves_what_it_has(tmp_path, monkeypatch, at_work):
+    monkeypatch.setattr(gpu_suite, "GRACE_SECONDS", PATIENCE)
     work, out, left = tmp_path / "work", tmp_path / "out", tmp_path / "left"
-    assert gpu_suite.run_all([stage("slow", SLOW, left)], work, out, "a GPU", again=False) == 1
+    assert gpu_suite.run_all([stage("slow", SLOW, at_work, left)], work, out, "a GPU", again=False) == 1
     assert results(out)["slow"]["result"] == "unfinished"
     assert left.read_text() == "what there was"
 
 
-def test_a_stage_that_ignores_the_interrupt_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_suite, "LIMIT_SECONDS", 1.0)
+def test_a_stage_that_ignores_the_interrupt_is_ended(tmp_path, monkeypatch, at_work):
     monkeypatch.setattr(gpu_suite, "GRACE_SECONDS", 0.2)
-    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
-    outcome = gpu_suite.run_stage(stage("deaf", deaf), tmp_path)
+    outcome = gpu_suite.run_stage(stage("deaf", DEAF, at_work), tmp_path)
     assert outcome.result == "unfinished"
-    assert outcome.seconds < 20
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(at_work.read_text()), 0)
 
 
 def test_the_archive_holds_what_is_small_and_another_machine_goes_on_from_it(tmp_path, monkeypatch):

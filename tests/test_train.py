@@ -94,7 +94,7 @@ def test_a_member_of_a_recall_search_trains_further_on_recall_and_its_own_weight
     save_weights(tmp_path / "member.safetensors", weights, {"task": "recall", "task_config": json.dumps(RECALL)})
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "architecture=member.yaml", "train.tokens=2048"]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr
     assert "recall_bits: " in done.stdout and "text_loss" not in done.stdout
     out = tmp_path / "outputs" / "train"

@@ -78,7 +78,7 @@ class Worker:
 
     def _exit_code(self) -> str:
         assert self._process is not None
-        self._process.join(5)
+        self._process.join(60)
         code = self._process.exitcode
         return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 

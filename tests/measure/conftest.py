@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nas.measure import blocks, clock
-from tests.measure.counted_work import CountedWork
+from nas.measure import clock
+from tests.measure.counted_work import CountedWork, counting_work
 
 
 @pytest.fixture(autouse=True)
@@ -18,11 +18,6 @@ def processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def counted_work(processor_time: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[CountedWork]:
-    """The clock counts what operators of this process read and write: for tests that compare one time with another.
-
-    As there is no cache to overflow, networks need not be large.
-    """
-    monkeypatch.setattr(blocks, "CPU_NETWORK_BYTES", 1_000_000)
-    with CountedWork() as work:
-        monkeypatch.setattr(clock, "time", work)
+    """The clock counts what operators read and write: for tests that compare one time with another."""
+    with counting_work(monkeypatch) as work:
         yield work

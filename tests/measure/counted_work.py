@@ -1,10 +1,15 @@
 """A machine whose time is the work that is done on it: the same on every machine, however busy that is."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from nas.measure import blocks, clock, meter
 
 OPERATOR_SECONDS = 1e-5
 BYTES_PER_SECOND = 1e9
@@ -33,3 +38,17 @@ class CountedWork(TorchDispatchMode):
             moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
             self.seconds += OPERATOR_SECONDS + moved / BYTES_PER_SECOND
         return result
+
+
+@contextmanager
+def counting_work(patch: pytest.MonkeyPatch) -> Iterator[CountedWork]:
+    """All that is measured in the block is timed by its work, and in this process, where that is seen.
+
+    As there is no cache to overflow and no noise to lose a block in, a few blocks make a network.
+    """
+    with CountedWork() as work:
+        patch.setattr(clock, "time", work)
+        patch.setattr(blocks, "in_child", lambda function, *given: function(*given))
+        patch.setattr(meter, "resident_peak_bytes", lambda function, *given: (function(*given), None))
+        patch.setattr(blocks, "MOST_REPEATS", 4)
+        yield work

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import torch
 
 from nas.measure.child import ChildFailed, in_child, resident_peak_bytes, servers_environment
 from nas.measure.memory import DoesNotFit
+from tests.patience import wait_until
 
 MIB = 1 << 20
 
@@ -56,13 +56,12 @@ def test_a_child_answers_and_is_another_process() -> None:
 
 
 def test_a_child_is_ready_at_once() -> None:
+    """It imports nothing that the server has imported, which would take it seconds on a processor."""
     in_child(operator.add, 1, 2)  # starts the server
-    took = []
-    for i in range(3):
-        begun = time.perf_counter()
-        assert in_child(operator.add, i, 2) == i + 2
-        took.append(time.perf_counter() - begun)
-    assert min(took) < 1.0
+    assert in_child(eval, "(__import__('time').process_time() < 0.5, 'torch' in __import__('sys').modules)") == (
+        True,
+        True,
+    )
 
 
 def test_tensors_come_back_by_value() -> None:
@@ -94,7 +93,7 @@ from nas.measure.child import in_child
 def wait(told):
     pathlib.Path(told + ".new").write_text(str(os.getpid()))
     pathlib.Path(told + ".new").rename(told)
-    time.sleep(60)
+    time.sleep(3600)
 
 if __name__ == "__main__":
     try:
@@ -107,21 +106,15 @@ if __name__ == "__main__":
 
 def appears(file: Path) -> int:
     """The process that tells its number in `file`."""
-    deadline = time.monotonic() + 60
-    while not file.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(file.exists, "a process tells its number")
     return int(file.read_text())
 
 
-def ends(process: int) -> bool:
-    """Whether the process is gone within ten seconds."""
-    for _ in range(1000):
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.01)
+def is_gone(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
     return False
 
 
@@ -135,10 +128,10 @@ def test_a_child_ends_when_its_parent_is_interrupted_or_killed(tmp_path: Path) -
     ) as parent:
         interrupted = appears(first)
         parent.send_signal(signal.SIGINT)
-        assert ends(interrupted)
+        wait_until(lambda: is_gone(interrupted), "its child is gone")
         orphan = appears(second)
         parent.kill()
-        assert ends(orphan)
+        wait_until(lambda: is_gone(orphan), "its child is gone")
         assert parent.stdout is not None and parent.stderr is not None
         assert parent.stdout.read() == "interrupted\n"
         assert "Traceback" not in parent.stderr.read()
@@ -150,7 +143,7 @@ def test_the_resident_peak_is_what_was_held_at_once() -> None:
         numbers, peak = resident_peak_bytes(hold, mebibytes)
         assert numbers == mebibytes * MIB // 4
         assert peak is not None
-        assert abs(peak - 2 * mebibytes * MIB) < 2 * MIB
+        assert peak == pytest.approx(2 * mebibytes * MIB, rel=0.3), "pages may be large"
 
 
 @pytest.mark.parametrize("policy", [None, "PASSIVE"])

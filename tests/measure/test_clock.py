@@ -37,7 +37,6 @@ def test_a_sleep_takes_as_long_as_it_sleeps(monkeypatch: pytest.MonkeyPatch) -> 
     measured = time_call(lambda: time.sleep(0.005), CPU, seconds=0.5)
     assert measured.unit == "ms"
     assert 5.0 <= measured.low <= measured.value <= measured.high
-    assert measured.n >= 5
 
 
 def test_short_calls_are_timed_many_at_a_time(take) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ import torch
 from nas.measure import conditions, nvidia_smi
 from nas.measure.conditions import CpuReading, DeviceBusy, check_idle, clock_flags, cpu_flags, watch
 from nas.measure.nvidia_smi import GpuState
+from nas.measure.processes import Process, read_processes
+from tests.patience import wait_until
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 QUIET = CpuReading(when=0.0, busy=0.0, own=0.0, throttled=0, swapped=0, faults=0)
@@ -23,10 +26,16 @@ FULL_SPEED = GpuState(utilisation=0.9, clock=1980.0, highest_clock=1980.0, reaso
 @pytest.fixture
 def stranger() -> Iterator[None]:
     """A process that keeps a core busy and is no descendant of this one."""
-    command = ["sh", "-c", "timeout 20 sh -c 'while :; do :; done' >/dev/null 2>&1 & echo $!"]
+    command = ["sh", "-c", "timeout 600 sh -c 'while :; do :; done' >/dev/null 2>&1 & echo $!"]
     number = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     yield
     subprocess.run(["kill", f"-{int(signal.SIGTERM)}", str(number)], check=False)
+
+
+def others_took(before: CpuReading) -> float:
+    """CPU seconds since then."""
+    now = CpuReading.now()
+    return (now.busy - before.busy) - (now.own - before.own)
 
 
 @pytest.mark.parametrize(
@@ -48,19 +57,31 @@ def test_disturbances_of_a_cpu_are_told(changes, says: str, monkeypatch: pytest.
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
-def test_another_process_is_noticed_and_refused(stranger: None) -> None:
+def test_another_process_is_noticed_and_refused(stranger: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conditions, "usable_cores", lambda: {0, 1})
+    monkeypatch.setattr(conditions, "BUSY", 0.01)  # the share of a stranger that is seldom let run
     with watch(CPU) as seen:
-        time.sleep(0.6)
+        before = CpuReading.now()
+        wait_until(lambda: others_took(before) > 0.5, "the stranger works")
     assert any(flag.startswith("busy: other processes took ") for flag in seen.flags)
     with pytest.raises(DeviceBusy, match=r"measure\.busy=refuse the CPU must be idle, but others take .* cores, "):
-        check_idle(CPU)
+        wait_until(lambda: check_idle(CPU), "others are noticed")
 
 
-def test_watching_is_cheap_beside_a_measurement() -> None:
-    begun = time.thread_time()
+def test_watching_looks_at_all_processes_once_on_either_side_and_waits_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[int] = []
+
+    def look() -> dict[int, Process]:
+        looks.append(1)
+        return read_processes()
+
+    monkeypatch.setattr(conditions, "read_processes", look)
+    monkeypatch.setattr(conditions, "time", SimpleNamespace(monotonic=time.monotonic))  # without a sleep
     with watch(CPU):
-        pass
-    assert time.thread_time() - begun < 0.2
+        assert len(looks) == 1
+    assert len(looks) == 2
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from nas.architecture import Architecture, Attention, Block, Glu, Mamba2
 from nas.count import count, count_parameters, count_state_bytes
 from nas.deployment import Deployment
-from nas.measure import DoesNotFit, TableError, blocks, meter, open_meter, prediction
+from nas.measure import DoesNotFit, TableError, meter, open_meter, prediction
 from nas.measure.block_table import BlockTable
 from nas.measure.calibrate import spec_of
 from nas.measure.device import pinned_threads
@@ -21,7 +21,7 @@ from nas.measure.whole_model import Measured
 from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES
 from nas.workload import QUANTITIES, Decode, WorkloadError
-from tests.measure.counted_work import CountedWork
+from tests.measure.counted_work import CountedWork, counting_work
 from tests.measure.examples import ATTENTION, CPU, DECODE, GLU, MAMBA2, MOE, SPEC, D, bench, entry, network
 
 HYBRID = network(Block(mixer=ATTENTION, ffn=GLU), Block(mixer=MAMBA2, ffn=MOE))
@@ -47,9 +47,9 @@ def described():
 
 @pytest.fixture(scope="module")
 def filled(described, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measured]:
-    """A folder with a table of HYBRID's blocks in all phases, and what it predicts."""
+    """A folder with a table of HYBRID's blocks in all phases, by the work that they are, and what it predicts."""
     folder = tmp_path_factory.mktemp("tables")
-    with pinned_threads(1):
+    with pytest.MonkeyPatch.context() as patch, pinned_threads(1), counting_work(patch):
         return folder, open_meter(deployment(device="cpu", method="table", **ALL), folder).measure(HYBRID)
 
 
@@ -249,8 +249,6 @@ def test_a_table_agrees_with_measuring_whole_networks(
     counted_work: CountedWork, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of the work that is done; how near real times come is what scripts/benchmark_measurement.py tells."""
-    monkeypatch.setattr(blocks, "in_child", lambda function, *given: function(*given))  # work is counted in a process
-    monkeypatch.setattr(meter, "resident_peak_bytes", lambda function, *given: (function(*given), None))
     monkeypatch.setattr(prediction, "ENOUGH", 0)  # sums of blocks alone
     monkeypatch.setattr(meter, "verified_rivals", lambda device, dtype, gradients: {})  # which takes seconds
     attention = Block(mixer=Attention(num_heads=4, head_dim=64), ffn=Glu(d_ff=512))

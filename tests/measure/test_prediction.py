@@ -1,6 +1,5 @@
 """A network is the sum of its blocks and its ends; what a table lacks is measured once, or asked for in a sentence."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from nas.measure.conditions import DeviceBusy
 from nas.measure.prediction import NotInTable, TableReader, added, predict
 from nas.parts import ffn_width
 from nas.workload import Decode, Phase, Prefill
+from tests.counted_calls import calls_of
 from tests.measure.examples import (
     ATTENTION,
     DECODE,
@@ -227,8 +227,8 @@ def test_no_block_is_measured_on_a_busy_device_that_is_to_be_refused(monkeypatch
     assert fake.measured == [ATTENTION]
 
 
-def test_two_thousand_networks_a_second_are_predicted_from_a_filled_table() -> None:
-    """A bound for a busy machine with room: 16 blocks take some tens of microseconds."""
+def test_a_network_is_predicted_from_a_filled_table_in_some_hundred_calls() -> None:
+    """Of 16 blocks: a tenth of a millisecond."""
     mixers = [ATTENTION, MAMBA2, *(Mamba2(num_heads=n, head_dim=16, state_dim=16) for n in range(1, 7))]
     ffns = [Glu(d_ff=width) for width in range(40, 64, 8)]
     reader = reader_of(*(entry(part, 1.0) for part in (ENDS, *mixers, Glu(d_ff=32), Glu(d_ff=48), Glu(d_ff=64))))
@@ -237,8 +237,10 @@ def test_two_thousand_networks_a_second_are_predicted_from_a_filled_table() -> N
     ]
     for one in networks[:8]:
         reader.complete(one, {DECODE})
-    start = time.process_time()
-    for one in networks:
-        reader.complete(one, {DECODE})
-        predict(one, DECODE, reader)
-    assert time.process_time() - start < 0.25
+
+    def predict_all() -> None:
+        for one in networks:
+            reader.complete(one, {DECODE})
+            predict(one, DECODE, reader)
+
+    assert calls_of(predict_all) < 1000 * len(networks)

@@ -51,16 +51,25 @@ def test_the_busiest_other_is_named_and_all_others_are_summed() -> None:
 
 @linux
 def test_the_time_of_a_child_is_ours_while_it_runs_and_after_it_ended() -> None:
-    before = own_seconds(read_processes()), busy_seconds()
-    command = [sys.executable, "-c", "import time\nwhile time.process_time() < 0.4: pass"]
-    with subprocess.Popen(command) as child:
-        while child.poll() is None:
-            running = own_seconds(read_processes()) - before[0]
-            time.sleep(0.05)
-    ended = own_seconds(read_processes()) - before[0]
-    assert 0.2 < running <= ended
-    assert 0.35 < ended < 1.0
-    assert busy_seconds() - before[1] > 0.3
+    works = (
+        "import os, time\n"
+        "while time.process_time() < 0.4: pass\n"
+        "os.write(1, str(time.process_time()).encode())\n"
+        "os.read(0, 1)\n"  # until the pipe is closed
+        "os._exit(0)"
+    )
+    own, before = time.process_time(), (own_seconds(read_processes()), busy_seconds())
+    with subprocess.Popen([sys.executable, "-c", works], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None and child.stdout is not None
+        told = float(child.stdout.read1())
+        running = own_seconds(read_processes()) - before[0]
+        child.stdin.close()
+        child.wait()
+        ended = own_seconds(read_processes()) - before[0]
+    own = time.process_time() - own
+    ticks = 0.1  # that each process, and each of its threads, is rounded by
+    assert told - ticks < running <= ended < told + own + 2 * ticks
+    assert busy_seconds() - before[1] > told / 2, "the system counts whole ticks of cores"
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_a_study_has_one_run_and_one_for_each_trained_trial_and_a_resumed_one_co
     write_plot(tmp_path / "front.png", result(rows()[:3]), OBJECTIVES, ())
     for _ in range(2):
         command = [sys.executable, "-c", TRACKED, str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
         assert done.stdout == "tracked\n", done.stderr
     run_id = study_run_id(tmp_path, "study")
     runs = {path.name.removeprefix("run-") for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")}
