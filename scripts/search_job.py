@@ -10,12 +10,12 @@ from nas.report import Progress, Tracker, check_ready, print_summary
 from nas.study.bars import Bars
 from nas.study.beginning.bring_over import bring_version_over
 from nas.study.beginning.warm_start import warm_start
-from nas.study.candidate import Evaluator
+from nas.study.candidate import CannotGoOn, Evaluator
 from nas.study.crew import Crew
 from nas.study.events import Observer, Watchers
 from nas.study.gpu_claim import claimed_gpus
 from nas.study.loop import Loop
-from nas.study.noise import noise_floors, repeat_seeds
+from nas.study.noise import stored_floors
 from nas.study.rows import NoiseFloor, StudyResult
 from nas.study.samplers import check_sampler, make_sampler, prior_from
 from nas.study.storage.connect import shown as shown_url
@@ -203,7 +203,8 @@ def measure_noise(settings: SearchSettings, loop: Loop) -> tuple[NoiseFloor, ...
     row = loop.bars.reference_row(loop.rows) or (complete[0] if complete else None)
     if row is None or settings.noise_seeds < 2:
         return ()
-    began = time.perf_counter()
-    repeats = repeat_seeds(loop.study, loop.evaluator, row, settings.noise_seeds, loop.observer)
-    loop.work_seconds += time.perf_counter() - began
-    return noise_floors(repeats, loop.rows)
+    try:
+        loop.repeat(row)
+    except CannotGoOn as error:
+        loop.observer.message(f"noise floor: no further seed can be trained ({error})")
+    return stored_floors(loop.study, row, loop.rows)

@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from nas.study.errors import StudyError
 from nas.study.events import Observer
 from nas.study.front_files import FrontFiles
 from nas.study.guidance import guide, note_constraints
-from nas.study.noise import repeat_seeds
+from nas.study.noise import Repeats
 from nas.study.rows import Row, Rung, State, standing_rows
 from nas.study.rungs import ROUNDING, Fidelity, Step
 from nas.study.samplers import Exhaustive
@@ -54,6 +54,7 @@ from nas.study.trials import (
     note_row,
     note_start,
     read_row,
+    tell_row,
 )
 
 FAILURES_THAT_STOP = 5
@@ -94,6 +95,7 @@ class Loop:
         self.sampler = self.study.sampler
         self.explorer = RandomSampler(seed=EXPLORER_SEED + self.seed + len(self.rows))
         self.current: int | None = None
+        self.repeats = Repeats(study=self.study, evaluator=self.evaluator, crew=self.crew, seeds=self.noise_seeds)
         self.allowance = Allowance(
             study=self.study, bars=self.bars, fidelity=self.fidelity, trials=self.trials, known=self._read
         )
@@ -122,27 +124,45 @@ class Loop:
     def run(self) -> None:
         """Walk the ladder with one architecture after another. Raises StudyError when the search cannot go on."""
         # Who ends leaves nothing behind that somebody was killed with.
-        while self.allowance.next_step(self.rows, new=not self._is_fruitless()) or self.crew.requeue():
-            self.crew.requeue()
+        self._repeat_on_rungs()
+        while self.allowance.next_step(self.rows, new=not self._is_fruitless()) or self._take_up():
+            self._take_up()
             trial = self._ask()
             if trial is None:
                 time.sleep(WAIT_SECONDS)
                 self.refresh()
             else:
                 self._run(trial)
-                self._repeat_on_rungs(trial.number)
+                self._repeat_on_rungs()
                 self._check_failures()
         if self._is_fruitless() and self.done < self.trials:
             self._explain_exhaustion()
 
-    def _repeat_on_rungs(self, number: int) -> None:
-        """Once the baseline is trained, see what other seeds do to it on every rung: others are judged by that."""
+    def _take_up(self) -> int:
+        """Queue what workers that are gone have left; returns how many trials."""
+        count = self.crew.requeue()
+        if count:
+            self.observer.message(f"{count} interrupted trials, of workers that are gone, are taken up again")
+        return count
+
+    def _repeat_on_rungs(self) -> None:
+        """Once the baseline is trained, one worker sees what other seeds do to it on every rung, by which others are
+        judged from then on."""
         row = self.bars.reference_row(self.rows)
-        if row is None or row.number != number or not self.fidelity.top:
+        if row is None or not self.fidelity.top or not self.repeats.claim(row, self.fidelity.shares):
             return
+        try:
+            self.repeat(row, self.fidelity.shares)
+        except CannotGoOn as error:
+            raise StudyError(str(error)) from None
+
+    def repeat(self, row: Row, shares: Sequence[float] = (1.0,)) -> None:
+        """Train a row's architecture on the seeds of the noise floor. Raises CannotGoOn."""
         start = self.clock()
-        repeat_seeds(self.study, self.evaluator, row, self.noise_seeds, self.observer, self.fidelity.shares)
-        self.work_seconds += self.clock() - start
+        try:
+            self.repeats.train(row, self.observer, shares)
+        finally:
+            self.work_seconds += self.clock() - start
 
     def confirm(self) -> None:
         """Measure members of the front whose costs were predicted; for the last worker. Raises StudyError."""
@@ -161,6 +181,7 @@ class Loop:
         if self.current is not None:
             end_hung(self.study, self.current, reason)
             self.observer.message(f"trial {self.current} failed: {reason}")
+        self.repeats.give_up(reason)
         self.observer.message(f"{HANGS}; every finished trial is kept, and the same command goes on")
         self.crew.leave()
         sys.stdout.flush()
@@ -344,7 +365,7 @@ class Loop:
             except TakenAway:
                 del self._read[row.number]
                 raise
-            self._tell(trial, row)
+            tell_row(self.study, trial, row)
             self._let_go(row)
         self.observer.row_finished(row, front, self.done, self.trials)
 
@@ -354,12 +375,6 @@ class Loop:
             self.evaluator.let_go(row.id, ended=row.state != "stopped")
         for behind in self.allowance.hopeless(self.rows):
             self.evaluator.let_go(behind.id, ended=True)
-
-    def _tell(self, trial: optuna.Trial, row: Row) -> None:
-        if row.state == "complete":
-            self.study.tell(trial, [row.values[o.name].value for o in self.bars.objectives])
-        else:
-            self.study.tell(trial, state=TrialState.FAIL if row.state == "failed" else TrialState.PRUNED)
 
     def _explain_exhaustion(self) -> None:
         counts = ", ".join(f"{n} by {kind}" for kind, n in self.fruitless.most_common())

@@ -113,16 +113,23 @@ def taken(study: optuna.Study) -> set[int]:
     return {number for number in found if number is not None}
 
 
+def tell_row(study: optuna.Study, trial: optuna.Trial, row: Row) -> None:
+    """Tell Optuna, and its sampler, how a trial of this process ended."""
+    state, values = outcome(study, row)
+    study.tell(trial, values, state)
+
+
 def finish_as_row_says(study: optuna.Study, trial: FrozenTrial) -> None:
     """Tell Optuna what it did not hear any more: the state, and the values, of a trial whose row was written."""
-    row = Row.from_dict(trial.user_attrs[ROW])
-    names = study.metric_names or []
+    state, values = outcome(study, Row.from_dict(trial.user_attrs[ROW]))
+    study._storage.set_trial_state_values(trial._trial_id, state, values)
+
+
+def outcome(study: optuna.Study, row: Row) -> tuple[TrialState, list[float] | None]:
+    """What a row is to Optuna: the state, and the values of a training to the full budget."""
     if row.state == "complete":
-        values = [row.values[name].value for name in names]
-        study._storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, values)
-    else:
-        state = TrialState.FAIL if row.state == "failed" else TrialState.PRUNED
-        study._storage.set_trial_state_values(trial._trial_id, state)
+        return TrialState.COMPLETE, [row.values[name].value for name in study.metric_names or ()]
+    return (TrialState.FAIL if row.state == "failed" else TrialState.PRUNED), None
 
 
 def interrupted_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -344,7 +344,7 @@ def test_control_c_between_the_row_and_its_end_loses_nothing(tmp_path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_tell", interrupt)
+        patch.setattr("nas.study.loop.tell_row", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_toy(tmp_path, trials=2)
     loop = run_toy(tmp_path, trials=2)

@@ -21,7 +21,7 @@ from nas.study.storage.studies import close_study, open_study
 from nas.study.trials import PROXY, RETRY_OF, WORKER, note_start
 from tests.patience import PATIENCE, exit_codes
 from tests.study.postgresql import running_server
-from tests.study.toys import OBJECTIVES, FreeEvaluator, run_toy, space
+from tests.study.toys import OBJECTIVES, FreeEvaluator, Silent, run_toy, space
 
 WORKERS = 4
 TRAINED = "trained.txt"
@@ -216,5 +216,7 @@ def test_who_has_nothing_new_to_train_takes_up_what_a_killed_worker_left(tmp_pat
 
     evaluator.on_train = on_train
     loop = run_toy(tmp_path, trials=16, evaluator=evaluator, sampler="brute_force")
+    assert isinstance(loop.observer, Silent)
+    assert "1 interrupted trials, of workers that are gone, are taken up again" in loop.observer.messages
     assert loop.done == 16 and len({name for name, _ in evaluator.trained}) == 16
     assert len([trial for trial in loop.study.trials if RETRY_OF in trial.user_attrs]) == 1

@@ -6,7 +6,8 @@ import pytest
 
 from nas.measurement import Measurement
 from nas.objectives import parse_objectives
-from nas.study.noise import REPEATS, repeat_seeds, rung_noise
+from nas.study.crew import Crew
+from nas.study.noise import REPEATS, rung_noise, stored_floors
 from nas.study.rows import Row, Rung, standing_rows
 from nas.study.rungs import Fidelity, Ladder, RungsError, Step, is_lucky
 from tests.study.toys import FreeEvaluator, run_toy, space
@@ -154,12 +155,54 @@ def test_the_baseline_is_repeated_on_all_rungs_at_once_and_its_noise_is_the_marg
     losses = {"text_loss": pytest.approx(0.001), "recall": 0.0}
     assert rung_noise(loop.study, baseline) == {0.25: losses, 1.0: losses}
     assert loop.allowance._ladder(loop.rows).noise == rung_noise(loop.study, baseline)
-    stored = loop.study.user_attrs[REPEATS]
-    assert repeat_seeds(loop.study, evaluator, baseline, 3, loop.observer)[1:] == [
-        {name: Measurement.from_dict(m) for name, m in repeat["scores"].items()} for repeat in stored
-    ], "what is stored is the noise floor of the report too"
+    (floor,) = (f for f in stored_floors(loop.study, baseline, loop.rows) if f.name == "text_loss")
+    assert len(floor.values) == 3, "and they are the noise floor of the report"
+    loop.repeat(baseline)
+    assert len(evaluator.trained) == len(evaluator.shares) and evaluator.trained.count(("aaaa", 1)) == 2
     assert loop.spent <= 2, "repeats are no trials"
     assert rung_noise(loop.study, None) == {} == rung_noise(loop.study, replace(baseline, id="another"))
+
+
+def test_repeats_that_were_interrupted_are_made_up_for_and_one_that_breaks_is_left_out(tmp_path):
+    class Interrupted(OnRungs):
+        def train(self, candidate, seed, observer, share=1.0):
+            super().train(candidate, seed, observer, share)
+            if seed == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(tmp_path, trials=2, evaluator=Interrupted(), fidelity=FIDELITY, noise_seeds=3)
+
+    class Breaks(OnRungs):
+        def train(self, candidate, seed, observer, share=1.0):
+            super().train(candidate, seed, observer, share)
+            if seed == 2:
+                raise ArithmeticError("the loss is nan")
+
+    evaluator = Breaks()
+    loop = run_toy(tmp_path, trials=2, evaluator=evaluator, fidelity=FIDELITY, noise_seeds=3)
+    assert evaluator.trained[:3] == [("aaaa", 1), ("aaaa", 1), ("aaaa", 2)], "before anything else"
+    baseline = loop.bars.reference_row(loop.rows)
+    assert baseline is not None
+    assert set(rung_noise(loop.study, baseline)) == {0.25, 1.0}
+    assert [r.get("failed") for r in loop.study.user_attrs[REPEATS]] == [None, "ArithmeticError: the loss is nan"]
+    loop.repeat(baseline)
+    assert evaluator.trained.count(("aaaa", 2)) == 1, "it would break again"
+
+
+def test_one_worker_repeats_the_baseline_and_another_takes_over_when_it_is_gone(tmp_path):
+    loop = run_toy(tmp_path, trials=2, evaluator=OnRungs(), fidelity=FIDELITY)
+    baseline = loop.bars.reference_row(loop.rows)
+    assert baseline is not None
+    mine = replace(loop.repeats, seeds=2)
+    with Crew(loop.study, index=1) as crew:
+        other = replace(mine, crew=crew)
+        assert other.claim(baseline, FIDELITY.shares)
+        assert not mine.claim(baseline, FIDELITY.shares)
+    assert mine.claim(baseline, FIDELITY.shares)
+    mine.now = (baseline.id, 1)
+    mine.give_up("TookTooLong: it hangs")
+    assert not mine.claim(baseline, FIDELITY.shares), "what hangs is not tried again"
 
 
 def test_what_goes_on_is_not_measured_again_and_a_resumed_study_goes_on_where_it_was(tmp_path):
