@@ -48,7 +48,8 @@ class Deployment:
     spec: the description of one that is not, which then is the device. method: measure each whole model, predict from a
     table of blocks, or predict and measure the front's members (`auto`). cost_model: whose speed (see
     `nas.measure.meter`). busy: what to do when others use the device. seconds: time for one candidate. spread: sampling
-    stops early once the median is known to this share. threads: CPU threads; None takes what torch uses.
+    stops early once the standard error of the median is this share of it. threads: CPU threads; None takes what torch
+    uses.
     """
 
     parameters: int | None = 28_000_000

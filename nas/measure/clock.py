@@ -31,6 +31,8 @@ STEADY = 0.1
 LEAST_SAMPLES = 5
 FEWEST_SAMPLES = 3  # below that a median is one sample's luck
 FAR_OVER = 10.0  # times the seconds allowed: after them fewer must do
+MIDDLE_WIDTH = 1.6832  # standard deviations of a normal distribution between its p20 and its p80
+MEDIAN_ERROR = math.sqrt(math.pi / 2)  # of a standard deviation over the square root of n
 LEAST_SHARE = 0.25  # of the time is spent in any case: a few milliseconds show one state of the machine alone
 
 
@@ -57,9 +59,8 @@ def time_call(
 
     call: one call, or several that do the same work on buffers of their own and are run in rotation, so that no run
     finds its data in a cache where the run before left it; the time is that of one. seconds: time to spend, warm-up
-    included; overrun by slow calls until there are a few samples. precision: stop early once the half-width of the
-    median (spread over the square root of n) is below this share of it. The measurement's note says which of the two
-    bounds stopped it.
+    included; overrun by slow calls until there are a few samples. precision: stop early once the standard error of the
+    median is below this share of it. The measurement's note says which of the two bounds stopped it.
     """
     return time_together({"call": call}, device, seconds=seconds, precision=precision)["call"]
 
@@ -122,19 +123,19 @@ def is_enough(samples: list[float], spent: float, seconds: float, precision: flo
         return bool(samples) and spent > FAR_OVER * seconds
     if len(samples) < LEAST_SAMPLES:
         return spent > 2 * seconds
-    return spent > seconds or (spent >= LEAST_SHARE * seconds and half_width(samples) <= precision)
+    return spent > seconds or (spent >= LEAST_SHARE * seconds and standard_error(samples) <= precision)
 
 
 def measurement(samples: list[float], precision: float) -> Measurement:
     """The samples' median with its spread, and what stopped the sampling as a note."""
-    known = half_width(samples)
+    known = standard_error(samples)
     within = len(samples) >= LEAST_SAMPLES and known <= precision
     if within:
-        note = f"spread within {100 * precision:g} %"
+        note = f"median known to {100 * precision:g} %"
     elif len(samples) < LEAST_SAMPLES:
         note = f"stopped by the time limit after {len(samples)} samples, too few to know the spread"
     else:
-        note = f"stopped by the time limit, spread {100 * known:.1f} %"
+        note = f"stopped by the time limit, median known to {100 * known:.1f} %"
     return Measurement(
         value=percentile(samples, 0.5),
         unit="ms",
@@ -186,10 +187,10 @@ def percentile(samples: list[float], share: float) -> float:
     return below + (above - below) * (place - math.floor(place))
 
 
-def half_width(samples: list[float]) -> float:
-    """How well the median is known, as a share of it."""
-    spread = (percentile(samples, 0.8) - percentile(samples, 0.2)) / 2
-    return spread / math.sqrt(len(samples)) / percentile(samples, 0.5)
+def standard_error(samples: list[float]) -> float:
+    """Of the median, as a share of it: from the middle three fifths, as if the samples were normal but for outliers."""
+    deviation = (percentile(samples, 0.8) - percentile(samples, 0.2)) / MIDDLE_WIDTH
+    return MEDIAN_ERROR * deviation / math.sqrt(len(samples)) / percentile(samples, 0.5)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """The clock: warm-up, percentiles, when it stops. All but one test pass on a clock that their calls move on."""
 
 import gc
+import random
+import statistics
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from nas.measure import clock
-from nas.measure.clock import Timed, half_width, is_enough, percentile, rotation, time_call, time_together, warm_up
+from nas.measure.clock import Timed, is_enough, percentile, rotation, standard_error, time_call, time_together, warm_up
 
 CPU = torch.device("cpu")
 READING = 1e-7  # seconds that a look at the clock takes
@@ -119,9 +121,9 @@ def test_a_note_says_what_stopped_the_clock(take) -> None:
     def unsteady() -> None:
         take(0.005 + 0.0001 * (next(turns) % 3))
 
-    assert time_call(unsteady, CPU, seconds=1.0, precision=0.2).notes == ("spread within 20 %",)
+    assert time_call(unsteady, CPU, seconds=1.0, precision=0.2).notes == ("median known to 20 %",)
     (note,) = time_call(unsteady, CPU, seconds=0.1, precision=1e-9).notes
-    assert note == "stopped by the time limit, spread 0.4 %"
+    assert note == "stopped by the time limit, median known to 0.7 %"
 
 
 def test_a_call_slower_than_the_time_allowed_is_still_measured(take) -> None:
@@ -153,7 +155,14 @@ def test_percentiles_of_a_known_sample() -> None:
     assert percentile(samples, 0.5) == 3.5
     assert percentile(samples, 0.2) == 2.0
     assert percentile(samples, 0.8) == 5.0
-    assert half_width([1.0, 2.0, 3.0, 4.0]) == pytest.approx((3.4 - 1.6) / 2 / 2 / 2.5)
+    assert standard_error([1.0, 2.0, 3.0, 4.0]) == pytest.approx(1.2533 * (3.4 - 1.6) / 1.6832 / 2 / 2.5, rel=1e-4)
+
+
+def test_the_standard_error_of_a_median_is_what_medians_of_many_samples_scatter_by() -> None:
+    draw = random.Random(0).gauss
+    many = [[draw(100.0, 1.0) for _ in range(25)] for _ in range(2000)]
+    scatter = statistics.stdev(percentile(samples, 0.5) for samples in many) / 100
+    assert statistics.fmean(map(standard_error, many)) == pytest.approx(scatter, rel=0.1)
 
 
 def test_garbage_collection_is_off_while_timing_and_back_afterwards() -> None:

@@ -80,7 +80,7 @@ def test_times_say_what_stopped_them_and_what_disturbed_them(monkeypatch: pytest
     for model in ("own", "best"):
         for time in measured.costs[model].values():
             assert "busy: others" in time.notes
-            assert any(note.startswith(("spread within", "stopped by")) for note in time.notes)
+            assert any(note.startswith(("median known", "stopped by")) for note in time.notes)
 
 
 def test_a_busy_device_is_refused_where_that_is_wanted_and_flagged_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

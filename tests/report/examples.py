@@ -59,7 +59,7 @@ def trained_row(
     loss, recall, latency, size = numbers
     architecture = design(mixers, experts=experts)
     deployed = replace(architecture, d_model=1024, vocab_size=32000, blocks=architecture.blocks * 4)
-    notes = ("spread within 1 %", *((BUSY,) if number in (3, 7, 9) else ()))
+    notes = ("median known to 1 %", *((BUSY,) if number in (3, 7, 9) else ()))
     measured = Measurement(value=latency, unit="ms", low=latency * 0.98, high=latency * 1.04, n=16, notes=notes)
     return Row(
         number=number,

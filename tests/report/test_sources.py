@@ -37,7 +37,7 @@ def test_every_source_has_a_label_or_stands_bare():
 
 
 def test_disturbed_times_are_counted_one_sentence_for_each_way():
-    noted = [(BUSY, BUSY), (BUSY,), ("stopped by the time limit, spread 3.1 %",), ("spread within 1 %",)]
+    noted = [(BUSY, BUSY), (BUSY,), ("stopped by the time limit, median known to 3.1 %",), ("median known to 1 %",)]
     assert flag_sentences([with_notes(row, notes) for row, notes in zip(rows(), noted, strict=False)]) == [
         "2 of 4 measured times were taken while other processes used the CPU.",
         "1 of 4 measured times was stopped by the time limit before the median was known as well as asked.",

@@ -162,8 +162,8 @@ def test_a_front_of_which_only_some_were_measured_says_so_and_marks_the_others()
 def test_notes_have_a_column_where_there_are_any(tmp_path):
     write_trials(tmp_path / "trials.csv", rows(), OBJECTIVES)
     lines = read(tmp_path / "trials.csv")
-    assert lines[1]["time_per_output_token_ms notes"] == "spread within 1 %"
-    assert lines[3]["time_per_output_token_ms notes"] == f"spread within 1 %; {BUSY}"
+    assert lines[1]["time_per_output_token_ms notes"] == "median known to 1 %"
+    assert lines[3]["time_per_output_token_ms notes"] == f"median known to 1 %; {BUSY}"
     assert not [name for name in lines[0] if name.endswith(" notes") and not name.startswith("time_per_output")]
 
 
