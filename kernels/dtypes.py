@@ -15,6 +15,13 @@ def check_dtype(name: str, tensor: Tensor) -> None:
         )
 
 
+def as_autocast(tensor: Tensor, device: torch.device) -> Tensor:
+    """In the type that autocast asks for on a device; as it is outside autocast, and where no kernel takes its type."""
+    if tensor.dtype not in DTYPES or device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device.type))
+
+
 def require_state(state: object, form: str, empty: str) -> None:
     """Raises TypeError for a step without the state [`form`] that it goes on from; `empty` is what one starts as."""
     if not isinstance(state, Tensor):

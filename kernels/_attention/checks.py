@@ -18,11 +18,13 @@ def check_tensor(name: str, tensor: Tensor, layout: str, first: Tensor) -> None:
     if tensor.dim() != layout.count(",") + 1 or 0 in tensor.shape:
         raise ValueError(f"{name} must be {layout} and not empty, but got shape {list(tensor.shape)}.")
     if tensor.dtype not in DTYPES:
-        raise ValueError(f"{name} must be float32, float16 or bfloat16, but got {tensor.dtype}.")
+        raise ValueError(
+            f"{name} must be float32, float16 or bfloat16, but got {tensor.dtype} of shape {list(tensor.shape)}."
+        )
     if (tensor.dtype, tensor.device) != (first.dtype, first.device):
         raise ValueError(
             f"{name} must have the type and device of q, {first.dtype} on {first.device}, but got {tensor.dtype} on "
-            f"{tensor.device}."
+            f"{tensor.device} of shape {list(tensor.shape)}."
         )
 
 
@@ -134,7 +136,8 @@ def check_length(length: int | Tensor, cache: Tensor) -> None:
         return
     if length.dtype not in (torch.int32, torch.int64) or length.device != cache.device:
         raise ValueError(
-            f"length must be a number, or int32 or int64 on {cache.device}, but got {length.dtype} on {length.device}."
+            f"length must be a number, or int32 or int64 on {cache.device}, but got {length.dtype} on {length.device} "
+            f"of shape {list(length.shape)}."
         )
     if list(length.shape) not in ([], [batch]):
         raise ValueError(f"length must be a number, [] or [B] = [{batch}], but got shape {list(length.shape)}.")
@@ -165,7 +168,10 @@ def check_float(name: str, tensor: Tensor, shape: list[int], layout: str, q: Ten
         raise ValueError(f"{name} must be {layout} = {shape}, but got shape {list(tensor.shape)}.")
     if tensor.dtype not in (torch.float32, q.dtype) or tensor.device != q.device:
         kinds = " or ".join(dict.fromkeys((str(torch.float32), str(q.dtype))))
-        raise ValueError(f"{name} must be {kinds} on {q.device}, but got {tensor.dtype} on {tensor.device}.")
+        raise ValueError(
+            f"{name} must be {kinds} on {q.device}, but got {tensor.dtype} on {tensor.device} of shape "
+            f"{list(tensor.shape)}."
+        )
 
 
 def values_of(k_cache: Tensor, v_cache: Tensor | None, value_size: int | None) -> Tensor:

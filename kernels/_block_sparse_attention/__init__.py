@@ -13,12 +13,14 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from kernels._attention import checks
 from kernels._block_sparse_attention import portable, reference
 from kernels._block_sparse_attention.options import Options
 from kernels.arguments import check_number, check_switches, check_tensors
 from kernels.backend import ask_substitute, choose_backend
-from kernels.dtypes import DTYPES
 from kernels.whole_numbers import check_whole_number
+
+LARGEST_HEAD = 256
 
 
 @overload
@@ -68,7 +70,7 @@ def block_sparse_attention(
     Args:
         q: queries [B, Tq, Hq, D]; query i is at position Tk - Tq + i when causal.
         k: keys [B, Tk, Hkv, D]; query head h reads key head h // (Hq / Hkv).
-        v: values [B, Tk, Hkv, Dv].
+        v: values [B, Tk, Hkv, Dv]. D and Dv are multiples of 4 from 16 to 256.
         blocks: int32 or int64 [B or 1, ceil(Tq / query_block), Hkv or 1, S], for each block of queries and key head the
             blocks of keys that it sees; block n holds keys n block_size and following. Any order; -1 fills up, and a
             block that is named twice counts once.
@@ -87,8 +89,10 @@ def block_sparse_attention(
     check_tensors(q=q, k=k, v=v, blocks=blocks)
     check_switches(causal=causal, return_lse=return_lse)
     for name, tensor in (("q", q), ("k", k), ("v", v)):
-        _check_tensor(name, tensor, q)
-    _check_heads(q, k, v)
+        checks.check_tensor(name, tensor, "[B, T, H, D]", q)
+    checks.check_heads(q, k, v)
+    for name, tensor in (("q", q), ("v", v)):
+        checks.check_head_size(name, tensor, LARGEST_HEAD)
     if causal and q.shape[1] > k.shape[1]:
         raise ValueError(
             f"q must have at most the {k.shape[1]} tokens of k when causal, but got {q.shape[1]} in shape "
@@ -124,41 +128,6 @@ def _implementation(q: Tensor) -> ModuleType:
 
         return gpu
     return {"reference": reference, "portable": portable}[backend]
-
-
-def _check_tensor(name: str, tensor: Tensor, q: Tensor) -> None:
-    if tensor.dim() != 4 or 0 in tensor.shape:
-        raise ValueError(f"{name} must be [B, T, H, D] and not empty, but got shape {list(tensor.shape)}.")
-    if tensor.dtype not in DTYPES:
-        raise ValueError(f"{name} must be float32, float16 or bfloat16, but got {tensor.dtype}.")
-    if (tensor.dtype, tensor.device) != (q.dtype, q.device):
-        raise ValueError(
-            f"{name} must have the type and device of q, {q.dtype} on {q.device}, but got {tensor.dtype} on "
-            f"{tensor.device}."
-        )
-
-
-def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if v.shape[:3] != k.shape[:3]:
-        raise ValueError(
-            f"v must have the sequences, tokens and heads of k, {list(k.shape[:3])}, but got shape {list(v.shape)}."
-        )
-    if k.shape[0] != q.shape[0]:
-        raise ValueError(f"k must have the {q.shape[0]} sequences of q, but got shape {list(k.shape)}.")
-    if k.shape[3] != q.shape[3]:
-        raise ValueError(f"k must have the head size {q.shape[3]} of q, but got shape {list(k.shape)}.")
-    if q.shape[2] % k.shape[2] != 0:
-        raise ValueError(
-            f"q must have a multiple of the {k.shape[2]} heads of k, but got {q.shape[2]} heads in shape "
-            f"{list(q.shape)}."
-        )
-    for name, tensor in (("q", q), ("v", v)):
-        size = tensor.shape[3]
-        if not 16 <= size <= 256 or size % 4 != 0:
-            raise ValueError(
-                f"The head size must be a multiple of 4 from 16 to 256, but got {size} in {name} of shape "
-                f"{list(tensor.shape)}."
-            )
 
 
 def _check_blocks(q: Tensor, k: Tensor, blocks: Tensor, block_size: int, query_block: int) -> None:

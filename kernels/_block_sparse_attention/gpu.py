@@ -54,7 +54,7 @@ def sparse_forward(
 ) -> tuple[Tensor, Tensor]:
     """(o [B, Tq, Hq, Dv], natural log-sum-exp [B, Tq, Hq] in float32)."""
     q, k, v = side_by_side(q), readable(k), readable(v)
-    options = Options(block_size, query_block, scale, causal)
+    options = _options(q, k, block_size, query_block, scale, causal)
     lists = tidy(blocks, q.shape[1], k.shape[1], options)
     if _by_keys(q, k, v, lists, options, gradient=False):
         return forward_by_keys(q, k, v, lists, options)
@@ -64,8 +64,8 @@ def sparse_forward(
     config = choose(key, sparse_fwd_kernel, default_launch, q.device)
     with torch.cuda.device_of(q):
         run(
-            key, sparse_fwd_kernel, grid_of_lists(q, k, lists, query_block, config["BM"]), q, k, v, lists.entries,
-            lists.slots, o, lse, *integers_of(q, k, v, lists), scale * LOG2_E,
+            key, sparse_fwd_kernel, grid_of_lists(q, k, lists, options.query_block, config["BM"]), q, k, v,
+            lists.entries, lists.slots, o, lse, *integers_of(q, k, v, lists), scale * LOG2_E,
             **constants_of(q, k, v, options), **config,
         )  # fmt: skip
     return o, lse
@@ -93,7 +93,7 @@ def sparse_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, contiguous and in their type."""
     q, k, v, do, dlse = side_by_side(q), readable(k), readable(v), do.contiguous(), dlse.contiguous()
-    options = Options(block_size, query_block, scale, causal)
+    options = _options(q, k, block_size, query_block, scale, causal)
     lists = tidy(blocks, q.shape[1], k.shape[1], options)
     dq, dk, dv, delta = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), torch.empty_like(lse)
     constants = constants_of(q, k, v, options)
@@ -104,9 +104,9 @@ def sparse_backward(
         else:
             config = choose(key, sparse_dq_kernel, default_launch, q.device)
             run(
-                key, sparse_dq_kernel, grid_of_lists(q, k, lists, query_block, config["BM"]), q, k, v, lists.entries,
-                lists.slots, o, lse, do, dlse, dq, delta, *integers_of(q, k, v, lists), scale, scale * LOG2_E,
-                **constants, **config,
+                key, sparse_dq_kernel, grid_of_lists(q, k, lists, options.query_block, config["BM"]), q, k, v,
+                lists.entries, lists.slots, o, lse, do, dlse, dq, delta, *integers_of(q, k, v, lists), scale,
+                scale * LOG2_E, **constants, **config,
             )  # fmt: skip
         _key_gradients(q, k, v, lse, delta, do, dk, dv, lists, options, constants)
     return dq, dk, dv
@@ -115,6 +115,13 @@ def sparse_backward(
 @sparse_backward.register_fake
 def _(do, dlse, q, k, v, blocks, o, lse, block_size, query_block, scale, causal):
     return tuple(one.new_empty(one.shape) for one in (q, k, v))
+
+
+def _options(q: Tensor, k: Tensor, block_size: int, query_block: int, scale: float, causal: bool) -> Options:
+    """A single block that goes far beyond its tokens is cut, as the kernels count to the end of it."""
+    sizes = ((block_size, k), (query_block, q))
+    block_size, query_block = (min(size, max(LARGEST_ROWS, triton.next_power_of_2(x.shape[1]))) for size, x in sizes)
+    return Options(block_size, query_block, scale, causal)
 
 
 def _by_keys(q: Tensor, k: Tensor, v: Tensor, lists: Lists, options: Options, *, gradient: bool) -> bool:

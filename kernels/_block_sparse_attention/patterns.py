@@ -43,6 +43,7 @@ def local_global_blocks(
     _check(count, start, local=(local, 1), global_blocks=(global_blocks, 0), random_blocks=(random_blocks, 0))
     check_whole_number("seed", seed)
     check_switches(causal=causal)
+    _check_device(device)
     query, key = _grid(count, start, at)
     sees = (query - key < local) & (key - query < local)
     sees |= (key < global_blocks) | (query < global_blocks)
@@ -72,6 +73,7 @@ def strided_blocks(
     """
     _check(count, start, local=(local, 1), stride=(stride, 1))
     check_switches(causal=causal)
+    _check_device(device)
     query, key = _grid(count, start, at)
     distance = query - key
     sees = (distance.abs() < local) | (distance % stride == 0)
@@ -96,6 +98,7 @@ def dilated_blocks(
     Returns lists int32 [1, count - start, 1, S]. Raises ValueError for sizes that have no meaning.
     """
     check_switches(causal=causal)
+    _check_device(device)
     paired = all(isinstance(one, tuple | list) for one in (segments, dilations))
     if not paired or len(segments) != len(dilations) or not segments:
         raise ValueError(f"segments and dilations must pair up, but got {segments} and {dilations}.")
@@ -129,6 +132,16 @@ def _as_lists(sees: Tensor, device: torch.device | str, at: Tensor | None, longe
     ordered = torch.where(sees, key, sees.shape[1]).sort(dim=1).values[:, :longest]
     lists = ordered.masked_fill(ordered == sees.shape[1], -1).to(torch.int32).view(1, len(sees), 1, longest)
     return lists if at is not None else lists.to(device)
+
+
+def _check_device(device: torch.device | str) -> None:
+    """Raises ValueError for what is none, of which torch would say all that there are in the world."""
+    try:
+        known = isinstance(device, torch.device) or (isinstance(device, str) and torch.device(device) is not None)
+    except RuntimeError:
+        known = False
+    if not known:
+        raise ValueError(f"device must be a torch.device or its name, such as 'cpu' or 'cuda:0', but got {device!r}.")
 
 
 def _scrambled(query: Tensor, key: Tensor, seed: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from kernels._grouped_matmul import portable, reference
 from kernels.arguments import check_tensors
 from kernels.backend import ask_substitute, choose_backend
-from kernels.dtypes import DTYPES
+from kernels.dtypes import DTYPES, as_autocast
 
 
 def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
@@ -30,15 +30,19 @@ def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
     what lies beyond M.
     """
     check_tensors(x=x, w=w, group_sizes=group_sizes)
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, w = x.to(dtype), w.to(dtype)
+    x, w = as_autocast(x, x.device), as_autocast(w, x.device)
     if x.dim() != 2 or w.dim() != 3 or x.shape[1] != w.shape[1]:
         raise ValueError(f"x must be [M, K] and w [E, K, N], but got x {list(x.shape)} and w {list(w.shape)}.")
     if x.dtype != w.dtype:
-        raise ValueError(f"x and w must have one type, but got {x.dtype} and {w.dtype}: cast one of them.")
+        raise ValueError(
+            f"x and w must have one type, but got x {list(x.shape)} of {x.dtype} and w {list(w.shape)} of {w.dtype}: "
+            "cast one of them."
+        )
     if x.dtype not in DTYPES:
-        raise ValueError(f"x and w must be float32, float16 or bfloat16, but got {x.dtype}.")
+        raise ValueError(
+            f"x and w must be float32, float16 or bfloat16, but got x {list(x.shape)} and w {list(w.shape)} of "
+            f"{x.dtype}."
+        )
     if list(group_sizes.shape) != [w.shape[0]] or group_sizes.dtype not in (torch.int32, torch.int64):
         raise ValueError(
             f"group_sizes must be [{w.shape[0]}] of int32 or int64, one per matrix of w, but got "
@@ -46,7 +50,8 @@ def grouped_matmul(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
         )
     if len({x.device, w.device, group_sizes.device}) > 1:
         raise ValueError(
-            f"x, w and group_sizes must lie on one device, but got {x.device}, {w.device} and {group_sizes.device}."
+            f"x, w and group_sizes must lie on one device, but got x {list(x.shape)} on {x.device}, w {list(w.shape)} "
+            f"on {w.device} and group_sizes {list(group_sizes.shape)} on {group_sizes.device}."
         )
     substituted = ask_substitute("grouped_matmul", x, w, group_sizes)
     if substituted is not NotImplemented:

@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels._linear_cross_entropy import portable, reference
 from kernels.arguments import check_number, check_tensors
 from kernels.backend import ask_substitute, choose_backend
-from kernels.dtypes import check_dtype
+from kernels.dtypes import as_autocast, check_dtype
 from kernels.whole_numbers import check_whole_number
 
 
@@ -46,9 +46,7 @@ def linear_cross_entropy(
     """
     check_tensors(x=x, weight=weight, targets=targets)
     check_whole_number("ignore_index", ignore_index)
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
+    x, weight = as_autocast(x, x.device), as_autocast(weight, x.device)
     _check(x, weight, targets, soft_cap, reduction)
     options = {"ignore_index": ignore_index, "soft_cap": soft_cap, "reduction": reduction}
     substituted = ask_substitute("linear_cross_entropy", x, weight, targets, **options)
@@ -80,8 +78,9 @@ def _check(x: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None, r
         )
     if x.dtype != weight.dtype or len({x.device, weight.device, targets.device}) > 1:
         raise ValueError(
-            f"x, weight and targets must be on one device, x and weight of one type, but got x {x.dtype} on "
-            f"{x.device}, weight {weight.dtype} on {weight.device} and targets on {targets.device}: convert them first."
+            f"x, weight and targets must be on one device, x and weight of one type, but got x {list(x.shape)} of "
+            f"{x.dtype} on {x.device}, weight {list(weight.shape)} of {weight.dtype} on {weight.device} and targets on "
+            f"{targets.device}: convert them first."
         )
     check_dtype("x", x)
     if soft_cap is not None:

@@ -16,7 +16,7 @@ from kernels._moe import portable, reference
 from kernels._moe.expert import ACTIVATIONS, Expert
 from kernels.arguments import check_number, check_optional_tensors, check_switches, check_tensors
 from kernels.backend import ask_substitute, choose_backend
-from kernels.dtypes import DTYPES
+from kernels.dtypes import DTYPES, as_autocast, check_dtype
 
 
 def moe_ffn(
@@ -43,7 +43,7 @@ def moe_ffn(
         w_in: [E, d, 2 I], the columns of the gate, then those of the up projection; [E, d, I] where not `gated`.
         w_out: [E, I, d]. Under autocast x, weights and biases are cast to its type; otherwise they have one type.
         expert_index: [T, K] int32 or int64, 0 to E - 1; -1 chooses no expert and adds nothing.
-        expert_weight: [T, K] in any floating type, such as float32 from `route_top_k`.
+        expert_weight: [T, K] in float32, as from `route_top_k`, float16 or bfloat16; it counts in float32.
         b_in, b_out: [E, 2 I] (or [E, I]) and [E, d], each by itself optional.
         activation: silu, gelu, gelu_tanh (its approximation), quick_gelu (x sigmoid(1.702 x)) or relu2 (relu squared).
         gated: whether half of the first product gates the other.
@@ -59,10 +59,8 @@ def moe_ffn(
     check_tensors(x=x, w_in=w_in, w_out=w_out, expert_index=expert_index, expert_weight=expert_weight)
     check_optional_tensors(b_in=b_in, b_out=b_out)
     check_switches(gated=gated)
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, w_in, w_out = x.to(dtype), w_in.to(dtype), w_out.to(dtype)
-        b_in, b_out = (None if bias is None else bias.to(dtype) for bias in (b_in, b_out))
+    b_in, b_out = (None if bias is None else as_autocast(bias, x.device) for bias in (b_in, b_out))
+    x, w_in, w_out = (as_autocast(one, x.device) for one in (x, w_in, w_out))
     _check_weights(x, w_in, w_out, gated)
     _check_biases(w_in, w_out, b_in, b_out)
     _check_choices(x, expert_index, expert_weight)
@@ -97,11 +95,13 @@ def _check_weights(x: Tensor, w_in: Tensor, w_out: Tensor, gated: bool) -> None:
     in_layout = "[E, d, 2 I]" if gated else "[E, d, I]"
     for name, tensor, layout in (("x", x, "[T, d]"), ("w_in", w_in, in_layout), ("w_out", w_out, "[E, I, d]")):
         if tensor.dim() != layout.count(",") + 1 or (tensor is not x and 0 in tensor.shape):
-            raise ValueError(f"{name} must be {layout}, but got shape {list(tensor.shape)}.")
+            filled = "" if tensor is x else " and not empty"
+            raise ValueError(f"{name} must be {layout}{filled}, but got shape {list(tensor.shape)}.")
         if tensor.dtype not in DTYPES or (tensor.dtype, tensor.device) != (x.dtype, x.device):
             raise ValueError(
                 f"x, w_in and w_out must have one type of float32, float16 and bfloat16 and one device, but {name} is "
-                f"{tensor.dtype} on {tensor.device} and x {x.dtype} on {x.device}."
+                f"{tensor.dtype} on {tensor.device} of shape {list(tensor.shape)}"
+                + ("." if tensor is x else f" and x {x.dtype} on {x.device}.")
             )
     experts, width, columns = w_in.shape
     if width != x.shape[1] or (gated and columns % 2 != 0):
@@ -129,7 +129,7 @@ def _check_biases(w_in: Tensor, w_out: Tensor, b_in: Tensor | None, b_out: Tenso
 
 
 def _check_options(activation: str, gated: bool, clamp: float | None, up_offset: float) -> None:
-    if activation not in ACTIVATIONS:
+    if activation not in tuple(ACTIVATIONS):  # of a dict, what cannot be hashed would be another error
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but got {activation!r}.")
     check_number("up_offset", up_offset)
     if clamp is not None:
@@ -150,12 +150,18 @@ def _check_choices(x: Tensor, expert_index: Tensor, expert_weight: Tensor) -> No
             f"{list(expert_index.shape)}."
         )
     if expert_index.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"expert_index must be int32 or int64, but got {expert_index.dtype}.")
-    if expert_weight.shape != expert_index.shape or not expert_weight.is_floating_point():
         raise ValueError(
-            f"expert_weight must have the shape of expert_index, {list(expert_index.shape)}, and a floating type, but "
-            f"got {list(expert_weight.shape)} of {expert_weight.dtype}."
+            f"expert_index must be int32 or int64, but got {expert_index.dtype} of shape {list(expert_index.shape)}."
         )
+    if expert_weight.shape != expert_index.shape:
+        raise ValueError(
+            f"expert_weight must have the shape of expert_index, {list(expert_index.shape)}, but got "
+            f"{list(expert_weight.shape)}."
+        )
+    check_dtype("expert_weight", expert_weight)
     for name, tensor in (("expert_index", expert_index), ("expert_weight", expert_weight)):
         if tensor.device != x.device:
-            raise ValueError(f"{name} must lie on the device of x, {x.device}, but got {tensor.device}.")
+            raise ValueError(
+                f"{name} must lie on the device of x, {x.device}, but got {tensor.device} of shape "
+                f"{list(tensor.shape)}."
+            )

@@ -50,7 +50,7 @@ def rms_norm(
     """
     check_optional_tensors(weight=weight, residual=residual, gate=gate)
     check_switches(gate_first=gate_first)
-    size = _check(x, weight, residual, gate, gate_activation, group_size, eps)
+    size = _check(x, weight, residual, gate, gate_activation, gate_first, group_size, eps)
     options = {
         "eps": eps,
         "residual": residual,
@@ -74,7 +74,7 @@ def l2_norm(x: Tensor, *, eps: float = 1e-6) -> Tensor:
     x receives gradients, once. Raises ValueError when x has no axis, no channels or another type than float32,
     float16 and bfloat16, and for an eps below 0.
     """
-    _check(x, None, None, None, "silu", None, eps)
+    _check(x, None, None, None, "silu", False, None, eps)
     substituted = ask_substitute("l2_norm", x, eps=eps)
     if substituted is not NotImplemented:
         return substituted
@@ -96,6 +96,7 @@ def _check(
     residual: Tensor | None,
     gate: Tensor | None,
     gate_activation: str,
+    gate_first: bool,
     group_size: int | None,
     eps: float,
 ) -> int:
@@ -111,6 +112,10 @@ def _check(
         raise ValueError(f"gate_activation must be 'silu' or 'sigmoid', but got {gate_activation!r}.")
     if residual is not None and gate is not None:
         raise ValueError("rms_norm takes a residual or a gate, but got both: add the residual to x first.")
+    if gate_first and gate is None:
+        raise ValueError(
+            f"gate_first needs a gate, which it puts in front of the norm of x {list(x.shape)}, but got none."
+        )
     channels = x.shape[-1]
     if group_size is not None:
         check_whole_number("group_size", group_size)

@@ -61,6 +61,6 @@ def _check(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     for name, table in (("cos", cos), ("sin", sin)):
         if table.dtype != torch.float32 or table.device != x.device:
             raise ValueError(
-                f"{name} must be torch.float32 on {x.device}, where x is, but got {table.dtype} on {table.device}: "
-                "convert it first."
+                f"{name} must be torch.float32 on {x.device}, where x is, but got {table.dtype} on {table.device} of "
+                f"shape {list(table.shape)}: convert it first."
             )

@@ -236,6 +236,8 @@ def test_forced_blocks_come_first_and_blocks_ahead_never():
         (lambda: local_global_blocks(4.0, local=1), r"count must be a whole number, but got 4\.0"),
         (lambda: local_global_blocks(4, local=1, seed=None), "seed must be a whole number, but got None"),
         (lambda: local_global_blocks(4, local=1, causal=None), "causal must be True or False, but got None"),
+        (lambda: local_global_blocks(4, local=1, device="gpu"), "device must be a torch.device or its name, .* 'gpu'"),
+        (lambda: strided_blocks(4, local=1, stride=1, device=None), "device must be a torch.device .* but got None"),
         (lambda: local_global_blocks(4, local=1, at=3), "at must be a tensor or None, but got 3"),
         (lambda: local_global_blocks(4, local=1, at=torch.tensor(1.0)), "at must be one number of int32 or int64"),
         (lambda: local_global_blocks(4, local=1, at=torch.arange(2)), r"at must be one number .* torch\.int64 \[2\]"),

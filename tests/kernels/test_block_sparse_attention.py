@@ -202,6 +202,14 @@ def test_blocks_that_do_not_exist_are_skipped_by_the_gpu_and_refused_elsewhere()
             block_sparse_attention(*tensors, outside, **options)
 
 
+def test_a_block_may_go_far_beyond_the_tokens():
+    tensors, _, _, options = inputs("one token")
+    huge = options | {"block_size": 2**40, "query_block": 2**40}
+    with use_backend("gpu"):
+        o = block_sparse_attention(*tensors, torch.zeros(1, 1, 1, 1, dtype=torch.int64), **huge)
+    assert_close_relative(o, tensors[2], LIMITS[torch.float32])
+
+
 @pytest.mark.parametrize("way", ["gpu", "_gathered", "_masked"])
 def test_strided_inputs_and_gradients_of_stride_zero_are_read_where_they_lie(way, monkeypatch):
     monkeypatch.setattr(portable, "_gathering_pays", lambda *_: way == "_gathered")
@@ -281,7 +289,7 @@ GOOD = {"q": (2, 5, 2, 16), "k": (2, 5, 1, 16), "v": (2, 5, 1, 16), "blocks": (2
         ({"k": (1, 5, 1, 16), "v": (1, 5, 1, 16)}, "k must have the 2 sequences of q"),
         ({"v": (2, 6, 1, 16)}, "v must have the sequences, tokens and heads of k"),
         ({"q": (2, 5, 3, 16), "k": (2, 5, 2, 16), "v": (2, 5, 2, 16)}, "a multiple of the 2 heads of k"),
-        ({"v": (2, 5, 1, 12)}, "a multiple of 4 from 16 to 256, but got 12 in v"),
+        ({"v": (2, 5, 1, 12)}, "size of v must be a multiple of 4 from 16 to 256, but got 12"),
         ({"k": (2, 4, 1, 16), "v": (2, 4, 1, 16)}, "at most the 4 tokens of k when causal"),
         ({"block_size": 2.0}, r"block_size must be a whole number, but got 2\.0"),
         ({"block_size": 0}, "block_size must be at least 1, but got 0"),

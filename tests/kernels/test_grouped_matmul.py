@@ -147,13 +147,29 @@ def test_operators_keep_what_torch_asks_of_them():
     ("x", "w", "sizes", "message"),
     [
         (torch.ones(4, 3), torch.ones(2, 5, 6), torch.tensor([2, 2]), r"x must be \[M, K\] and w \[E, K, N\]"),
-        (torch.ones(4, 3), torch.ones(2, 3, 6).half(), torch.tensor([2, 2]), "one type, but got torch.float32"),
+        (
+            torch.ones(4, 3),
+            torch.ones(2, 3, 6).half(),
+            torch.tensor([2, 2]),
+            r"one type, but got x \[4, 3\] of torch.float32",
+        ),
         (torch.ones(4, 3), torch.ones(2, 3, 6), torch.tensor([4]), r"group_sizes must be \[2\]"),
         (torch.ones(4, 3), torch.ones(2, 3, 6), torch.tensor([2.0, 2.0]), "int32 or int64"),
         (torch.ones(4, 3), torch.ones(2, 3, 6), torch.tensor([2, 3]), "sum to at most the 4 rows"),
+        (
+            torch.ones(4, 3).to("meta"),
+            torch.ones(2, 3, 6),
+            torch.tensor([2, 2]),
+            r"on one device, but got x \[4, 3\] on meta",
+        ),
         (torch.ones(4, 3), torch.ones(2, 3, 6), torch.tensor([5, -1]), "non-negative"),
         (torch.ones(4, 3).double(), torch.ones(2, 3, 6).double(), torch.tensor([2, 2]), "float32, float16 or bfloat16"),
-        (torch.ones(4, 3), torch.ones(2, 3, 6).to("meta"), torch.tensor([2, 2]), "on one device, but got cpu, meta"),
+        (
+            torch.ones(4, 3),
+            torch.ones(2, 3, 6).to("meta"),
+            torch.tensor([2, 2]),
+            r"on one device, but got x \[4, 3\] on cpu, w \[2, 3, 6\] on meta",
+        ),
     ],
 )
 def test_arguments_that_do_not_belong_together_are_refused(x, w, sizes, message):

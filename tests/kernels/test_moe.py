@@ -272,6 +272,17 @@ def test_the_definition_agrees_with_the_experts_of_gpt_oss():
         ({"expert_index": torch.full((1, 1), 3)}, "between 0 and 2, or be -1 for no expert, but got 3 to 3"),
         ({"expert_index": torch.full((1, 1), -2)}, "but got -2 to -2"),
         ({"expert_weight": torch.ones(1, 2)}, "expert_weight must have the shape of expert_index"),
+        (
+            {"expert_weight": torch.ones(1, 1).double()},
+            r"expert_weight must be float32, .* torch.float64 of shape \[1, 1\]",
+        ),
+        (
+            {"x": torch.ones(1, 8).to("meta")},
+            r"one device, but w_in is torch.float32 on cpu of shape \[3, 8, 8\] and x",
+        ),
+        ({"x": torch.ones(1, 8).double()}, r"but x is torch.float64 on cpu of shape \[1, 8\]\."),
+        ({"activation": []}, r"activation must be one of .*, but got \[\]"),
+        ({"w_in": torch.ones(0, 8, 8)}, r"w_in must be \[E, d, 2 I\] and not empty, but got shape \[0, 8, 8\]"),
         ({"expert_weight": torch.ones(1, 1).to("meta")}, "expert_weight must lie on the device of x, cpu"),
         ({"b_in": torch.ones(3, 4)}, r"b_in must be \[3, 8\], one row an expert, of torch.float32"),
         ({"b_out": torch.ones(3, 8).half()}, r"b_out must be \[3, 8\], .* but got \[3, 8\] of torch.float16"),

@@ -248,6 +248,7 @@ def test_operators_keep_what_torch_asks_of_them():
         ({"eps": None}, "eps must be a finite number, but got None"),
         ({"group_size": 2.0}, r"group_size must be a whole number, but got 2\.0"),
         ({"gate_first": None}, "gate_first must be True or False, but got None"),
+        ({"gate_first": True}, r"gate_first needs a gate, .* of x \[2, 4\], but got none"),
         ({"weight": torch.ones(3)}, r"weight must be \[4\] beside x \[2, 4\], but got \[3\]"),
         ({"gate": torch.ones(4)}, r"gate must be \[2, 4\]"),
         ({"group_size": 3}, r"group_size must divide the 4 channels of x \[2, 4\], but got 3"),
