@@ -9,10 +9,11 @@ from torch import nn
 
 from nas.architecture import Architecture, Attention, Block, GatedDeltaNet, Glu, Mamba1
 from nas.compile import compile_architecture
+from nas.losses import LOSSES
 from nas.tasks import RecallTask
 from nas.training import NonFiniteLoss, Recipe, RecipeError, evaluate, fit, learning_rates, recipe_from
 from nas.training import loop as loop_module
-from nas.training.groups import parameter_groups
+from nas.training.groups import group_layout, parameter_groups
 from nas.training.rates import read_table
 
 RATES = {"attention": 1e-2, "mamba1": 4e-2, "gated_deltanet": 1e-2}
@@ -30,6 +31,10 @@ def model_of(*mixers, seed=0):
 
 
 ATTENTION = Attention(num_heads=1, head_dim=16)
+
+
+def groups_of(model, recipe):
+    return parameter_groups(model, group_layout(model, recipe, RATES))
 
 
 def weights(model):
@@ -177,6 +182,58 @@ def test_two_devices_train_the_same_model_as_one(task, tmp_path):
     assert not any(isinstance(value, torch.Tensor) and value.is_cuda for value in two.state_dict().values())
 
 
+def test_devices_that_each_keep_a_part_train_the_same_model_as_one(task, tmp_path):
+    mixers = (ATTENTION, Mamba1(num_heads=2, head_dim=16))
+    recipe = Recipe(tokens=12 * 4 * task.sequence_length, batch_size=4, schedule="wsd", decay=0.5)
+    one, two = model_of(*mixers), model_of(*mixers)
+    paths = {"auto": tmp_path / "one.ckpt", "fsdp": tmp_path / "two.ckpt"}
+    for model, devices, (strategy, path) in zip((one, two), (1, 2), paths.items(), strict=True):
+        fit(model, task, recipe, seed=3, learning_rates=RATES, device="cpu", devices=devices, strategy=strategy,
+            branch_path=path)  # fmt: skip
+    for name, weight in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], weight, rtol=1e-3, atol=1e-4)
+    # What a longer training goes on from is the same too, the one by position, the other by name.
+    alone, dealt = (torch.load(path, weights_only=True) for path in paths.values())
+    assert alone["global_step"] == dealt["global_step"] == 6
+    for name, weight in alone["state_dict"].items():
+        torch.testing.assert_close(dealt["state_dict"][name], weight, rtol=1e-3, atol=1e-4)
+    state, by_name = alone["optimizer_states"][0]["state"], dealt["optimizer_states"][0]["state"]
+    names = [name for group in group_layout(one, recipe, RATES) for name in group.names]
+    assert len(names) == len(by_name)
+    for position, name in enumerate(names):
+        for key, value in state[position].items():
+            torch.testing.assert_close(by_name[f"model.{name}"][key], value, rtol=1e-2, atol=1e-6)
+
+
+def test_a_checkpoint_of_another_strategy_is_put_away_and_training_starts_anew(task, tmp_path):
+    recipe = Recipe(tokens=10 * 4 * task.sequence_length, batch_size=4, schedule="wsd", decay=0.5)
+    path = tmp_path / "stable.ckpt"
+    whole = fit(model_of(ATTENTION), task, recipe, seed=0, learning_rates=RATES, branch_path=path)
+    torch.save(torch.load(path, weights_only=True) | {loop_module.SHARDED: True}, path)
+    result = fit(model_of(ATTENTION), task, recipe, seed=0, learning_rates=RATES, branch_path=path)
+    assert result.loss_curve == whole.loss_curve
+    (note,) = result.notes
+    assert note == f"the checkpoint {path} was written under another strategy; training starts anew"
+    assert torch.load(path, weights_only=True)[loop_module.SHARDED] is False
+
+
+def test_pieces_of_parameters_are_trained_as_the_whole_ones_would_be():
+    model = model_of(ATTENTION, Mamba1(num_heads=2, head_dim=16))
+    loss = LOSSES["causal"]
+    module = loop_module.TrainingModule(model, loss, Recipe(tokens=1, batch_size=1), RATES, 1, 1, None, None, "cpu")
+
+    def dealt():
+        groups = module.configure_optimizers()["optimizer"].param_groups
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        return [([names[p] for p in g["params"]], g["initial_lr"], g["weight_decay"]) for g in groups]
+
+    before = dealt()
+    for parameter in model.parameters():  # as FSDP leaves those that lie on other devices
+        parameter.data = torch.empty(0)
+    assert dealt() == before
+    assert {decay for _, _, decay in before} == {0.0, 0.1}
+
+
 def test_what_breaks_on_one_of_several_devices_ends_all_with_its_reason(task):
     recipe = Recipe(tokens=12 * 4 * task.sequence_length, batch_size=4, learning_rate_scale=1e30, grad_clip=0.0)
     with pytest.raises(NonFiniteLoss, match="The training loss was"):
@@ -203,7 +260,7 @@ def test_a_time_limit_ends_training_early(task):
 
 def test_each_family_has_its_rate_and_the_rest_their_geometric_mean():
     model = model_of(ATTENTION, Mamba1(num_heads=2, head_dim=16))
-    groups = parameter_groups(model, Recipe(tokens=1, batch_size=1, learning_rate_scale=0.5), RATES)
+    groups = groups_of(model, Recipe(tokens=1, batch_size=1, learning_rate_scale=0.5))
     rate_of = {parameter: group["lr"] for group in groups for parameter in group["params"]}
     assert rate_of[model.blocks[0].mixer.out_proj.weight] == pytest.approx(5e-3)
     assert rate_of[model.blocks[1].mixer.out_proj.weight] == pytest.approx(2e-2)
@@ -212,14 +269,14 @@ def test_each_family_has_its_rate_and_the_rest_their_geometric_mean():
 
 
 def test_a_design_of_one_family_is_trained_at_one_rate():
-    groups = parameter_groups(model_of(ATTENTION, ATTENTION), Recipe(tokens=1, batch_size=1), RATES)
+    groups = groups_of(model_of(ATTENTION, ATTENTION), Recipe(tokens=1, batch_size=1))
     assert [group["lr"] for group in groups] == pytest.approx([1e-2] * len(groups))
 
 
 def test_norms_biases_and_decays_are_free_of_weight_decay():
     model = model_of(GatedDeltaNet(num_heads=1, head_dim=16), Mamba1(num_heads=2, head_dim=16))
     names = {parameter: name for name, parameter in model.named_parameters()}
-    groups = parameter_groups(model, Recipe(tokens=1, batch_size=1), RATES)
+    groups = groups_of(model, Recipe(tokens=1, batch_size=1))
     free = {names[p].rsplit(".", 1)[-1] for g in groups if g["weight_decay"] == 0 for p in g["params"]}
     decayed = {names[p] for g in groups if g["weight_decay"] > 0 for p in g["params"]}
     assert {"A_log", "dt_bias"} <= free

@@ -60,8 +60,9 @@ def fit(
         devices: how many share each step: the sequences of a batch are dealt out, so it must divide the batch size.
             Gradients are averaged over devices, which for a task that asks for unequal numbers of answers in a
             sequence is not quite the mean over the batch.
-        strategy: of Lightning, where there are several: "ddp" (each device holds the whole model), or on GPUs "fsdp"
-            (each holds a part); "auto" is "ddp".
+        strategy: of Lightning, where there are several: "ddp" (each device holds the whole model), or "fsdp" (each
+            keeps a part of weights, gradients and optimizer state, and has the whole weights during a pass alone);
+            "auto" is "ddp". What one has interrupted the other begins anew.
 
     Raises:
         NonFiniteLoss, RuntimeError when one of several devices breaks, ValueError for a share below 1 with a schedule
@@ -126,9 +127,10 @@ def fit_here(
     stop = recipe.steps_until(share, task.sequence_length)
     accelerator = accelerator_name(device)
     module = TrainingModule(model, LOSSES[loss], recipe, learning_rates, total, stop, on_step, time_limit, accelerator)
-    resume, notes = _readable(resume_path)
+    sharded = devices > 1 and strategy == "fsdp"
+    resume, notes = _readable(resume_path, sharded)
     if resume is None:
-        resume, more = _readable(branch_path, end=stop)
+        resume, more = _readable(branch_path, sharded, end=stop)
         notes += more
     keepers: list[Keep] = [] if resume_path is None else [KeepForResume(resume_path)]
     if branch_path is not None:
@@ -159,21 +161,28 @@ def fit_here(
     return result, weights.weights
 
 
-def _readable(path: Path | None, *, end: float = math.inf) -> tuple[Path | None, list[str]]:
+def _readable(path: Path | None, sharded: bool, *, end: float = math.inf) -> tuple[Path | None, list[str]]:
     """The file to resume from, if there is one that can be read, and what to say of one that cannot.
 
+    sharded: whether this training deals the model out, which one that did not cannot be gone on from, nor the reverse.
     end: the last step of this training; a checkpoint of a longer one beyond it is of no use.
     """
     import torch
 
+    from nas.training.loop import SHARDED
+
     if path is None or not path.exists():
         return None, []
     try:
-        step = torch.load(path, map_location="cpu", weights_only=True)["global_step"]
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        step = found["global_step"]
     except Exception as error:  # a torn file raises nearly anything
         path.unlink(missing_ok=True)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return None, [f"the checkpoint {path} cannot be read ({reason[:100]}); training starts anew"]
+    if found.get(SHARDED, False) != sharded:
+        path.unlink(missing_ok=True)
+        return None, [f"the checkpoint {path} was written under another strategy; training starts anew"]
     return (path if step < end else None), []
 
 
@@ -219,7 +228,7 @@ def _trainer(
         max_epochs=-1,
         accelerator=accelerator,
         devices=devices,
-        strategy="ddp" if devices > 1 and strategy == "auto" else strategy,
+        strategy=_strategy(strategy, devices),
         use_distributed_sampler=False,
         precision=precision,
         callbacks=list(callbacks),
@@ -230,6 +239,17 @@ def _trainer(
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
+
+
+def _strategy(name: str, devices: int) -> Any:
+    """What Lightning trains on so many devices with."""
+    if devices == 1:
+        return "auto"
+    if name == "fsdp":
+        from nas.training.sharded import Sharded
+
+        return Sharded()
+    return "ddp" if name == "auto" else name
 
 
 def _precision(recipe: Recipe, accelerator: str) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
@@ -24,7 +25,7 @@ from nas.losses import Loss
 from nas.model import Model
 from nas.tasks.base import Batch, Task
 from nas.training.errors import NonFiniteLoss
-from nas.training.groups import parameter_groups
+from nas.training.groups import group_layout, parameter_groups
 from nas.training.recipe import Recipe
 
 OnStep = Callable[[int, int, float], None]
@@ -32,6 +33,7 @@ OnStep = Callable[[int, int, float], None]
 # A loss is read every so many steps: reading waits for the device, which costs nothing on a CPU alone.
 READ_EVERY = {"cpu": 1, "gpu": 10}
 RESUME_SECONDS = 60.0
+SHARDED = "sharded"  # in a checkpoint: whether its optimizer's state stands by name, as FSDP has it, or by position
 
 
 class TrainingModule(pl.LightningModule):
@@ -53,7 +55,7 @@ class TrainingModule(pl.LightningModule):
         self.model = model
         self.loss = loss
         self.recipe = recipe
-        self.rates = rates
+        self.layout = group_layout(model, recipe, rates)
         self.total = total
         self.stop = stop
         self.on_step = on_step
@@ -77,11 +79,13 @@ class TrainingModule(pl.LightningModule):
         self.curve.append((step, value))
         if self.on_step is not None:
             self.on_step(step, self.stop, value)
-        if time.perf_counter() > self.deadline:
-            self.trainer.should_stop = True
+        if self.deadline < math.inf:  # all ranks stop, or none
+            late = time.perf_counter() > self.deadline
+            if self.trainer.strategy.reduce_boolean_decision(late, all=False):
+                self.trainer.should_stop = True
 
     def configure_optimizers(self) -> Any:
-        groups = parameter_groups(self.model, self.recipe, self.rates)
+        groups = parameter_groups(self.model, self.layout)
         optimizer = torch.optim.AdamW(groups, betas=self.recipe.betas, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.recipe.rate_share(step, self.total, self.stop)
@@ -99,6 +103,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["curve"] = self.curve
+        checkpoint[SHARDED] = isinstance(self.trainer.strategy, FSDPStrategy)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.curve = [(step, value) for step, value in checkpoint["curve"]]
