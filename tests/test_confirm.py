@@ -1,7 +1,6 @@
 """Confirming as a user does it: at the end of a search, and by the command, killed and taken up again."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from scripts import recommend
 from scripts.command_line import UserError
 from scripts.confirm import main
 from scripts.settings import SearchSettings
+from tests.ending_itself import run_until
 from tests.test_end_to_end import ROOT, environment, search
 
 ONLY_ONE = "references=[all-attention]"
@@ -43,7 +43,7 @@ def command(study: Path, *fields: str) -> list[str]:
 
 def confirm(study: Path, *fields: str, cache: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(study, *fields), env=environment(cache), capture_output=True, text=True, timeout=300, check=False
+        command(study, *fields), env=environment(cache), capture_output=True, text=True, timeout=550, check=False
     )
 
 
@@ -88,14 +88,18 @@ def test_a_confirmation_that_is_killed_goes_on_where_it_was(finished, cache):
     study, _ = finished
     before = set(trainings(study))
     fields = ("seeds=2", "tune=false", "anew=true")
-    with subprocess.Popen(
-        command(study, *fields), env=environment(cache), stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        next(line for line in process.stdout if " on seed " in line)
-        os.kill(process.pid, signal.SIGKILL)
+    killed = run_until(
+        signal.SIGKILL,
+        "scripts/confirm.py",
+        *(str(study), *fields),
+        training=2,
+        step=2,
+        cwd=study,
+        environment=environment(cache),
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     kept = set(trainings(study)) - before
-    assert kept, "what was told is stored"
+    assert len(kept) == killed.stdout.count(" on seed ") == 1, "what was told is stored"
     done = confirm(study, "seeds=2", "tune=false", cache=cache)
     assert done.returncode == 0, done.stderr
     new = set(trainings(study)) - before

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import optuna
@@ -17,6 +16,7 @@ from nas.checkpoint import load_weights
 from nas.compile import compile_architecture
 from nas.tasks import make_task
 from nas.training import Recipe, evaluate
+from tests.ending_itself import run_until
 from tests.test_command_line import mistake
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,16 +142,16 @@ def test_a_changed_space_is_refused_and_nothing_is_lost(finished, cache, monkeyp
 
 
 def test_kill_9_in_the_middle_loses_no_finished_trial_and_repeats_none(tmp_path, cache):
-    command = [sys.executable, str(ROOT / "search.py"), *SMALL, "study=killed", "budget.trials=4", "tracker=none"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(cache), stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "trial 2 started" in line:
-            time.sleep(0.3)
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    killed = run_until(
+        signal.SIGKILL,
+        "search.py",
+        *(*SMALL, "study=killed", "budget.trials=4", "tracker=none"),
+        training=5,  # the third trial, of two tasks each
+        step=2,
+        cwd=tmp_path,
+        environment=environment(cache),
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     study = tmp_path / "outputs" / "killed"
     finished_before = {row["id"]: row for row in rows(study) if row["state"] == "complete"}
     assert len(finished_before) == 2
@@ -167,19 +167,18 @@ def test_kill_9_in_the_middle_loses_no_finished_trial_and_repeats_none(tmp_path,
 
 
 def test_control_c_ends_with_a_sentence_and_exit_code_130(tmp_path, cache):
-    command = [sys.executable, str(ROOT / "search.py"), *SMALL, "budget.train.text.tokens=4000000", "tracker=none"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    done = run_until(
+        signal.SIGINT,
+        "search.py",
+        *(*SMALL, "tracker=none"),
+        training=1,
+        step=3,
+        cwd=tmp_path,
+        environment=environment(cache),
     )
-    assert process.stdout is not None and process.stderr is not None
-    for line in process.stdout:
-        if "trial 0 started" in line:
-            time.sleep(3)
-            break
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.strip() == "Interrupted. The same command goes on from here."
+    assert done.returncode == 130
+    assert done.stderr.strip() == "Interrupted. The same command goes on from here."
+    assert "trial 0 started" in done.stdout and "trial 0 complete" not in done.stdout
 
 
 def test_a_member_of_the_front_trains_further_and_improves(finished, cache):
@@ -191,7 +190,7 @@ def test_a_member_of_the_front_trains_further_and_improves(finished, cache):
         f"architecture={path}",
         "train.tokens=16384",
     ]
-    done = subprocess.run(command, cwd=folder, env=environment(cache), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=environment(cache), capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr
     numbers = json.loads((folder / "outputs" / "train" / f"{path.stem}.json").read_text())
     assert numbers["after"]["text_loss"]["value"] < numbers["before"]["text_loss"]

@@ -1,5 +1,6 @@
 """One task's copy of an architecture, trained and scored: what comes back, and that measuring is given way."""
 
+import math
 import pickle
 import weakref
 from dataclasses import dataclass, field, replace
@@ -175,7 +176,12 @@ def test_what_a_training_gave_is_given_up_where_its_file_is_torn_or_the_disk_is_
     assert any("could not be written to" in note and "it counts all the same" in note for note in noted.notes)
 
 
-def test_who_is_killed_on_a_later_rung_takes_up_all_rungs_as_they_were(tmp_path: Path) -> None:
+def test_who_is_killed_on_a_later_rung_takes_up_all_rungs_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        training_loop, "RESUME_SECONDS", math.inf
+    )  # no checkpoint but the branch, however long it takes
     recipe = Recipe(tokens=20 * 4 * 16, batch_size=4, schedule="wsd", warmup=0.1, decay=0.2)
     trainer = replace(quick_trainer(1), recipe=recipe)
 
