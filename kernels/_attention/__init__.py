@@ -40,7 +40,8 @@ def attention(
     Args:
         q: queries [B, Tq, Hq, D]; query i is at position Tk - Tq + i when causal.
         k: keys [B, Tk, Hkv, D]; query head h reads key head h // (Hq / Hkv).
-        v: values [B, Tk, Hkv, Dv]. D and Dv are multiples of 4 from 16 to 256.
+        v: values [B, Tk, Hkv, Dv]. D and Dv are multiples of 4 from 16, D up to 576 and Dv up to 512, as in the
+            absorbed form of latent attention.
         scale: factor of the scores; D^-0.5 unless given.
         causal: a query sees no position after its own.
         window: how many keys a query sees, itself included; all unless given. Needs `causal`.
@@ -66,7 +67,7 @@ def attention(
         checks.check_tensor(name, tensor, "[B, T, H, D]", q)
     checks.check_heads(q, k, v)
     checks.check_head_size("q", q, checks.LARGEST_HEAD)
-    checks.check_head_size("v", v, checks.LARGEST_HEAD)
+    checks.check_head_size("v", v, checks.LARGEST_VALUE)
     checks.check_visibility(q, k, causal, window, num_global, prefix)
     checks.check_scores(q, sink, softcap, scale)
     checks.check_forgetting(q, k, log_forget, causal, prefix)

@@ -41,6 +41,7 @@ def ahead_of_time_cases() -> list[Case]:
         plain,
         replace(window, size=256, value_size=256),
         replace(plain, size=192),
+        replace(plain, size=576, value_size=512),
         replace(window, softcap=True),
         replace(plain, forget=True),
         several,

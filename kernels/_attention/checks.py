@@ -8,9 +8,8 @@ from kernels.dtypes import DTYPES
 from kernels.whole_numbers import check_whole_number
 
 SMALLEST_HEAD, HEAD_MULTIPLE = 16, 4
-LARGEST_HEAD = 256
-# A decode step in latent attention reads keys of 512 + 64 numbers, the first 512 of them as values.
-LARGEST_STEP_HEAD, LARGEST_STEP_VALUE = 576, 512
+# Latent attention in its absorbed form has keys of 512 + 64 numbers, the first 512 of them as values.
+LARGEST_HEAD, LARGEST_VALUE = 576, 512
 
 
 def check_tensor(name: str, tensor: Tensor, layout: str, first: Tensor) -> None:
@@ -110,8 +109,8 @@ def check_cache(q: Tensor, k_cache: Tensor, v_cache: Tensor | None, value_size: 
         check_tensor("v_cache", v_cache, "[B, S, Hkv, D]", q)
     values = values_of(k_cache, v_cache, value_size)
     check_heads(q, k_cache, values, "k_cache", "v_cache")
-    check_head_size("q", q, LARGEST_STEP_HEAD)
-    check_head_size("v_cache", values, LARGEST_STEP_VALUE)
+    check_head_size("q", q, LARGEST_HEAD)
+    check_head_size("v_cache", values, LARGEST_VALUE)
     return values
 
 

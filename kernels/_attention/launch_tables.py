@@ -15,8 +15,9 @@ class Launch:
 
 # By the head size rounded up to a power of two and the bytes of an element. The first is the default: it neither spills
 # nor exceeds the shared memory on sm_80, sm_90 and sm_100, by compiling with Triton 3.8 ahead of time; not timed yet.
-# (Products in float32 run without tensor cores, whence their small tiles; dq of head size 256 spills 200 bytes all the
-# same.) The others are what scripts/tune_kernels.py tries: on some architecture each of them fits.
+# (Products in float32 run without tensor cores, whence their small tiles; dq of heads of 256 and more spills all the
+# same, in the smallest tile that there is and with any number of warps.) The others are what scripts/tune_kernels.py
+# tries: on some architecture each of them fits.
 FORWARD = {
     (16, 2): (Launch(128, 64, 4, 3), Launch(128, 128, 4, 3), Launch(128, 128, 8, 2), Launch(64, 64, 4, 3)),
     (32, 2): (Launch(128, 64, 4, 3), Launch(128, 128, 4, 3), Launch(128, 128, 8, 2), Launch(64, 64, 4, 3)),
@@ -49,6 +50,10 @@ FORWARD = {
     (64, 4): (Launch(32, 32, 8, 2), Launch(32, 16, 4, 2), Launch(64, 32, 8, 2)),
     (128, 4): (Launch(32, 16, 8, 1), Launch(16, 16, 4, 2), Launch(32, 16, 8, 2)),
     (256, 4): (Launch(16, 16, 8, 1), Launch(16, 16, 8, 2)),
+    (512, 2): (Launch(32, 32, 8, 2), Launch(64, 32, 8, 2), Launch(16, 32, 8, 2)),
+    (512, 4): (Launch(16, 16, 8, 1),),
+    (1024, 2): (Launch(32, 32, 8, 2), Launch(64, 32, 8, 2), Launch(16, 32, 8, 2)),
+    (1024, 4): (Launch(16, 16, 8, 1),),
 }
 BACKWARD_DQ = {
     (16, 2): (Launch(128, 64, 8, 2), Launch(128, 64, 4, 2), Launch(64, 64, 4, 3)),
@@ -82,6 +87,10 @@ BACKWARD_DQ = {
     (64, 4): (Launch(32, 32, 8, 1), Launch(32, 16, 8, 1)),
     (128, 4): (Launch(16, 16, 8, 1), Launch(32, 16, 8, 1)),
     (256, 4): (Launch(16, 16, 8, 1),),
+    (512, 2): (Launch(16, 32, 8, 1), Launch(32, 32, 8, 1), Launch(16, 16, 8, 1)),
+    (512, 4): (Launch(16, 16, 8, 1),),
+    (1024, 2): (Launch(16, 32, 8, 1), Launch(32, 32, 8, 1), Launch(16, 16, 8, 1)),
+    (1024, 4): (Launch(16, 16, 8, 1),),
 }
 BACKWARD_DKV = {
     (16, 2): (Launch(64, 128, 8, 2), Launch(64, 128, 4, 2), Launch(64, 64, 4, 3)),
@@ -115,6 +124,10 @@ BACKWARD_DKV = {
     (64, 4): (Launch(32, 32, 8, 1), Launch(16, 32, 8, 1)),
     (128, 4): (Launch(16, 32, 8, 1), Launch(16, 16, 8, 1)),
     (256, 4): (Launch(16, 16, 8, 1),),
+    (512, 2): (Launch(16, 16, 8, 1), Launch(16, 32, 8, 1), Launch(16, 16, 8, 2)),
+    (512, 4): (Launch(16, 16, 8, 1),),
+    (1024, 2): (Launch(16, 16, 8, 1), Launch(16, 32, 8, 1), Launch(16, 16, 8, 2)),
+    (1024, 4): (Launch(16, 16, 8, 1),),
 }
 STEP = {
     (16, 2): (Launch(64, 128, 4, 3), Launch(64, 64, 4, 4), Launch(64, 128, 2, 3)),

@@ -23,6 +23,7 @@ FLA_SHAPES = (
 SWEEP_TOKENS = 16384  # in all, and a model width of 2048: the sweep of FlashAttention-3's paper
 GPT_OSS = Attention(B=1, T=16384, Hq=64, Hkv=8, D=64, window=128, sink=True)
 LATENT = Attention(B=1, T=8192, Hq=16, Hkv=16, D=192, Dv=128)
+ABSORBED = replace(LATENT, Hkv=1, D=576, Dv=512)
 LATENT_STEP = AttentionStep(B=64, S=8192, Hq=128, Hkv=1, D=576, Dv=512, latent=True)
 
 
@@ -44,6 +45,7 @@ def benchmark_sizes() -> Named:
         ("capped B4 T4096 H32/8 D128", replace(grouped, softcap=50.0)),
         ("forgetting B4 T4096 H32 D64", Attention(B=4, T=4096, Hq=32, Hkv=32, D=64, forget=True)),
         ("latent B1 T8192 H16 D192/128", LATENT),
+        ("latent, absorbed B1 T8192 H16/1 D576/512", ABSORBED),
     ]
     step = AttentionStep(B=64, S=8192, Hq=32, Hkv=8, D=128)
     contexts = {1: (4096, 8192, 32768, 65536, 131072), 64: (2048, 4096, 8192, 32768)}
@@ -106,6 +108,8 @@ def launch_sizes(D: int) -> Named:
 def latent_launch_sizes() -> Named:
     return [
         ("latent", replace(LATENT, T=333, Hq=4, Hkv=4)),
+        ("latent, absorbed", replace(ABSORBED, T=333, Hq=4)),
+        ("heads of 384", replace(LATENT, T=333, Hq=4, Hkv=4, D=384, Dv=384)),
         ("values larger than keys", replace(LATENT, T=333, Hq=4, Hkv=4, D=64)),
         ("latent step", replace(LATENT_STEP, B=2, S=700, Hq=20)),
         ("latent step over listed slots", replace(LATENT_STEP, B=2, S=700, Hq=20, listed=300)),
@@ -139,6 +143,7 @@ def tuning_sizes() -> dict[str, Named]:
             ("window and sinks D64", replace(full, D=64, window=128, sink=True)),
             ("sinks D64", replace(full, D=64, sink=True)),
             ("latent D192", latent),
+            ("latent, absorbed D576", replace(ABSORBED, T=4096)),
             ("latent step", replace(LATENT_STEP, B=16)),
             ("latent step of a length on the device", replace(LATENT_STEP, B=16, on_device=True)),
             ("step D128 of a length on the device", replace(step, on_device=True)),

@@ -18,6 +18,7 @@ CASES = {
     "values smaller than keys": ((63, 63, 2, 1, 48, 32), {}, ()),
     "values larger than keys": ((33, 40, 2, 2, 16, 36), {"window": 20}, ()),
     "latent attention": ((20, 20, 2, 2, 192, 128), {}, ()),
+    "latent attention, absorbed": ((5, 18, 2, 1, 576, 512), {}, ()),
     "sink": ((63, 63, 4, 2, 16, 16), {}, ("sink",)),
     "sink in a window": ((50, 100, 4, 1, 20, 20), {"window": 17}, ("sink",)),
     "sink in both directions": ((33, 20, 2, 1, 16, 16), {"causal": False}, ("sink",)),

@@ -149,13 +149,15 @@ def test_latent_attention_is_that_of_deepseek_v3_whole_and_absorbed(backend):
     assert_same_with_gradients(
         backend, lambda *given: attention(*given, scale=0.2), oracle, [q, k.requires_grad_(), v.requires_grad_()]
     )
-    last = q[:, -1].detach()
-    absorbed = torch.cat((torch.einsum("bhn,hnl->bhl", last[..., :nope], up_k), last[..., nope:]), dim=-1)
+    every = q.detach()
+    absorbed = torch.cat((torch.einsum("bthn,hnl->bthl", every[..., :nope], up_k), every[..., nope:]), dim=-1)
     cache = torch.cat((c, shared), dim=-1).unsqueeze(2)
     with use_backend(backend):
-        o = attention_step(absorbed, cache, None, TOKENS, value_size=latent, scale=0.2)
-    expected = oracle(q, k, v)[:, -1].detach()
-    assert_close_relative(torch.einsum("bhl,hvl->bhv", o, up_v), expected, 1e-5)
+        o = attention_step(absorbed[:, -1], cache, None, TOKENS, value_size=latent, scale=0.2)
+        whole = attention(absorbed, cache, cache[..., :latent], scale=0.2)
+    expected = oracle(q, k, v).detach()
+    assert_close_relative(torch.einsum("bhl,hvl->bhv", o, up_v), expected[:, -1], 1e-5)
+    assert_close_relative(torch.einsum("bthl,hvl->bthv", whole, up_v), expected, 1e-5)
 
 
 NAIVE = """
