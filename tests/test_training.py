@@ -14,7 +14,9 @@ from nas.tasks import RecallTask
 from nas.training import NonFiniteLoss, Recipe, RecipeError, evaluate, fit, learning_rates, recipe_from
 from nas.training import loop as loop_module
 from nas.training.groups import group_layout, parameter_groups
+from nas.training.ranks import leave_reason
 from nas.training.rates import read_table
+from nas.training.several import ERROR, failure
 
 RATES = {"attention": 1e-2, "mamba1": 4e-2, "gated_deltanet": 1e-2}
 
@@ -244,6 +246,13 @@ def test_what_breaks_on_one_of_several_devices_ends_all_with_its_reason(task):
 
     with pytest.raises(TimeoutError, match="long enough"):
         fit(model_of(ATTENTION), task, recipe, seed=3, learning_rates=RATES, device="cpu", devices=2, on_step=stop)
+
+
+def test_of_several_devices_the_reason_of_the_first_that_breaks_is_told(tmp_path):
+    leave_reason(tmp_path, NonFiniteLoss(7, float("nan")))
+    leave_reason(tmp_path, RuntimeError("Connection closed by peer"))
+    found = failure(tmp_path / ERROR, [])
+    assert isinstance(found, NonFiniteLoss) and found.step == 7
 
 
 def test_only_a_schedule_with_a_stable_part_stops_at_a_share(task):

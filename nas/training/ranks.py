@@ -7,6 +7,7 @@ search. What is to be trained lies in the folder, and the first rank leaves the 
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -28,11 +29,21 @@ def main(folder: Path) -> None:
         model = request.pop("model")
         result, weights = fit_here(model, **request, on_step=on_step)
     except Exception as error:
-        facts = {"kind": type(error).__name__, "text": str(error), "step": getattr(error, "step", None)}
-        (folder / ERROR).write_text(json.dumps(facts | {"loss": getattr(error, "loss", None)}), encoding="utf-8")
+        leave_reason(folder, error)
         raise
     if is_first:
         torch.save({"result": result, "weights": weights}, folder / RESULT)
+
+
+def leave_reason(folder: Path, error: Exception) -> None:
+    """Write what broke for who started the ranks, whole or not at all. The first reason stays: what breaks on the other
+    ranks is often that this one is gone."""
+    facts = {"kind": type(error).__name__, "text": str(error), "step": getattr(error, "step", None)}
+    own = folder / f"{os.getpid()}.{ERROR}"
+    own.write_text(json.dumps(facts | {"loss": getattr(error, "loss", None)}), encoding="utf-8")
+    with suppress(FileExistsError):
+        (folder / ERROR).hardlink_to(own)
+    own.unlink()
 
 
 if __name__ == "__main__":
