@@ -143,17 +143,20 @@ def test_half_precision_stays_close_to_the_definition_in_single(case, backend):
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
 def test_all_blocks_are_full_attention_and_the_own_block_alone_is_local_attention(backend):
     generator = torch.Generator().manual_seed(1)
-    q, k, v = (torch.randn(1, 40, heads, 16, generator=generator) for heads in (4, 2, 2))
-    everything, own = torch.arange(3).expand(1, 40, 1, 3), (torch.arange(40) // 16).view(1, 40, 1, 1)
+    leaves = q, k, v = [torch.randn(1, 40, heads, 16, generator=generator).requires_grad_() for heads in (4, 2, 2)]
+    do = torch.randn(1, 40, 4, 16, generator=generator)
+    everything, own = torch.arange(3).expand(1, 5, 1, 3), (torch.arange(0, 40, 8) // 16).view(1, 5, 1, 1)
     position = torch.arange(40)
     causal = position <= position.unsqueeze(1)
     local = causal & (position // 16 == position.unsqueeze(1) // 16)
     for blocks, mask in ((everything, causal), (own, local)):
         with use_backend(backend):
-            actual = block_sparse_attention(q, k, v, blocks, block_size=16)
+            actual = block_sparse_attention(q, k, v, blocks, block_size=16, query_block=8)
         rows, keys, values = (x.transpose(1, 2) for x in (q, k, v))
         expected = F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask, enable_gqa=True).transpose(1, 2)
-        assert_close_relative(actual, expected, LIMITS[torch.float32])
+        gradients = [torch.autograd.grad(o, leaves, do) for o in (actual, expected)]
+        for ours, theirs in zip((actual, *gradients[0]), (expected, *gradients[1]), strict=True):
+            assert_close_relative(ours, theirs, LIMITS[torch.float32])
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])

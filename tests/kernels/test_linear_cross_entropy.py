@@ -103,13 +103,13 @@ def test_no_tensor_of_tokens_times_words_is_made(monkeypatch):
 @pytest.mark.parametrize("backend", ["portable", "gpu"])
 def test_equals_the_cross_entropy_of_pytorch(backend):
     x, weight, targets = problem(40, 8, 30)
-    x, targets = x.detach().view(4, 10, 8), targets.view(4, 10)
+    x, targets = x.detach().view(4, 10, 8).requires_grad_(), targets.view(4, 10)
     expected = F.cross_entropy(F.linear(x, weight).flatten(0, 1), targets.flatten())
     with use_backend(backend):
         loss = linear_cross_entropy(x, weight, targets)
     assert_close_relative(loss.reshape(1), expected.reshape(1), 1e-6)
-    grads = [torch.autograd.grad(one, weight)[0] for one in (loss, expected)]
-    assert_close_relative(*grads, 1e-5)
+    for ours, theirs in zip(*(torch.autograd.grad(one, (x, weight)) for one in (loss, expected)), strict=True):
+        assert_close_relative(ours, theirs, 1e-5)
     with use_backend(backend), torch.no_grad():
         assert torch.isnan(linear_cross_entropy(x, weight, torch.full((4, 10), -100)))
 

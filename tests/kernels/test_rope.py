@@ -75,11 +75,13 @@ def test_equals_llama_and_turning_back_gives_what_was(backend):
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
     x, cos, sin = problem(2, 9, 3, 16, 16)
-    x, whole = x.detach(), [torch.cat((table, table), dim=-1).unsqueeze(0) for table in (cos, sin)]
+    x, whole = x.detach().requires_grad_(), [torch.cat((table, table), dim=-1).unsqueeze(0) for table in (cos, sin)]
     expected, _ = apply_rotary_pos_emb(x, x, *whole, unsqueeze_dim=2)
     with use_backend(backend):
         y = rope(x, cos, sin)
         assert_close_relative(y, expected, 1e-6)
+        weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        assert_close_relative(*(torch.autograd.grad(one, x, weight)[0] for one in (y, expected)), 1e-6)
         assert_close_relative(rope(y, cos, -sin), x, 1e-6)
 
 
