@@ -32,6 +32,7 @@ Watcher = Callable[[Key, Callable[[], object]], None]
 
 IMPLEMENTATION = "implementation"  # what the last part of a key's kernel is called where it is a choice of who computes
 CHOICES: dict[Implementation, Config] = {"ours": {"torch": 0}, "torch": {"torch": 1}}
+LARGEST_GRID = (2**31 - 1, 65_535, 65_535)
 _STATUSES: tuple[Status, ...] = ("default", "nearest", "tuned")  # from the least known to the best
 
 _choices: dict[tuple[Key, torch.device], tuple[Config, Status]] = {}
@@ -120,7 +121,15 @@ def _record(kernel: str, status: Status) -> None:
 
 
 def run(key: Key, kernel: Any, grid: tuple[int, ...], /, *arguments: Any, **constants: Any) -> None:
-    """Launch a kernel, or let the watcher do so."""
+    """Launch a kernel, or let the watcher do so.
+
+    Raises ValueError for a grid that no GPU takes.
+    """
+    if any(programs > most for programs, most in zip(grid, LARGEST_GRID, strict=False)):
+        raise ValueError(
+            f"A GPU takes a grid of at most {list(LARGEST_GRID)} programs, but {key.kernel} would need {list(grid)} "
+            "for inputs of this size: split the batch or the sequence."
+        )
     launch = kernel[grid]
     if _watcher is None:
         launch(*arguments, **constants)

@@ -14,6 +14,7 @@ from torch import Tensor
 from kernels._rope.launches import default_launch, launch_key
 from kernels._rope.launches import launch_candidates as launch_candidates
 from kernels.ahead_of_time import Case
+from kernels.grids import place_of_three
 from kernels.tuned_table import Config, Key
 from kernels.tuning import choose, run
 
@@ -24,8 +25,9 @@ def turn_kernel(
     INTERLEAVED: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_REST: tl.constexpr,
 ):  # fmt: skip
     """y [B, T, H, D]: P pairs turned by sign times their angle, and the rest of the channels as they are."""
-    t, b = tl.program_id(0), tl.program_id(2).to(tl.int64)
-    h, p = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_P)
+    t, block, b = place_of_three(T, tl.cdiv(H, BLOCK_H))
+    b = b.to(tl.int64)
+    h, p = block * BLOCK_H + tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_P)
     at_table = b * table_batch + t * P + p
     c = tl.load(cos + at_table, mask=p < P, other=0.0)[None, :]
     s = tl.load(sin + at_table, mask=p < P, other=0.0)[None, :] * sign
@@ -63,7 +65,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, sign: float) -
     config = choose(key, turn_kernel, default_launch, x.device)
     with torch.cuda.device_of(x):
         run(
-            key, turn_kernel, (tokens, triton.cdiv(heads, config["BLOCK_H"]), batch),
+            key, turn_kernel, (tokens * triton.cdiv(heads, config["BLOCK_H"]) * batch,),
             x, cos, sin, y, tokens, heads, size, pairs, *x.stride()[:3], 0 if cos.dim() == 2 else tokens * pairs, sign,
             INTERLEAVED=interleaved, BLOCK_P=triton.next_power_of_2(pairs),
             BLOCK_REST=triton.next_power_of_2(rest) if rest else 0, **config,

@@ -35,7 +35,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | Non
         return y
     key = launch_key("forward", x.element_size(), channels, **_flags(width, bias, state, silu))
     config = choose(key, forward_kernel, default_launch, x.device)
-    grid = (triton.cdiv(channels, config["BLOCK_D"]), triton.cdiv(tokens, config["BLOCK_T"]), batch)
+    grid = (triton.cdiv(channels, config["BLOCK_D"]) * triton.cdiv(tokens, config["BLOCK_T"]) * batch,)
     with torch.cuda.device_of(x):
         run(
             key, forward_kernel, grid, x, weight, bias, state, y, tokens, channels, x.stride(0), x.stride(1),
@@ -68,7 +68,7 @@ def _backward(
     if batch * channels > 0:
         with torch.cuda.device_of(x):
             run(
-                key, backward_kernel, (triton.cdiv(channels, config["BLOCK_D"]), stretches, batch),
+                key, backward_kernel, (triton.cdiv(channels, config["BLOCK_D"]) * stretches * batch,),
                 x, weight, bias, state, grad, grad_x, grad_weight, grad_bias, grad_state, tokens, channels, stretch,
                 x.stride(0), x.stride(1), grad.stride(0), grad.stride(1), W=width, SILU=silu, **config,
             )  # fmt: skip
@@ -113,7 +113,7 @@ def short_convolution_step(
     config = choose(key, step_kernel, default_launch, x.device)
     with torch.cuda.device_of(x):
         run(
-            key, step_kernel, (triton.cdiv(channels, config["BLOCK_D"]), batch),
+            key, step_kernel, (triton.cdiv(channels, config["BLOCK_D"]) * batch,),
             x, weight, bias, state, y, new_state, channels, x.stride(0), W=width, SILU=silu, **config,
         )  # fmt: skip
     return y, new_state

@@ -12,6 +12,8 @@ stretch and stored apart for each, not added by atomics, which makes them determ
 import triton
 import triton.language as tl
 
+from kernels.grids import place_of_three, place_of_two
+
 
 @triton.jit
 def _filter(weight, d, mask, W: tl.constexpr):
@@ -58,8 +60,9 @@ def forward_kernel(
     W: tl.constexpr, SILU: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """y of one stretch of BLOCK_T tokens; x has strides, y and the state have none."""
-    b, first = tl.program_id(2).to(tl.int64), tl.program_id(1) * BLOCK_T
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    block, part, b = place_of_three(tl.cdiv(D, BLOCK_D), tl.cdiv(T, BLOCK_T))
+    b, first = b.to(tl.int64), part * BLOCK_T
+    d = block * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
     x += b * x_batch + d
     y += (b * T + first) * D + d
@@ -89,8 +92,10 @@ def backward_kernel(
 
     grad_x and grad_state are [B, T, D] and [B, W - 1, D]; grad_weight is [stretches, W, D], grad_bias [stretches, D].
     """
-    b, first = tl.program_id(2).to(tl.int64), tl.program_id(1) * STRETCH
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    stretches = tl.maximum(tl.cdiv(T, STRETCH), 1)
+    column, stretch, b = place_of_three(tl.cdiv(D, BLOCK_D), stretches)
+    b, first = b.to(tl.int64), stretch * STRETCH
+    d = column * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
     x += b * x_batch + d
     grad += b * grad_batch + d
@@ -134,7 +139,7 @@ def backward_kernel(
             tl.store(grad_x + back.to(tl.int64) * D, out.to(grad_x.dtype.element_ty), mask=ours)
             if state is not None:
                 tl.store(grad_state + t * D, out.to(grad_state.dtype.element_ty), mask=mask & (back < 0))
-    place = b * tl.num_programs(1) + tl.program_id(1)
+    place = b * stretches + stretch
     for j in tl.static_range(W):
         tl.store(grad_weight + (place * W + j) * D + d, sums[j], mask=mask)
     if bias is not None:
@@ -146,7 +151,8 @@ def step_kernel(
     x, weight, bias, state, y, new_state, D, x_batch, W: tl.constexpr, SILU: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One token; the new state is the old one without its first row, and with x for its last."""
-    b, d = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    block, b = place_of_two(tl.cdiv(D, BLOCK_D))
+    b, d = b.to(tl.int64), block * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
     at = b * (W - 1) * D + d
     token = tl.load(x + b * x_batch + d, mask=mask, other=0.0)

@@ -33,7 +33,7 @@ def _forward(x: Tensor, log_decay: Tensor, initial_state: Tensor, reverse: bool)
     config = choose(key, output_kernel, default_launch, x.device)
     with torch.cuda.device_of(x):
         run(
-            key, output_kernel, (triton.cdiv(channels, config["BLOCK_D"]), starts.shape[1], batch),
+            key, output_kernel, (triton.cdiv(channels, config["BLOCK_D"]) * starts.shape[1] * batch,),
             x, log_decay, starts, h, last, length, channels, tiles, REVERSE=reverse, TILE=TILE, **config,
         )  # fmt: skip
     return h, last
@@ -58,7 +58,7 @@ def _backward(
     config = choose(key, grads_kernel, default_launch, grad.device)
     with torch.cuda.device_of(grad):
         run(
-            key, grads_kernel, (triton.cdiv(channels, config["BLOCK_D"]), starts.shape[1], batch),
+            key, grads_kernel, (triton.cdiv(channels, config["BLOCK_D"]) * starts.shape[1] * batch,),
             grad, log_decay, h, initial_state.contiguous(), starts, grad_x, grad_log_decay, grad_initial,
             length, channels, tiles, REVERSE=not reverse, TILE=TILE, **config,
         )  # fmt: skip
@@ -96,11 +96,11 @@ def _starts(x: Tensor, log_decay: Tensor, first: Tensor, *, reverse: bool, shift
     carry_config = choose(carry_key, carry_kernel, default_launch, x.device)
     with torch.cuda.device_of(x):
         run(
-            key, sums_kernel, (triton.cdiv(channels, config["BLOCK_D"]), count, batch),
+            key, sums_kernel, (triton.cdiv(channels, config["BLOCK_D"]) * count * batch,),
             x, log_decay, sums, kept, length, channels, tiles, REVERSE=reverse, SHIFTED=shifted, TILE=TILE, **config,
         )  # fmt: skip
         run(
-            carry_key, carry_kernel, (triton.cdiv(channels, carry_config["BLOCK_D"]), batch),
+            carry_key, carry_kernel, (triton.cdiv(channels, carry_config["BLOCK_D"]) * batch,),
             sums, kept, first, count, channels, **carry_config,
         )  # fmt: skip
     return sums, tiles

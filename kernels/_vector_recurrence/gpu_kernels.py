@@ -15,6 +15,8 @@ All kernels know their own direction alone: REVERSE is that of the pass, and r c
 import triton
 import triton.language as tl
 
+from kernels.grids import place_of_three, place_of_two
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -25,13 +27,20 @@ def _then(decay_1, value_1, decay_2, value_2):
 
 
 @triton.jit
-def _place(T, D, tile, REVERSE: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Position in the pass, channels, offsets into [B, T, D] and mask of the tile."""
+def _program(T, D, tiles, TILE: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Channels, segment, how many of them there are, and sequence of a program of the grid [blocks of channels,
+    segments, batch]."""
+    segments = tl.cdiv(T, tiles * TILE)
+    block, segment, b = place_of_three(tl.cdiv(D, BLOCK_D), segments)
+    return block * BLOCK_D + tl.arange(0, BLOCK_D), segment, segments, b.to(tl.int64)
+
+
+@triton.jit
+def _place(T, D, d, b, tile, REVERSE: tl.constexpr, TILE: tl.constexpr):
+    """Position in the pass, offsets into [B, T, D] and mask of the tile."""
     r = tile * TILE + tl.arange(0, TILE)
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     t = T - 1 - r if REVERSE else r
-    b = tl.program_id(2).to(tl.int64)
-    return r, d, (b * T + t)[:, None] * D + d[None, :], (r < T)[:, None] & (d < D)[None, :]
+    return r, (b * T + t)[:, None] * D + d[None, :], (r < T)[:, None] & (d < D)[None, :]
 
 
 @triton.jit
@@ -60,16 +69,15 @@ def sums_kernel(
     REVERSE: tl.constexpr, SHIFTED: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """What a segment makes of a state of zero, and how much of the state before it is left behind it."""
-    segment = tl.program_id(1)
+    d, segment, segments, b = _program(T, D, tiles, TILE, BLOCK_D)
     state, share = tl.zeros([BLOCK_D], tl.float32), tl.full([BLOCK_D], 1.0, tl.float32)
     for i in tl.range(0, tiles, num_stages=STAGES):
-        r, d, offsets, mask = _place(T, D, segment * tiles + i, REVERSE, TILE, BLOCK_D)
+        r, offsets, mask = _place(T, D, d, b, segment * tiles + i, REVERSE, TILE)
         left, added = _scanned(x, log_decay, r, offsets, mask, D, REVERSE, SHIFTED)
         tile_share = _last(left, TILE)
         state = tile_share * state + _last(added, TILE)
         share *= tile_share
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    place = (tl.program_id(2).to(tl.int64) * tl.num_programs(1) + segment) * D + d
+    place = (b * segments + segment) * D + d
     tl.store(sums + place, state, mask=d < D)
     tl.store(kept + place, share, mask=d < D)
 
@@ -77,8 +85,8 @@ def sums_kernel(
 @triton.jit(do_not_specialize=["segments"])
 def carry_kernel(sums, kept, first, segments, D, BLOCK_D: tl.constexpr):
     """Replace what every segment makes of zero by the state that reaches it."""
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    b = tl.program_id(1).to(tl.int64)
+    block, b = place_of_two(tl.cdiv(D, BLOCK_D))
+    d, b = block * BLOCK_D + tl.arange(0, BLOCK_D), b.to(tl.int64)
     state = tl.load(first + b * D + d, mask=d < D, other=0.0)
     for segment in range(segments):
         place = (b * segments + segment) * D + d
@@ -94,16 +102,14 @@ def output_kernel(
     REVERSE: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """All states of a segment from the state before it; the last segment keeps its last."""
-    b, segment = tl.program_id(2).to(tl.int64), tl.program_id(1)
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    state = tl.load(starts + (b * tl.num_programs(1) + segment) * D + d, mask=d < D, other=0.0)
+    d, segment, segments, b = _program(T, D, tiles, TILE, BLOCK_D)
+    state = tl.load(starts + (b * segments + segment) * D + d, mask=d < D, other=0.0)
     for i in tl.range(0, tiles, num_stages=STAGES):
-        r, d, offsets, mask = _place(T, D, segment * tiles + i, REVERSE, TILE, BLOCK_D)
+        r, offsets, mask = _place(T, D, d, b, segment * tiles + i, REVERSE, TILE)
         left, added = _scanned(x, log_decay, r, offsets, mask, D, REVERSE, False)
         tl.store(h + offsets, (left * state[None, :] + added).to(h.dtype.element_ty), mask=mask)
         state = _last(left, TILE) * state + _last(added, TILE)
-    if segment == tl.num_programs(1) - 1:
-        d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    if segment == segments - 1:
         tl.store(last + b * D + d, state, mask=d < D)
 
 
@@ -114,12 +120,11 @@ def grads_kernel(
 ):  # fmt: skip
     """All gradients of a segment, from the gradient that reaches it. `first` is the state that the scan started from,
     which the pass meets last."""
-    b, segment = tl.program_id(2).to(tl.int64), tl.program_id(1)
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    state = tl.load(starts + (b * tl.num_programs(1) + segment) * D + d, mask=d < D, other=0.0)
+    d, segment, segments, b = _program(T, D, tiles, TILE, BLOCK_D)
+    state = tl.load(starts + (b * segments + segment) * D + d, mask=d < D, other=0.0)
     start = tl.load(first + b * D + d, mask=d < D, other=0.0)
     for i in tl.range(0, tiles, num_stages=STAGES):
-        r, d, offsets, mask = _place(T, D, segment * tiles + i, REVERSE, TILE, BLOCK_D)
+        r, offsets, mask = _place(T, D, d, b, segment * tiles + i, REVERSE, TILE)
         left, added = _scanned(grad, log_decay, r, offsets, mask, D, REVERSE, True)
         g = left * state[None, :] + added
         state = _last(left, TILE) * state + _last(added, TILE)

@@ -112,7 +112,7 @@ def wkv_step(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> tuple
     key = launch_key("step", k.element_size(), k.shape[1])
     config = choose(key, step_kernel, default_launch, k.device)
     with torch.cuda.device_of(k):
-        grid = (triton.cdiv(k.shape[1], config["BLOCK_D"]), k.shape[0])
+        grid = (triton.cdiv(k.shape[1], config["BLOCK_D"]) * k.shape[0],)
         run(key, step_kernel, grid, k, v, w, u, state, y, new_state, k.shape[1], **config)
     return y, new_state
 
@@ -134,7 +134,7 @@ def _carry(sums: Tensor, kept: Tensor, first: Tensor, *, reverse: bool) -> None:
     key = launch_key("carry", 4, channels, REVERSE=reverse)
     config = choose(key, carry_kernel, default_launch, sums.device)
     with torch.cuda.device_of(sums):
-        grid = (triton.cdiv(channels, config["BLOCK_D"]), batch)
+        grid = (triton.cdiv(channels, config["BLOCK_D"]) * batch,)
         run(key, carry_kernel, grid, sums, kept, first, count, channels, REVERSE=reverse, **config)
 
 
@@ -143,7 +143,7 @@ def _launch(name: str, like: Tensor, count: int, /, *arguments: Any, **constants
     kernel, key = KERNELS[name], launch_key(name, like.element_size(), like.shape[2])
     config = choose(key, kernel, default_launch, like.device)
     with torch.cuda.device_of(like):
-        grid = (triton.cdiv(like.shape[2], config["BLOCK_D"]), count, like.shape[0])
+        grid = (triton.cdiv(like.shape[2], config["BLOCK_D"]) * count * like.shape[0],)
         run(key, kernel, grid, *arguments, **constants, **config)
 
 

@@ -15,6 +15,8 @@ Logarithms have base 2 in here, shifts in memory base e.
 import triton
 import triton.language as tl
 
+from kernels.grids import place_of_three, place_of_two
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 EMPTY = tl.constexpr(-1e38)
@@ -35,11 +37,18 @@ def _row(values, row, TILE: tl.constexpr):
 
 
 @triton.jit
-def _place(T, D, tile, TILE: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Token of every row, channels, offsets into [B, T, D] and which channels are there."""
+def _program(T, D, tiles, TILE: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Channels, segment, how many of them there are, and sequence of a program of the grid [blocks of channels,
+    segments, batch]; rows are one more than tokens."""
+    segments = tl.cdiv(T + 1, tiles * TILE)
+    block, segment, b = place_of_three(tl.cdiv(D, BLOCK_D), segments)
+    return block * BLOCK_D + tl.arange(0, BLOCK_D), segment, segments, b.to(tl.int64)
+
+
+@triton.jit
+def _place(T, D, d, b, tile, TILE: tl.constexpr):
+    """Token of every row, offsets into [B, T, D] and which channels are there."""
     t = tile * TILE + tl.arange(0, TILE)
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    b = tl.program_id(2).to(tl.int64)
     return t, (b * T + t)[:, None] * D + d[None, :], (d < D)[None, :]
 
 
@@ -85,18 +94,17 @@ def _store_state(state, place, D, m, a, b, mask):
 @triton.jit(do_not_specialize=["T", "tiles"])
 def sums_kernel(k, v, w, sums, kept, T, D, tiles, TILE: tl.constexpr, BLOCK_D: tl.constexpr):
     """What a segment adds to nothing, and the logarithm of what it keeps."""
-    segment = tl.program_id(1)
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    d, segment, segments, batch = _program(T, D, tiles, TILE, BLOCK_D)
     decay = tl.load(w + d, mask=d < D, other=0.0) * LOG2_E
     c, a, b = (tl.zeros([BLOCK_D], tl.float32),) * 3
     m = tl.full([BLOCK_D], EMPTY, tl.float32)
     for i in range(tiles):
-        t, offsets, there = _place(T, D, segment * tiles + i, TILE, BLOCK_D)
+        t, offsets, there = _place(T, D, d, batch, segment * tiles + i, TILE)
         c_t, m_t, a_t, b_t = _before(k, v, decay, t, offsets, there, T, D)
         last = TILE - 1
         c, m, a, b = _then(c, m, a, b, _row(c_t, last, TILE), _row(m_t, last, TILE), _row(a_t, last, TILE),
                            _row(b_t, last, TILE))  # fmt: skip
-    place = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + segment
+    place = batch * segments + segment
     _store_state(sums, place * 3 * D + d, D, m, a, b, d < D)
     tl.store(kept + place * D + d, c, mask=d < D)
 
@@ -104,8 +112,8 @@ def sums_kernel(k, v, w, sums, kept, T, D, tiles, TILE: tl.constexpr, BLOCK_D: t
 @triton.jit(do_not_specialize=["segments"])
 def carry_kernel(sums, kept, first, segments, D, REVERSE: tl.constexpr, BLOCK_D: tl.constexpr):
     """Replace what every segment adds to nothing by the sums that reach it."""
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    batch = tl.program_id(1).to(tl.int64)
+    block, batch = place_of_two(tl.cdiv(D, BLOCK_D))
+    d, batch = block * BLOCK_D + tl.arange(0, BLOCK_D), batch.to(tl.int64)
     m, a, b = _load_state(first, batch * 3 * D + d, D, d < D)
     for i in range(segments):
         place = batch * segments + (segments - 1 - i if REVERSE else i)
@@ -118,15 +126,14 @@ def carry_kernel(sums, kept, first, segments, D, REVERSE: tl.constexpr, BLOCK_D:
 @triton.jit(do_not_specialize=["T", "tiles"])
 def output_kernel(k, v, w, u, starts, y, last, tile_sums, T, D, tiles, TILE: tl.constexpr, BLOCK_D: tl.constexpr):
     """The outputs of a segment, and the sums before each of its tiles; the last segment keeps the final ones."""
-    segment, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    d, segment, segments, batch = _program(T, D, tiles, TILE, BLOCK_D)
     decay = tl.load(w + d, mask=d < D, other=0.0) * LOG2_E
     bonus = tl.load(u + d, mask=d < D, other=0.0) * LOG2_E
-    m, a, b = _load_state(starts, (batch * tl.num_programs(1) + segment) * 3 * D + d, D, d < D)
-    all_tiles = tl.num_programs(1) * tiles
+    m, a, b = _load_state(starts, (batch * segments + segment) * 3 * D + d, D, d < D)
+    all_tiles = segments * tiles
     for i in range(tiles):
         tile = segment * tiles + i
-        t, offsets, there = _place(T, D, tile, TILE, BLOCK_D)
+        t, offsets, there = _place(T, D, d, batch, tile, TILE)
         _store_state(tile_sums, (batch * all_tiles + tile) * 3 * D + d, D, m, a, b, d < D)
         c_t, m_t, a_t, b_t = _before(k, v, decay, t, offsets, there, T, D)
         _, m_t, a_t, b_t = _then(0.0, m[None, :], a[None, :], b[None, :], c_t, m_t, a_t, b_t)
@@ -135,7 +142,7 @@ def output_kernel(k, v, w, u, starts, y, last, tile_sums, T, D, tiles, TILE: tl.
         out, _ = _read(m_t, a_t, b_t, key, value, bonus)
         tl.store(y + offsets, out.to(y.dtype.element_ty), mask=mask)
         m, a, b = _row(m_t, TILE - 1, TILE), _row(a_t, TILE - 1, TILE), _row(b_t, TILE - 1, TILE)
-    if segment == tl.num_programs(1) - 1:
+    if segment == segments - 1:
         _store_state(last, batch * 3 * D + d, D, m, a, b, d < D)
 
 
@@ -156,16 +163,15 @@ def grad_sums_kernel(
     k, v, w, u, grad, tile_sums, sums, kept, T, D, tiles, TILE: tl.constexpr, BLOCK_D: tl.constexpr
 ):  # fmt: skip
     """What a segment sends back to the sums before it, and the logarithm of what it keeps of what reaches it."""
-    segment, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    d, segment, segments, batch = _program(T, D, tiles, TILE, BLOCK_D)
     decay = tl.load(w + d, mask=d < D, other=0.0) * LOG2_E
     bonus = tl.load(u + d, mask=d < D, other=0.0) * LOG2_E
     c, d_a, d_b = (tl.zeros([BLOCK_D], tl.float32),) * 3
     shift = tl.full([BLOCK_D], EMPTY, tl.float32)
-    all_tiles = tl.num_programs(1) * tiles
+    all_tiles = segments * tiles
     for i in range(tiles):
         tile = segment * tiles + tiles - 1 - i
-        t, offsets, there = _place(T, D, tile, TILE, BLOCK_D)
+        t, offsets, there = _place(T, D, d, batch, tile, TILE)
         m, a, b = _load_state(tile_sums, (batch * all_tiles + tile) * 3 * D + d, D, d < D)
         c_t, m_t, a_t, b_t = _before(k, v, decay, t, offsets, there, T, D)
         _, m_t, a_t, b_t = _then(0.0, m[None, :], a[None, :], b[None, :], c_t, m_t, a_t, b_t)
@@ -174,7 +180,7 @@ def grad_sums_kernel(
         c_t, m_t, a_t, b_t = _behind(k, v, grad, decay, bonus, t, offsets, there, T, D, m_t, a_t, b_t, key, value)
         c, shift, d_a, d_b = _then(c, shift, d_a, d_b, _row(c_t, 0, TILE), _row(m_t, 0, TILE), _row(a_t, 0, TILE),
                                    _row(b_t, 0, TILE))  # fmt: skip
-    place = batch * tl.num_programs(1) + segment
+    place = batch * segments + segment
     _store_state(sums, place * 3 * D + d, D, shift, d_a, d_b, d < D)
     tl.store(kept + place * D + d, c, mask=d < D)
 
@@ -185,17 +191,16 @@ def grads_kernel(
     TILE: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """All gradients of a segment, from what reaches it from later ones; those of w and u a sum for each segment."""
-    segment, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    d, segment, segments, batch = _program(T, D, tiles, TILE, BLOCK_D)
     decay = tl.load(w + d, mask=d < D, other=0.0) * LOG2_E
     bonus = tl.load(u + d, mask=d < D, other=0.0) * LOG2_E
-    place = batch * tl.num_programs(1) + segment
+    place = batch * segments + segment
     shift, d_a, d_b = _load_state(starts, place * 3 * D + d, D, d < D)
     for_w, for_u = (tl.zeros([BLOCK_D], tl.float32),) * 2
-    all_tiles = tl.num_programs(1) * tiles
+    all_tiles = segments * tiles
     for i in range(tiles):
         tile = segment * tiles + tiles - 1 - i
-        t, offsets, there = _place(T, D, tile, TILE, BLOCK_D)
+        t, offsets, there = _place(T, D, d, batch, tile, TILE)
         m, a, b = _load_state(tile_sums, (batch * all_tiles + tile) * 3 * D + d, D, d < D)
         c_t, m_t, a_t, b_t = _before(k, v, decay, t, offsets, there, T, D)
         _, m_t, a_t, b_t = _then(0.0, m[None, :], a[None, :], b[None, :], c_t, m_t, a_t, b_t)
@@ -231,8 +236,9 @@ def grads_kernel(
 @triton.jit
 def step_kernel(k, v, w, u, state, y, new_state, D, BLOCK_D: tl.constexpr):
     """One token."""
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    batch, mask = tl.program_id(1).to(tl.int64), d < D
+    block, batch = place_of_two(tl.cdiv(D, BLOCK_D))
+    d, batch = block * BLOCK_D + tl.arange(0, BLOCK_D), batch.to(tl.int64)
+    mask = d < D
     m, a, b = _load_state(state, batch * 3 * D + d, D, mask)
     key, value = _token(k, batch * D + d, mask) * LOG2_E, _token(v, batch * D + d, mask)
     own = key + tl.load(u + d, mask=mask, other=0.0) * LOG2_E
