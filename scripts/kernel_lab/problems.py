@@ -24,8 +24,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 OUTPUT_LIMIT = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 5e-3}
 GRADIENT_LIMIT = {"float32": 1e-5, "float16": 8e-3, "bfloat16": 8e-3}
 GATE_LIMIT = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-2}
-GATES = ("log_decay", "beta", "erase_a", "erase_b", "bonus", "delta", "A", "initial_state", "sink", "log_forget")
-GATES += ("input_gate", "forget_gate")
+GATES = ("log_decay", "beta", "bonus", "delta", "A", "sink", "log_forget", "input_gate", "forget_gate")
 WORST_ROW_FACTOR = 10.0
 
 

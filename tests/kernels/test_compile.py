@@ -12,16 +12,20 @@ from scripts.kernel_lab.problems import Problem, worst
 
 
 def problems() -> list[Problem]:
-    """The first of each function, on no more tokens than its interpreted kernels take a moment for, and steps over some
-    of the slots, of which PyTorch reads on the host how many they are where it can."""
+    """The first of each function, recurrences on no more tokens than their interpreted kernels take a moment for and
+    with all the arguments that go together, and steps over some of the slots, of which PyTorch reads on the host how
+    many they are where it can."""
     first = {problem.op: problem for problem in reversed(tiny_problems())}
-    shortened = [
-        replace(one, operation=replace(one.operation, T=5)) if isinstance(one.operation, Recurrence | Mlstm) else one
-        for one in first.values()
-    ]
+    short = {
+        "matrix_recurrence": Recurrence(
+            B=1, T=5, Hqk=1, Hv=1, K=16, V=16, gate="channel", erase=True, bonus=True, state=True
+        ),
+        "mlstm": Mlstm(B=1, T=5, Hqk=1, Hv=2, K=16, V=15),
+    }
+    first |= {op: replace(first[op], name="few tokens", operation=one) for op, one in short.items()}
     step = first["attention_step"]
     kept = replace(step, name="kept slots", operation=replace(step.operation, kept=9))
-    return [*shortened, kept, replace(step, name="listed slots", operation=replace(step.operation, listed=9))]
+    return [*first.values(), kept, replace(step, name="listed slots", operation=replace(step.operation, listed=9))]
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch itself

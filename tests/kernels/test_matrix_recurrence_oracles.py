@@ -1,7 +1,7 @@
 """The definition of the matrix recurrence against the published layers that it stands for, as others wrote them.
 
-Each package has a process of its own: flash-linear-attention compiles its kernels on import, where here the interpreter
-is on; and where it can be imported, transformers calls it instead of its own PyTorch code.
+Where flash-linear-attention can be imported, transformers calls its kernels instead of its own PyTorch code, and so has
+a process of its own; the naive functions are read without their package (`tests/fla_naive.py`).
 """
 
 import os
@@ -12,6 +12,7 @@ import torch
 
 from kernels._matrix_recurrence import matrix_recurrence
 from kernels.backend import use_backend
+from tests.fla_naive import naive
 from tests.kernels.closeness import assert_close_relative
 
 B, T, H, K, V = 1, 20, 2, 16, 24
@@ -54,46 +55,38 @@ def assert_all_close(answers, settings):
             raise AssertionError(f"{layer}: {error}") from None
 
 
-FLA = """
-from fla.ops.comba.naive import naive_chunk_comba, naive_recurrent_comba
-from fla.ops.gated_delta_product.naive import naive_recurrent_gated_delta_product
-from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
-from fla.ops.gdn2.naive import naive_recurrent_gdn2
-from fla.ops.generalized_delta_rule.dplr.naive import dplr_recurrence
-from fla.ops.gla.naive import naive_recurrent_gla
-from fla.ops.kda.naive import naive_recurrent_kda
-from fla.ops.rwkv6.recurrent_naive import naive_recurrent_rwkv6
-from fla.ops.simple_gla.naive import naive_recurrent_simple_gla
+def naive_layers(x):
+    """What flash-linear-attention computes of them, output and last state by layer."""
 
-def head_first(function, *tensors, **options):
-    out, state = function(*(t.transpose(1, 2) if t.ndim > 2 else t for t in tensors), **options)
-    return out.transpose(1, 2), state
+    def head_first(function, *tensors, **options):
+        out, state = function(*(t.transpose(1, 2) if t.ndim > 2 else t for t in tensors), **options)
+        return out.transpose(1, 2), state
 
-q, k, v, head, channel, beta, p = (x[name] for name in ("q", "k", "v", "head", "channel", "beta", "p"))
-start = {"initial_state": x["state"], "output_final_state": True}
-steps = [x["k"][:, :, :1], x["p"][:, :, :1]]
-answers["simple GLA"] = naive_recurrent_simple_gla(q, k, v, head, **start)
-answers["GLA"] = naive_recurrent_gla(q, k, v, channel, **start)
-answers["gated DeltaNet"] = naive_recurrent_gated_delta_rule(q, k, v, beta, head, **start)
-answers["KDA"] = naive_recurrent_kda(q, k, v, channel, beta, **start)
-answers["RWKV-6"] = head_first(naive_recurrent_rwkv6, q, k, v, channel, x["u"], **start)
-answers["RWKV-7"] = head_first(dplr_recurrence, q, k, v, -p, p * x["rate"], channel, **start)
-answers["Comba, decayed"] = naive_recurrent_comba(q, k, v, p, beta, head, **start)
-answers["Comba, undecayed"] = naive_chunk_comba(q, k, v, p, head, beta, chunk_size=16, **start)
-answers["GDN-2"] = naive_recurrent_gdn2(q, k, v, channel, x["rate"], x["write"], **start)
-answers["gated DeltaProduct"] = naive_recurrent_gated_delta_product(
-    q[:, 1::2], k, v, head[:, 0::2], beta, 16**-0.5, **start, num_householder=2)
-"""
-
-
-def test_the_definition_agrees_with_the_naive_functions_of_flash_linear_attention(tmp_path):
-    x = random_inputs()
-    answers = ask(FLA, x, tmp_path)
     q, k, v, head, channel, beta, p = (x[name] for name in ("q", "k", "v", "head", "channel", "beta", "p"))
-    common = {"q": q, "k": k, "v": v, "initial_state": x["state"]}
+    start = {"initial_state": x["state"], "output_final_state": True}
+    dplr, comba = naive("generalized_delta_rule/dplr").dplr_recurrence, naive("comba")
+    product = naive("gated_delta_product").naive_recurrent_gated_delta_product
+    rwkv6 = naive("rwkv6", "recurrent_naive").naive_recurrent_rwkv6
+    return {
+        "simple GLA": naive("simple_gla").naive_recurrent_simple_gla(q, k, v, head, **start),
+        "GLA": naive("gla").naive_recurrent_gla(q, k, v, channel, **start),
+        "gated DeltaNet": naive("gated_delta_rule").naive_recurrent_gated_delta_rule(q, k, v, beta, head, **start),
+        "KDA": naive("kda").naive_recurrent_kda(q, k, v, channel, beta, **start),
+        "RWKV-6": head_first(rwkv6, q, k, v, channel, x["u"], **start),
+        "RWKV-7": head_first(dplr, q, k, v, -p, p * x["rate"], channel, **start),
+        "Comba, decayed": comba.naive_recurrent_comba(q, k, v, p, beta, head, **start),
+        "Comba, undecayed": comba.naive_chunk_comba(q, k, v, p, head, beta, chunk_size=16, **start),
+        "GDN-2": naive("gdn2").naive_recurrent_gdn2(q, k, v, channel, x["rate"], x["write"], **start),
+        "gated DeltaProduct": product(q[:, 1::2], k, v, head[:, ::2], beta, K**-0.5, **start, num_householder=2),
+    }
+
+
+def our_layers(x):
+    """The same of the definition."""
+    q, k, v, head, channel, beta, p = (x[name] for name in ("q", "k", "v", "head", "channel", "beta", "p"))
+    common = {"q": q, "k": k, "v": v, "initial_state": x["state"], "return_state": True}
     strength, first = beta[..., None], torch.arange(T)[:, None] % 2 == 0
     comba = common | {"k": strength * k, "log_decay": head}
-    every_token = matrix_recurrence(**common, log_decay=head * first, beta=beta)
     settings = {
         "simple GLA": common | {"log_decay": head},
         "GLA": common | {"log_decay": channel},
@@ -106,13 +99,28 @@ def test_the_definition_agrees_with_the_naive_functions_of_flash_linear_attentio
         "GDN-2": common | {"v": x["write"] * v, "log_decay": channel, "erase": (x["rate"] * k * channel.exp(), -k)},
         "gated DeltaProduct": common | {"log_decay": head * first, "beta": beta},
     }
-    # A layer of two steps a token is read after the second.
-    out, state = answers["gated DeltaProduct"]
-    assert isinstance(every_token, torch.Tensor)
-    whole = every_token.clone()
-    whole[:, 1::2] = out
-    answers["gated DeltaProduct"] = (whole, state)
-    assert_all_close(answers, settings)
+    with use_backend("reference"):
+        answers = {layer: matrix_recurrence(**setting) for layer, setting in settings.items()}
+    out, state = answers["gated DeltaProduct"]  # a layer of two steps a token is read after the second
+    return answers | {"gated DeltaProduct": (out[:, 1::2], state)}
+
+
+def test_the_definition_and_its_gradients_agree_with_the_naive_functions_of_flash_linear_attention():
+    x = {name: tensor.requires_grad_() for name, tensor in random_inputs().items()}
+    theirs, ours = naive_layers(x), our_layers(x)
+    assert set(ours) == set(theirs)
+    for layer, answer in theirs.items():
+        weights = [torch.randn(one.shape) for one in answer]
+        values_and_gradients = []
+        for values in (ours[layer], answer):
+            loss = sum((one * weight).sum() for one, weight in zip(values, weights, strict=True))
+            grads = torch.autograd.grad(loss, list(x.values()), retain_graph=True, materialize_grads=True)
+            values_and_gradients.append((*values, *grads))
+        for name, actual, expected in zip(("o", "S", *x), *values_and_gradients, strict=True):
+            try:
+                assert_close_relative(actual, expected, 1e-5)
+            except AssertionError as error:
+                raise AssertionError(f"{layer}, {name}: {error}") from None
 
 
 TRANSFORMERS = """

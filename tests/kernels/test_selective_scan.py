@@ -45,10 +45,14 @@ def call(backend, inputs):
 def with_gradients(backend, inputs):
     """Output, final state, and the gradients of all inputs under random gradients of both."""
     y, state = call(backend, inputs)
+    return y, state, torch.autograd.grad(weighted(y, state), list(inputs.values()))
+
+
+def weighted(y, state):
+    """A loss: both under random gradients, always the same."""
     generator = torch.Generator().manual_seed(1)
     weights = [torch.randn(x.shape, generator=generator) for x in (y, state)]
-    loss = (y.float() * weights[0]).sum() + (state * weights[1]).sum()
-    return y, state, torch.autograd.grad(loss, list(inputs.values()))
+    return (y.float() * weights[0]).sum() + (state * weights[1]).sum()
 
 
 def assert_equals_the_definition(backend, inputs):
@@ -155,16 +159,18 @@ def test_steps_equal_the_scan(backend, extras, dtype):
 
 
 @pytest.mark.parametrize("backend", ["reference", "portable"])
-def test_equals_the_scan_of_transformers(backend):
+def test_equals_the_scan_of_transformers_with_its_gradients(backend):
     from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
-    inputs = {name: tensor.detach() for name, tensor in problem(2, 33, 12, 8).items()}
+    inputs = problem(2, 33, 12, 8)
     del inputs["initial_state"]
     u, delta, B, C, z = (inputs[name].transpose(1, 2) for name in ("u", "delta", "B", "C", "z"))
-    expected, expected_state = mamba_selective_scan(u, delta, inputs["A"], B, C, inputs["D"], z, return_last_state=True)
-    y, state = call(backend, inputs)
-    assert_close_relative(y, expected.transpose(1, 2), 1e-5)
-    assert_close_relative(state, expected_state, 1e-5)
+    y, state = mamba_selective_scan(u, delta, inputs["A"], B, C, inputs["D"], z, return_last_state=True)
+    y = y.transpose(1, 2)
+    expected = (y, state, *torch.autograd.grad(weighted(y, state), list(inputs.values())))
+    y, state, grads = with_gradients(backend, inputs)
+    for actual, right in zip((y, state, *grads), expected, strict=True):
+        assert_close_relative(actual, right, 1e-5)
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])

@@ -143,12 +143,14 @@ def test_steps_equal_the_convolution(backend, extras, width, dtype):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_equals_the_grouped_convolution_of_pytorch(backend):
-    inputs = {name: tensor.detach() for name, tensor in problem(2, 33, 12, 4).items()}
-    del inputs["initial_state"]
-    padded = F.pad(inputs["x"].transpose(1, 2), (3, 0))
+def test_equals_the_grouped_convolution_of_pytorch_with_its_gradients(backend):
+    inputs = problem(2, 33, 12, 4)
+    padded = torch.cat((inputs["initial_state"], inputs["x"]), dim=1).transpose(1, 2)
     expected = F.silu(F.conv1d(padded, inputs["weight"].unsqueeze(1), inputs["bias"], groups=12)).transpose(1, 2)
-    assert_close_relative(call(backend, inputs)[0], expected, 1e-5)
+    y, _, grads = with_gradients(backend, inputs, only_y=True)
+    assert_close_relative(y, expected, 1e-5)
+    for grad, right in zip(grads, torch.autograd.grad(expected.sum(), list(inputs.values())), strict=True):
+        assert_close_relative(grad, right, 1e-5)
 
 
 @pytest.mark.parametrize("backend", ["portable", "gpu"])

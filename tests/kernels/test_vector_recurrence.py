@@ -1,15 +1,12 @@
 """The vector recurrence: exact examples, portable and Triton against the definition, outside oracles, and refusals."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from kernels import use_backend, vector_recurrence, vector_recurrence_step
 from kernels._vector_recurrence import launches, portable
+from tests.fla_naive import naive
 from tests.kernels.closeness import assert_close_relative
 
 VALUES = {torch.float32: 1e-5, torch.float16: 2e-3}
@@ -45,10 +42,14 @@ def scanned(x, log_decay):
 def with_gradients(backend, inputs, *, reverse):
     """h, the state, and the gradients of all inputs under random gradients of both."""
     h, state = call(backend, inputs, reverse=reverse)
+    return h, state, torch.autograd.grad(weighted(h, state), list(inputs.values()))
+
+
+def weighted(h, state):
+    """A loss: both under random gradients, always the same."""
     generator = torch.Generator().manual_seed(1)
     weights = [torch.randn(x.shape, generator=generator) for x in (h, state)]
-    loss = (h.float() * weights[0]).sum() + (state * weights[1]).sum()
-    return h, state, torch.autograd.grad(loss, list(inputs.values()))
+    return (h.float() * weights[0]).sum() + (state * weights[1]).sum()
 
 
 def assert_equals_the_definition(backend, inputs, *, reverse=False):
@@ -248,27 +249,18 @@ def test_the_minimal_networks_are_what_the_door_says():
     assert_close_relative(scanned(d.sigmoid() * candidate, -F.softplus(d)), min_lstm(f, i, candidate), 1e-5)
 
 
-ORACLE = """
-import sys, torch
-from fla.ops.hgrn.naive import naive_recurrent_hgrn
-
-given = torch.load(sys.argv[1])
-torch.save(naive_recurrent_hgrn(*given, output_final_state=True), sys.argv[2])
-"""
-
-
-def test_equals_the_naive_hgrn_of_flash_linear_attention(tmp_path):
-    """In a process of its own: that package compiles its kernels on import, and here the interpreter is on."""
-    inputs = {name: x.detach() for name, x in problem(2, 20, 6).items()}
-    torch.save(list(inputs.values()), tmp_path / "given.pt")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", ORACLE, str(tmp_path / "given.pt"), str(tmp_path / "answer.pt")]
-    finished = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert finished.returncode == 0, finished.stderr
-    expected, expected_state = torch.load(tmp_path / "answer.pt")
-    h, state = call("portable", inputs)
-    assert_close_relative(h, expected, 1e-5)
-    assert_close_relative(state, expected_state, 1e-5)
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("backend", ["reference", "portable"])
+def test_equals_the_naive_hgrn_of_flash_linear_attention_with_its_gradients(backend, reverse):
+    inputs = problem(2, 20, 6)
+    h, state, grads = with_gradients(backend, inputs, reverse=reverse)
+    leaves = list(inputs.values())
+    x, log_decay = (one.flip(1) if reverse else one for one in leaves[:2])
+    expected, expected_state = naive("hgrn").naive_recurrent_hgrn(x, log_decay, leaves[2], output_final_state=True)
+    expected = expected.flip(1) if reverse else expected
+    expected_grads = torch.autograd.grad(weighted(expected, expected_state), leaves)
+    for actual, right in zip((h, state, *grads), (expected, expected_state, *expected_grads), strict=True):
+        assert_close_relative(actual, right, 1e-5)
 
 
 @pytest.mark.parametrize(

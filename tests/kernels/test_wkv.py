@@ -38,11 +38,14 @@ def with_gradients(backend, inputs):
     """y, the meaning of the final state, and the gradients of all inputs under random gradients of both."""
     y, state = call(backend, inputs)
     meaning = sums(state)
+    return y, meaning, torch.autograd.grad(weighted(y, meaning), list(inputs.values()))
+
+
+def weighted(y, meaning):
+    """A loss of a and b alone, always the same: a quotient and, with the shift as the constant it is, a logarithm."""
     generator = torch.Generator().manual_seed(1)
-    # A loss of a and b alone: a quotient and, with the shift as the constant it is, a logarithm.
     weights = [torch.randn(x.shape, generator=generator) for x in (y, meaning)]
-    loss = (y.float() * weights[0]).sum() + (sums(state) * weights[1]).sum()
-    return y, meaning, torch.autograd.grad(loss, list(inputs.values()))
+    return (y.float() * weights[0]).sum() + (meaning * weights[1]).sum()
 
 
 def assert_equals_the_definition(backend, inputs):
@@ -54,7 +57,7 @@ def assert_equals_the_definition(backend, inputs):
     assert_close_relative(state, expected_state, VALUES[dtype])
     for name, grad, expected in zip(inputs, grads, expected_grads, strict=True):
         assert grad.dtype == inputs[name].dtype, name
-        assert_close_relative(grad, expected, (GRADIENTS if name in ("k", "v") else WEIGHT_GRADIENTS)[dtype])
+        assert_close_relative(grad, expected, (WEIGHT_GRADIENTS if name in ("w", "u") else GRADIENTS)[dtype])
 
 
 @pytest.mark.parametrize("backend", ["reference", "portable", "gpu"])
@@ -183,20 +186,21 @@ def test_operators_keep_what_torch_asks_of_them():
     torch.library.opcheck(gpu.wkv_step, (k[:, 0], v[:, 0], w, u, state))
 
 
+@pytest.mark.parametrize("given", ["a state", "nothing"])
 @pytest.mark.parametrize("backend", ["reference", "portable"])
-def test_equals_the_attention_of_rwkv_in_transformers(backend):
+def test_equals_the_attention_of_rwkv_in_transformers_with_its_gradients(backend, given):
     from transformers.models.rwkv.modeling_rwkv import rwkv_linear_attention_cpu
 
-    inputs = {name: x.detach() for name, x in problem(2, 33, 12).items()}
-    given = (torch.log(-inputs["w"]), inputs["u"], inputs["k"], inputs["v"])
-    expected, state = rwkv_linear_attention_cpu(*given, list(inputs["initial_state"].unbind(1)), return_state=True)
-    y, last = call(backend, inputs)
-    assert_close_relative(y, expected, 1e-5)
-    assert_close_relative(sums(last), sums(torch.stack(state, dim=1)), 1e-5)
-    from_nothing, _ = rwkv_linear_attention_cpu(*given)
-    assert_close_relative(
-        call(backend, {n: x for n, x in inputs.items() if n != "initial_state"})[0], from_nothing, 1e-5
+    inputs = problem(2, 33, 12, state=given == "a state")
+    start = list(inputs["initial_state"].unbind(1)) if given == "a state" else None
+    expected, state = rwkv_linear_attention_cpu(
+        torch.log(-inputs["w"]), inputs["u"], inputs["k"], inputs["v"], start, return_state=True
     )
+    meaning = sums(torch.stack(state, dim=1))
+    y, last, grads = with_gradients(backend, inputs)
+    expected_grads = torch.autograd.grad(weighted(expected, meaning), list(inputs.values()))
+    for actual, right in zip((y, last, *grads), (expected, meaning, *expected_grads), strict=True):
+        assert_close_relative(actual, right, 1e-5)
 
 
 @pytest.mark.parametrize(
