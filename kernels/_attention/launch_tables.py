@@ -15,9 +15,9 @@ class Launch:
 
 # By the head size rounded up to a power of two and the bytes of an element. The first is the default: it neither spills
 # nor exceeds the shared memory on sm_80, sm_90 and sm_100, by compiling with Triton 3.8 ahead of time; not timed yet.
-# (Products in float32 run without tensor cores, whence their small tiles; dq of heads of 256 and more spills all the
-# same, in the smallest tile that there is and with any number of warps.) The others are what scripts/tune_kernels.py
-# tries: on some architecture each of them fits.
+# (Products in float32 run without tensor cores, whence their small tiles; dq of heads above 128 spills all the
+# same, in the smallest tile that there is and with any number of warps: sum(o do), which it takes in passing, is what
+# costs it that.) The others are what scripts/tune_kernels.py tries: on some architecture each of them fits.
 FORWARD = {
     (16, 2): (Launch(128, 64, 4, 3), Launch(128, 128, 4, 3), Launch(128, 128, 8, 2), Launch(64, 64, 4, 3)),
     (32, 2): (Launch(128, 64, 4, 3), Launch(128, 128, 4, 3), Launch(128, 128, 8, 2), Launch(64, 64, 4, 3)),
