@@ -23,6 +23,7 @@ from nas.study.storage.studies import Study, close_study, earlier_version, make_
 from nas.study.training.evaluator import forget, open_evaluator
 from nas.study.trials import enqueue_references
 from nas.tasks import cache_folder, task_configs
+from scripts.baseline import OutOfReach, refuse_excluded_baseline, tell_of_baseline
 from scripts.command_line import write_config
 from scripts.confirm import confirm_at_end
 from scripts.search_result import TrialsTable, make_result, measured_on, shown, write_files, writing
@@ -64,13 +65,14 @@ def run_search(settings: SearchSettings, *, start: float) -> StudyResult | None:
         )
         tracker = Tracker(settings.study, directory, settings.tracker, definition, worker=crew.label)
         loop = make_loop(settings, study, crew, evaluator)
+        refuse_excluded_baseline(loop.bars, evaluator, settings.space, references)
         evaluator.on_hang = loop.give_up
         progress = stack.enter_context(Progress(shown(settings), rows=loop.rows, front=loop.bars.fronts(loop.rows)[0]))
         with tracker:
             table = TrialsTable(directory / "trials.csv", shown(settings), loop)
-            loop.observer = Watchers([progress, tracker, table])
+            loop.observer = Watchers([progress, tracker, table, OutOfReach(loop.bars, loop.rows, progress)])
             tell_of_storage(study, progress.message)
-            announce(settings, [name for name, _ in references], requeued, progress)
+            announce(settings, loop.bars, [name for name, _ in references], requeued, progress)
             for sentence in began_with:
                 progress.message(sentence)
             announce_worker(settings, crew, progress)
@@ -160,7 +162,9 @@ def make_loop(settings: SearchSettings, study: Study, crew: Crew, evaluator: Eva
     )
 
 
-def announce(settings: SearchSettings, references: Sequence[str], requeued: int, progress: Observer) -> None:
+def announce(
+    settings: SearchSettings, bars: Bars, references: Sequence[str], requeued: int, progress: Observer
+) -> None:
     """What a user should know before the first trial."""
     placed = ", ".join(references) or "none"
     progress.message(f"study {settings.study} in {settings.directory}; reference designs in this space: {placed}")
@@ -169,6 +173,7 @@ def announce(settings: SearchSettings, references: Sequence[str], requeued: int,
     for design in settings.designs:
         if design.name not in references:
             progress.message(f"the design {design.name} does not lie in this space or coincides with another")
+    tell_of_baseline(bars, settings.designs[0].name, references, progress)
     if requeued:
         progress.message(f"{requeued} interrupted trials are taken up again")
     for requirement in settings.ignored_requirements:

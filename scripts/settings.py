@@ -113,7 +113,9 @@ class SearchSettings:
         vocab_size = next(iter(tasks.values())).vocab_size
         space = build_space(space_name, plain["search_space"], vocab_size=vocab_size)
         objectives = parse_objectives(plain["optimize"])
-        requirements = parse_requirements(plain["require"], str(plain["baseline"]))
+        designs = tuple(read_design(name) for name in as_list("references", plain["references"]))
+        plain["baseline"] = baseline = chosen_baseline(str(plain["baseline"]), designs, space)
+        requirements = parse_requirements(plain["require"], baseline)
         limits = parse_limits(plain["limits"])
         scored = {metric.name for task in tasks.values() for metric in task.metrics}
         check_scored((*objectives, *(limit.objective for limit in limits)), scored, tasks)
@@ -126,8 +128,6 @@ class SearchSettings:
         train = budget["train"]
         fidelity = fidelity_from(plain["fidelity"])
         begun = [Path(str(path)) for path in as_list("warm_start", plain["warm_start"])]
-        designs = tuple(read_design(name) for name in as_list("references", plain["references"]))
-        baseline = one_of_the_references(str(plain["baseline"]), designs)
         return cls(
             study=study,
             directory=Path(str(plain["outputs"])) / study,
@@ -198,13 +198,21 @@ def whole_budget(budget: Mapping[str, Any]) -> Mapping[str, Any]:
     return budget
 
 
-def one_of_the_references(baseline: str, designs: Sequence[Architecture]) -> str:
-    """The baseline's name, if it is that of a reference design; raises UserError otherwise."""
-    if baseline not in (names := [design.name for design in designs]):
+def chosen_baseline(given: str, designs: Sequence[Architecture], space: SearchSpace) -> str:
+    """The baseline's name: that of a reference design, and for "auto" of the first that lies in the space, if any does.
+
+    Raises UserError for a name that is none of theirs.
+    """
+    if not designs:
+        raise UserError("references must name at least one design, which requirements are relative to, but is empty.")
+    names = [design.name for design in designs]
+    if given == "auto":
+        return next((name for name, _ in space.references(designs)), names[0])
+    if given not in names:
         raise UserError(
-            f"baseline must be one of the references, but got {baseline!r}. {did_you_mean(baseline, names)}"
+            f"baseline must be auto or one of the references, but got {given!r}. {did_you_mean(given, names)}"
         )
-    return baseline
+    return given
 
 
 def require_fields(plain: Mapping[str, Any]) -> None:
