@@ -90,6 +90,19 @@ class Crew:
         records = self._records()
         return tuple(n for n, r in records.items() if n != self.me and r["state"] == "working" and self._is_alive(n, r))
 
+    def present(self) -> tuple[str, ...]:
+        """The other workers that are at work or write the report, for who has not watched them and does not beat.
+
+        One on another machine counts if its record changes within two beats, which are waited for.
+        """
+        before = {n: r for n, r in self._records().items() if n != self.me and r["state"] in ("working", "closing")}
+        here = [name for name, r in before.items() if r["machine"] == machine() and self._is_alive(name, r)]
+        far = {name: r["beat"] for name, r in before.items() if r["machine"] != machine()}
+        if far:
+            time.sleep(2 * self.interval)
+        now = self._records()
+        return (*here, *(name for name, beat in far.items() if now[name]["beat"] != beat))
+
     def dead_trials(self) -> list[FrozenTrial]:
         """The running trials of workers that are gone. To be called between two trials of this worker's own.
 

@@ -31,7 +31,11 @@ class FrontFiles:
         """The architecture file of every member; a late one has no weights, because it was none when it was trained."""
         for row in rows:
             if row.number in members and not (self.folder / f"{row.id}.yaml").exists():
-                self._write_architecture(row)
+                try:
+                    self._write_architecture(row)
+                except OSError as error:
+                    self.say(f"the architecture file of trial {row.number} was not written ({error}); its row is kept")
+                    continue
                 self.say(f"trial {row.number} came onto the front after its training, so its weights were not kept")
         self._delete_others(rows, members)
 
@@ -43,4 +47,4 @@ class FrontFiles:
         kept = {row.id for row in rows if row.number in members}
         for path in self.folder.iterdir():
             if path.suffix in (".yaml", ".safetensors") and path.stem not in kept:
-                path.unlink()
+                path.unlink(missing_ok=True)

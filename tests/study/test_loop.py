@@ -12,8 +12,10 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
+from nas.study import front_files
 from nas.study.candidate import CannotGoOn, Rejected
 from nas.study.crew import Crew
+from nas.study.front_files import FrontFiles
 from nas.study.loop import Loop
 from nas.study.storage.studies import StudyError
 from tests.study.toys import ALL_ATTENTION, FreeEvaluator, Silent, run_toy
@@ -337,6 +339,21 @@ def test_a_disk_that_is_full_costs_the_weights_and_not_the_trial(tmp_path):
     loop = run_toy(tmp_path, trials=3, evaluator=NoRoom())
     assert loop.done == 3
     assert "the files of trial 0 were not written ([Errno 28] No space left on device)" in loop.observer.messages[0]
+
+
+def test_a_disk_that_is_full_when_a_late_member_is_written_is_told_in_one_sentence(tmp_path, monkeypatch):
+    def no_room(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    row = run_toy(tmp_path, trials=1).rows[0]
+    said = Silent()
+    files = FrontFiles(folder=tmp_path / "late", evaluator=FreeEvaluator(), say=said.message)
+    files.folder.mkdir()
+    monkeypatch.setattr(front_files, "write_architecture", no_room)
+    files.write([row], {row.number})
+    assert said.messages == [
+        "the architecture file of trial 0 was not written ([Errno 28] No space left on device); its row is kept"
+    ]
 
 
 def test_control_c_between_the_row_and_its_end_loses_nothing(tmp_path, monkeypatch):

@@ -19,7 +19,18 @@ from nas.study.noise import REPEATS
 from nas.study.rows import Row
 from nas.study.samplers.known import Completed
 from nas.study.storage.studies import DEFINITION, FORMAT
-from nas.study.trials import ARCHITECTURE, INTERRUPTED, ORIGIN, ROW, read_row, rows_of
+from nas.study.trials import (
+    ARCHITECTURE,
+    INTERRUPTED,
+    ORIGIN,
+    PROMOTED_FROM,
+    RETRY_OF,
+    ROW,
+    SAMPLED,
+    interrupted_trials,
+    read_row,
+    rows_of,
+)
 
 SOURCE = "brought_from"
 STATES = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}  # all others end as pruned
@@ -36,7 +47,8 @@ class Encodes(Protocol):
 def bring_version_over(study: optuna.Study, earlier: optuna.Study, space: Encodes) -> int:
     """What settled an architecture in the earlier version, with the noise floor and confirmations; how many came.
 
-    Called again, it brings what has ended there since. One worker at a time may call this.
+    Trials that were interrupted there are queued here. The earlier version has no worker any more, and one worker at a
+    time may call this; called again, it adds nothing twice.
     """
     attrs = earlier.user_attrs
     for name, value in attrs.items():
@@ -44,7 +56,30 @@ def bring_version_over(study: optuna.Study, earlier: optuna.Study, space: Encode
             study.set_user_attr(name, value)
     settled = [row for row in standing(earlier) if row.state != "duplicate" and row.reason != INTERRUPTED]
     read = {trial.number: read_row(trial) for trial in earlier.get_trials(deepcopy=False)}
-    return bring(study, earlier, [with_all_rungs(row, read) for row in settled], space)
+    count = bring(study, earlier, [with_all_rungs(row, read) for row in settled], space)
+    queue_interrupted(study, earlier, space)
+    return count
+
+
+def queue_interrupted(study: optuna.Study, earlier: optuna.Study, space: Encodes) -> None:
+    """Queue what was begun in a version without workers and neither ended nor begun again there, each once.
+
+    What went on from a rung is left out: its row on that rung comes over, and goes on from there.
+    """
+    here = {trial.user_attrs.get(SOURCE) for trial in study.get_trials(deepcopy=False)}
+    trials = earlier.get_trials(deepcopy=False)
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING and ROW not in trial.user_attrs]
+    again = [
+        trials[t.user_attrs[RETRY_OF]] for t in trials if t.state == TrialState.WAITING and RETRY_OF in t.user_attrs
+    ]
+    for trial in (*interrupted_trials(earlier), *running, *again):
+        source = f"{earlier.study_name} {trial.number}"
+        if source in here or ARCHITECTURE not in trial.user_attrs or PROMOTED_FROM in trial.user_attrs:
+            continue
+        params = space.encode(from_dict(trial.user_attrs[ARCHITECTURE]))
+        if params is not None:
+            attrs = {ORIGIN: trial.user_attrs.get(ORIGIN, SAMPLED), SOURCE: source}
+            study.enqueue_trial(params, user_attrs=attrs)
 
 
 def with_all_rungs(row: Row, read: Mapping[int, Row | None]) -> Row:

@@ -20,6 +20,7 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.storages import BaseStorage
 
 from nas.objectives import Objective
+from nas.study.crew import Crew
 from nas.study.errors import StorageLost as StorageLost
 from nas.study.errors import StudyError as StudyError
 from nas.study.storage.connect import connect, shown
@@ -63,7 +64,8 @@ def open_study(
     storage: None keeps a journal in `directory`; else the URL of a database, or `grpc://host:port`. say: is told when
     the storage is lost and when it is back.
 
-    Raises StudyError when the storage cannot be used or read, or holds the study with another definition.
+    Raises StudyError when the storage cannot be used or read, holds the study with another definition, or has workers
+    on a version whose space has grown.
     """
     make_folder(directory)
     place = place_of(directory, storage)
@@ -73,9 +75,20 @@ def open_study(
         study = create_or_load(backend, version_name(name, version), objectives, definition, sampler)
         check_form(study, place)
         if is_widened(study.user_attrs[DEFINITION], definition):
+            refuse_while_at_work(study)
             study = create_or_load(backend, version_name(name, version + 1), objectives, definition, sampler)
     check_definition(study, definition, place)
     return study
+
+
+def refuse_while_at_work(study: optuna.Study) -> None:
+    """Raise StudyError while a version that another follows has workers: both would keep files in one folder."""
+    workers = len(Crew(study).present())
+    if workers:
+        raise StudyError(
+            f"{workers} worker(s) are still at work on {study.study_name}, the space as it was; stop them (Ctrl-C "
+            "loses nothing) and start this again."
+        )
 
 
 def earlier_version(study: optuna.Study, name: str) -> optuna.Study | None:

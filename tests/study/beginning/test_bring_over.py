@@ -5,19 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
 
 from nas.architecture import canonical_id
 from nas.study.bars import Bars
 from nas.study.beginning.bring_over import bring_version_over, with_all_rungs
 from nas.study.beginning.earlier import Earlier
 from nas.study.beginning.warm_start import warm_start
-from nas.study.crew import Crew
+from nas.study.crew import RECORD, Crew
 from nas.study.errors import StudyError
 from nas.study.loop import Loop
 from nas.study.samplers import Prior, make_sampler
 from nas.study.storage.studies import close_study, earlier_version, load_study, open_study
 from nas.study.storage.versions import is_widened, latest_version
-from nas.study.trials import rows_of
+from nas.study.trials import INTERRUPTED, ORIGIN, REASON, note_start, rows_of
 from search_spaces import SearchSpace
 from tests.study.samplers.test_contract import space_of
 from tests.study.toys import OBJECTIVES, FreeEvaluator, Silent
@@ -86,6 +88,39 @@ def test_a_space_that_has_grown_opens_a_new_version_that_keeps_the_old_trials(tm
     study = load_study(tmp_path, "toy")
     assert len(rows_of(study)) == 8, "who reads the study reads its latest version"
     close_study(study)
+
+
+def test_a_space_does_not_grow_while_workers_are_at_work_on_it_as_it_was(tmp_path):
+    study = open_study(tmp_path, "toy", OBJECTIVES, SETTINGS, None)
+    far = {"machine": "elsewhere", "pid": 1, "born": 1, "index": 0, "state": "working", "joined": True, "beat": 7}
+    study.set_user_attr(f"{RECORD}0.far", far)
+    assert Crew(study, interval=0.01).present() == (), "what does not beat on another machine is gone"
+    study.set_user_attr(f"{RECORD}0.far", far | {"state": "left"})
+    with Crew(study):
+        with pytest.raises(StudyError, match=r"^1 worker\(s\) are still at work on toy, .* stop them"):
+            open_study(tmp_path, "toy", OBJECTIVES, WIDER, None)
+        assert load_study(tmp_path, "toy").study_name == "toy"
+    grown = open_study(tmp_path, "toy", OBJECTIVES, WIDER, None)
+    assert grown.study_name == "toy@2"
+
+
+def test_what_was_interrupted_in_the_space_as_it_was_is_taken_up_again_once(tmp_path):
+    study = open_study(tmp_path, "toy", OBJECTIVES, SETTINGS, None)
+    study.sampler, begun = RandomSampler(seed=0), []
+    for end in (TrialState.FAIL, None):  # by Ctrl-C, and by a kill
+        trial = study.ask()
+        begun.append(NARROW(trial))
+        trial.set_user_attr(ORIGIN, f"file: {end}")
+        note_start(trial, begun[-1])
+        if end is not None:
+            trial.set_user_attr(REASON, INTERRUPTED)
+            study.tell(trial, state=end)
+    close_study(study)
+    for trials in (2, 3):
+        found = Search(tmp_path, WIDE, WIDER, trials)
+    assert found.name == "toy@2" and len(found.rows) == 3
+    assert [row.origin for row in found.rows[:2]] == ["file: TrialState.FAIL", "file: None"]
+    assert [row.id for row in found.rows[:2]] == [canonical_id(architecture) for architecture in begun]
 
 
 def test_a_space_that_lost_a_choice_is_refused(tmp_path):

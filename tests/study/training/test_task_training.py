@@ -14,8 +14,9 @@ from nas.architecture import Architecture, Attention, Block, Glu
 from nas.compile import compile_architecture
 from nas.measure import DeviceGone, DeviceLock
 from nas.study.training import task_training
-from nas.study.training.task_training import Job, TaskTrainer, TookTooLong
+from nas.study.training.task_training import Job, NonFiniteScore, TaskTrainer, TookTooLong
 from nas.tasks import RecallTask
+from nas.tasks.base import Score
 from nas.training import Recipe
 from nas.training import loop as training_loop
 
@@ -114,6 +115,14 @@ def test_an_interrupted_training_goes_on_from_its_last_checkpoint(
     assert steps == [5, 6, 7, 8]
     assert again.scores == whole.scores
     assert [path.name for path in (tmp_path / "id").iterdir()] == ["recall-3.done"]
+
+
+def test_a_score_that_is_not_finite_is_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"recall": 0.5, "recall_bits": math.nan}
+    scores = {name: Score(value=value, spread=0.0, n=1) for name, value in values.items()}
+    monkeypatch.setattr(task_training, "evaluate", lambda *_, **__: scores)
+    with pytest.raises(NonFiniteScore, match="recall_bits is nan after training; a lower learning rate may hold"):
+        quick_trainer(1)(Job(architecture=ARCHITECTURE, seed=0), lambda *_: None)
 
 
 def test_a_training_that_takes_too_long_is_given_up() -> None:
