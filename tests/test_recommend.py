@@ -7,22 +7,26 @@ from typing import Any
 import pytest
 import yaml
 
-from nas.architecture import read_architecture
+from nas.architecture import Attention, Mamba2, read_architecture
 from nas.measurement import Measurement
+from nas.study.candidate import Candidate
 from nas.study.confirmation.retrained import Training, agree_on_plan, store
 from nas.study.storage.studies import close_study, load_study
 from nas.study.trials import rows_of
 from scripts.recommend import main
 from scripts.settings import SearchSettings
-from tests.study.toys import run_toy
+from tests.study.toys import FreeEvaluator, run_toy
 
 MEASURE = {"workloads": ["decode"], "batch": 1, "parameters": 300_000, "vocab_size": 128, "depth": 1.0}
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("outputs") / "toy"
-    run_toy(directory, trials=6, require={"recall": 0.4})
+    return searched(tmp_path_factory.mktemp("outputs") / "toy", FreeEvaluator())
+
+
+def searched(directory: Path, evaluator: FreeEvaluator, trials: int = 6) -> Path:
+    run_toy(directory, trials=trials, require={"recall": 0.4}, evaluator=evaluator)
     config = SearchSettings.from_overrides([]).config
     config |= {"study": "toy", "optimize": ["text_loss", "decode_latency_ms"], "require": {"recall": 0.4}}
     config["measure"] |= MEASURE
@@ -55,6 +59,41 @@ def test_costs_on_a_described_device_are_taken_again_and_labelled_an_estimate(
     assert "300,000 parameters at 4,096 tokens, 1 at a time, on NVIDIA H200; costs estimates: roofline" in text
     assert "decode_latency_ms:" in text and "(estimate)" in text
     assert read_architecture(exported).vocab_size == 128, "the deployed one"
+
+
+class MixedIsBest(FreeEvaluator):
+    """Three layers of attention behind another have the lowest loss, and recall nearly all that four do."""
+
+    def train(self, candidate: Candidate, seed: int, observer: Any, share: float = 1.0) -> None:
+        super().train(candidate, seed, observer, share)
+        layers = sum(isinstance(mixer, Attention) for mixer in candidate.architecture.mixers)
+        loss = (3.0, 2.9, 2.8, 2.54, 2.6)[layers] - 0.04 * isinstance(candidate.architecture.mixers[0], Mamba2)
+        spread = {"low": loss - 0.01, "high": loss + 0.01, "n": 64, "source": "scored"}
+        candidate.scores = {
+            "text_loss": Measurement(value=loss, unit="bits/byte", **spread),
+            "recall": Measurement.exact((0.1, 0.2, 0.5, 0.97, 1.0)[layers], "share"),
+        }
+
+
+def test_a_design_is_recommended_for_a_device_a_context_a_concurrency_and_a_bar(monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    study = searched(tmp_path / "toy", MixedIsBest(), trials=14)
+    text = told(monkeypatch, capsys, study, "gpu=h200", "context=65536", "concurrency=8", "require.recall=0.95")
+    assert "14 trained designs; 300,000 parameters at 65,536 tokens, 8 at a time, on NVIDIA H200" in text
+    lines = text.splitlines()
+    (best,) = (line for line in lines if line.startswith("recommended: "))
+    (second,) = (line for line in lines if line.startswith("runner-up: "))
+    assert best.endswith(", sampled: MAAA") and second.endswith((": AMAA", ": AAMA", ": AAAM"))
+    assert "    recall: 0.97 share" in lines and any(line.endswith(" sequences (estimate)") for line in lines)
+    assert (
+        "how sure: 2.8 standard errors ahead in text_loss" in text and "it meets the bars with a probability of" in text
+    )
+    assert "nearest reference design: trial 0, reference: all-attention: AAAA, 88% of mixers and FFNs alike" in lines
+    moved = lines[lines.index("when a bar moves:") + 1]
+    tighter = (
+        "  require.recall beyond what the recommended design reaches, at 1: trial 0, reference: all-attention: AAAA"
+    )
+    assert moved == tighter
 
 
 def test_the_studys_own_bar_on_a_cost_is_judged_by_the_costs_that_are_taken_again(
