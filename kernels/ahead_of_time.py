@@ -144,11 +144,12 @@ def check(case: Case, arch: int) -> str | None:
 def differs_elsewhere(resources: Resources) -> bool:
     """Whether a case with these resources on one architecture may spill or lack shared memory on another.
 
-    Without matrix units the code of all architectures is nearly the same: registers differ by a quarter at most, and
-    shared memory by nothing. So half of the registers, and of the least shared memory, is far from any limit.
+    Without matrix units the code of all architectures is nearly the same: one takes three quarters of the registers of
+    another at least, and the same shared memory. So three quarters of all registers, and half of the least shared
+    memory, are far enough from any limit.
     """
     least = min(SHARED_LIMIT_BYTES[arch] for arch in ARCHITECTURES)
-    return resources.matrix_units or resources.registers > REGISTERS / 2 or resources.shared_bytes > least / 2
+    return resources.matrix_units or resources.registers > 0.75 * REGISTERS or resources.shared_bytes > least / 2
 
 
 def compile_on(case: Case, archs: list[int], *, turn: int | None = None) -> dict[int, Resources]:

@@ -19,6 +19,7 @@ import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -54,6 +55,7 @@ OPERATIONS = (
 # ContextVar.
 _override: Backend | None = None
 _substitutes: dict[str, Callable[..., Any]] = {}
+_absent_multiprocessors: int | None = None
 
 
 @contextmanager
@@ -70,6 +72,19 @@ def use_backend(name: Backend) -> Iterator[None]:
         yield
     finally:
         _override = before
+
+
+@contextmanager
+def use_absent_gpu(multiprocessors: int) -> Iterator[None]:
+    """Run every operation inside the block on `gpu` as on a GPU of so many multiprocessors, whose launches nobody makes
+    (`kernels.tuning.leave_out_launches`): bfloat16 is taken, and choices are those of that GPU."""
+    global _absent_multiprocessors
+    before, _absent_multiprocessors = _absent_multiprocessors, multiprocessors
+    try:
+        with use_backend("gpu"):
+            yield
+    finally:
+        _absent_multiprocessors = before
 
 
 @contextmanager
@@ -109,6 +124,22 @@ def interpreter_is_on() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+def gpu_is_absent() -> bool:
+    """Whether launches are only listed (`use_absent_gpu`)."""
+    return _absent_multiprocessors is not None
+
+
+def multiprocessors(device: torch.device) -> int:
+    """How many programs the device runs at once, at least; three for the interpreter, so that tests reach both sides of
+    every choice."""
+    return _absent_multiprocessors or _count_multiprocessors(device)
+
+
+@cache
+def _count_multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3
+
+
 def is_overridden() -> bool:
     """Whether `use_backend` names the implementation that runs."""
     return _override is not None
@@ -128,7 +159,7 @@ def choose_backend(tensor: torch.Tensor, *others: torch.Tensor | None) -> Backen
                 f"The gpu backend needs CUDA tensors, but got a tensor on {tensor.device}. Move the tensors to a GPU, "
                 "use the portable backend, or set TRITON_INTERPRET=1 before Python starts to interpret the kernels."
             )
-        if any(one is not None and one.dtype == torch.bfloat16 for one in (tensor, *others)):
+        if not gpu_is_absent() and any(one is not None and one.dtype == torch.bfloat16 for one in (tensor, *others)):
             raise ValueError(
                 "The gpu backend on CPU tensors must have float32 or float16, because the Triton interpreter computes "
                 "bfloat16 wrongly, but got bfloat16. Convert the tensors or use the portable backend."

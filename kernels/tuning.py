@@ -11,8 +11,9 @@ Where somebody else's implementation computes the same, the table may also say w
 "operation.implementation" has {"torch": 1} or {"torch": 0} for its configuration, and ours runs unless it says the
 former.
 
-`record_launches` tells which kernels ran and how they were configured. `force_launches` and `watch_launches` are what
-the tuner needs: try another configuration, and time a launch inside the operation that makes it.
+`record_launches` tells which kernels ran and how they were configured. `leave_out_launches`, `force_launches` and
+`watch_launches` are what the tuner needs: list the launches of a GPU that need not be there, try another configuration,
+and time a launch inside the operation that makes it.
 """
 
 import math
@@ -178,6 +179,18 @@ def watch_launches(watcher: Watcher) -> Iterator[None]:
         yield
     finally:
         _watcher = before
+
+
+@contextmanager
+def leave_out_launches(multiprocessors: int) -> Iterator[list[Key]]:
+    """List the launches that a GPU of so many multiprocessors would get for the calls inside the block; none is made.
+
+    Tensors may be on the CPU, with the Triton interpreter on, and of any type. What kernels would have written is
+    whatever the memory held. Choices of implementation are listed too.
+    """
+    keys: list[Key] = []
+    with backend.use_absent_gpu(multiprocessors), watch_launches(lambda key, launch: keys.append(key)):
+        yield keys
 
 
 def forget_tables() -> None:

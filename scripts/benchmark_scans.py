@@ -24,8 +24,8 @@ import kernels
 from nas.measure.clock import time_together
 from nas.measure.device import choose_device, describe_device
 from nas.measurement import Measurement
-from scripts.kernel_lab.operations import Operation, Random, SelectiveScan
-from scripts.kernel_lab.scan_operations import VectorRecurrence, Wkv
+from scripts.kernel_lab.operations import Operation, Random
+from scripts.kernel_lab.scan_operations import SelectiveScan, VectorRecurrence, Wkv
 from scripts.provenance import commit, version_of
 
 OUT = Path("docs/benchmarks/scans")

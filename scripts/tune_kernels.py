@@ -35,6 +35,10 @@ from scripts.kernel_lab.worker_pool import CallFailed, WorkerPool
 
 SECONDS_PER_CALL = 120.0  # a call that takes longer hangs; compiling and checking takes a few seconds
 MOST_WORKERS = 8
+# Of functions that are not called as the family of their kernels is.
+FAMILIES = {"mlstm": "matrix_recurrence", "mlstm_step": "matrix_recurrence", "l2_norm": "rms_norm"}
+# Of a dry run: A100, A10, L4, H100, B200 and RTX 5090.
+MULTIPROCESSORS = {80: 108, 86: 72, 89: 58, 90: 132, 100: 148, 120: 170}
 INTERPRETED = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
 COMPILED = {"TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"}
 
@@ -46,6 +50,7 @@ class ProcessBench:
     pool: WorkerPool
     device: str
     arch: int
+    multiprocessors: int = MULTIPROCESSORS[90]
     failures: list[str] = field(default_factory=list)
 
     def candidates(self, key: Key) -> list[Config]:
@@ -87,10 +92,12 @@ class SmallBench(ProcessBench):
         return [str(one) if isinstance(one, CallFailed) else one for one in found]
 
 
-def keys_of(problems: Sequence[Problem]) -> list[list[Key]]:
-    """The keys that each problem launches. No GPU is needed: launches are prepared by the interpreter and not made."""
+def keys_of(problems: Sequence[Problem], multiprocessors: int) -> list[list[Key]]:
+    """The keys that each problem launches on a GPU of so many multiprocessors. None is needed: launches are prepared by
+    the interpreter and not made."""
+    calls = [(problem, multiprocessors) for problem in problems]
     with WorkerPool(1, INTERPRETED) as pool:
-        found = pool.map(tuning_bench.launched_keys, [(problem,) for problem in problems], seconds=SECONDS_PER_CALL)
+        found = pool.map(tuning_bench.launched_keys, calls, seconds=SECONDS_PER_CALL)
     keys: list[list[Key]] = []
     for one in found:
         if isinstance(one, CallFailed):
@@ -101,7 +108,8 @@ def keys_of(problems: Sequence[Problem]) -> list[list[Key]]:
 
 def dry_run(problems: Sequence[Problem], arch: int, workers: int) -> int:
     """Print which candidates fit an architecture; 1 if some key has none."""
-    keys = list(dict.fromkeys(key for found in keys_of([small(one) for one in problems]) for key in found))
+    found = keys_of([small(one) for one in problems], MULTIPROCESSORS[arch])
+    keys = list(dict.fromkeys(key for of_problem in found for key in of_problem))
     launches = [(key, config) for key in keys for config in tuning_bench.launch_candidates(key)]
     with WorkerPool(workers, COMPILED) as pool:
         complaints = ProcessBench(pool, "cpu", arch).complaints(launches)
@@ -123,7 +131,7 @@ def tune_all(
     """Tune what the table does not have yet; returns the whole table, written too, and whether the time was enough."""
     deadline = time.monotonic() + seconds
     known = {entry.key: entry for entry in read_entries(path)}
-    found = keys_of([small(problem) for problem in problems])
+    found = keys_of([small(problem) for problem in problems], bench.multiprocessors)
     # Entries that no longer count are tuned again, and so is everything if asked, each key once.
     wanted = {key for keys in found for key in keys if key in known and not again}
     valid = {key: known[key] for key in wanted if known[key].counts(bench.source(key))}
@@ -147,10 +155,10 @@ def tune_all(
 def _serve_other_sizes(entries: dict[Key, Entry], bench: ProcessBench, deadline: float) -> bool:
     """Check tuned launches where they may serve as nearest; whether the time was enough."""
     problems = [problem for problem in launch_problems() if problem.dtype == "bfloat16"]
-    families = {key.kernel.split(".")[0] for key in entries}
-    problems = [problem for problem in problems if any(problem.op.startswith(family) for family in families)]
-    small_bench = SmallBench(bench.pool, bench.device, bench.arch)
-    for problem, keys in zip(problems, keys_of(problems), strict=True):
+    families = tuple({key.kernel.split(".")[0] for key in entries})
+    problems = [problem for problem in problems if FAMILIES.get(problem.op, problem.op).startswith(families)]
+    small_bench = SmallBench(bench.pool, bench.device, bench.arch, bench.multiprocessors)
+    for problem, keys in zip(problems, keys_of(problems, bench.multiprocessors), strict=True):
         if time.monotonic() > deadline:
             print("Out of time while checking tuned launches at other sizes: run again to go on.", flush=True)
             return False
@@ -207,7 +215,8 @@ def main(arguments: list[str]) -> int:
         return 2
     path = options.out or tuned_table.FOLDER / f"{slug(gpu)}.json"
     with WorkerPool(workers, COMPILED) as pool:
-        bench = ProcessBench(pool, device, arch)
+        count = torch.cuda.get_device_properties(device).multi_processor_count
+        bench = ProcessBench(pool, device, arch, count)
         try:
             table, finished = tune_all(problems, bench, path, gpu, again=options.again, seconds=options.seconds)
         except KeyboardInterrupt:

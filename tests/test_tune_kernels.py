@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kernels.tuned_table import Key, Refused, read_entries
+from kernels.tuning import force_launches
 from scripts import tune_kernels
 from scripts.kernel_lab import tuning_bench
 from scripts.kernel_lab.operations import GroupedMatmul, RecurrenceStep
@@ -24,6 +25,7 @@ from tests.patience import PATIENCE
 EXPERTS = Problem(name="experts", operation=GroupedMatmul(M=40, E=3, K=32, N=16), dtype="float32", exact=True)
 STEP = RecurrenceStep(B=1, Hqk=1, Hv=2, K=16, V=16, gate="head", delta=True)
 A, B = Key("op.a", 2, (("D", 64),)), Key("op.b", 2, (("D", 64),))
+MULTIPROCESSORS = 132
 CONFIGS = [{"BM": 1}, {"BM": 2}, {"BM": 3}]
 
 
@@ -191,7 +193,7 @@ def test_out_of_time_leaves_the_rest_for_the_next_run(pool, tmp_path, capsys, mo
 
 def test_a_launch_that_is_truly_wrong_is_found_out(pool):
     problem = Problem(name="step", operation=replace(STEP, K=32), dtype="float32", exact=True)
-    [keys] = keys_of([problem])
+    [keys] = keys_of([problem], MULTIPROCESSORS)
     step = next(key for key in keys if key.kernel == "matrix_recurrence.step")
     half = tuning_bench.launch_candidates(step)[0] | {"BK": 16}  # half of the keys are never read
     right, wrong = SmallBench(pool, "cpu", 90).errors(problem, [(), ((step, half),)])
@@ -213,12 +215,29 @@ def test_a_call_that_crashes_hangs_or_raises_is_one_failed_call(pool):
 
 
 def test_small_problems_launch_what_large_ones_do_with_at_most_six_candidates_a_key():
-    chosen = [one for one in tuning_problems() if "step" in one.name and "32" not in one.name][:2]
+    families = ("matrix_recurrence", "selective_scan")
+    chosen = [next(one for one in tuning_problems(op) if "step" in one.name) for op in families]
     chosen += tuning_problems("grouped_matmul")[-1:]
-    for whole, reduced in zip(keys_of(chosen), keys_of([small(one) for one in chosen]), strict=True):
+    whole_keys = keys_of(chosen, MULTIPROCESSORS)
+    small_keys = keys_of([small(one) for one in chosen], MULTIPROCESSORS)
+    for whole, reduced in zip(whole_keys, small_keys, strict=True):
         assert whole == reduced
         for key in whole:
             assert 1 <= len(tuning_bench.launch_candidates(key)) <= 6
+
+
+def test_what_is_tuned_is_what_runs_in_bfloat16_whatever_the_candidate_and_the_large_gpu():
+    chosen = [one for one in tuning_problems("matrix_recurrence") if one.name in ("gla D128", "gla D128 of 64 heads")]
+    for problem in chosen:
+        listed = [tuning_bench.launched_keys(small(problem), count) for count in (108, 132, 160)]
+        assert listed[0] == listed[1] == listed[2]
+        keys = {key.kernel.removeprefix("matrix_recurrence."): key for key in listed[0]}
+        assert dict(keys["state"].flags)["state_bytes"] == 2, "states of bfloat16 are bfloat16"
+        assert ("fused" in keys) == ("64 heads" in problem.name) == ("output" not in keys)
+        for key in (keys[name] for name in ("fused", "output", "state") if name in keys):
+            for config in tuning_bench.launch_candidates(key):
+                with force_launches({key: config}):
+                    assert tuning_bench.launched_keys(small(problem), MULTIPROCESSORS) == listed[1]
 
 
 def test_every_family_is_on_the_list():

@@ -146,12 +146,9 @@ def _launch(name: str, kernel: Any, gate: Tensor, activation: int) -> tuple[Key,
 
 
 def ahead_of_time_cases() -> list[Case]:
-    """The default launches of wide layers in 16-bit types and of a narrow one in float32, by three activations."""
-    keys = [
-        launch_key(kernel, element_bytes, channels, activation)
-        for kernel in ("forward", "backward")
-        for element_bytes, channels, activation in ((2, 14336, 0), (4, 256, 1), (2, 1024, 2))
-    ]
+    """The default launches of wide layers in 16-bit types by every activation, and of narrow ones by one each."""
+    sizes = [(2, 14336, activation) for activation in ACTIVATIONS.values()] + [(4, 256, 1), (2, 1024, 2)]
+    keys = [launch_key(kernel, *one) for kernel in ("forward", "backward") for one in sizes]
     return [launch_case(key, default_launch(key)) for key in keys]
 
 

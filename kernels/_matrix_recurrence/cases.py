@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -33,7 +34,6 @@ _SHARED = (
     gpu_backward.value_grad_kernel,
     gpu_backward.state_grad_kernel,
     gpu_backward.token_grad_kernel,
-    step_kernel,
 )
 _PER_HEAD = (gpu_scalar.scores_kernel,)
 _PER_CHANNEL = (gpu_vector.channel_scores_kernel, gpu_vector.score_grad_kernel, gpu_vector.channel_grad_kernel)
@@ -45,43 +45,60 @@ _FREE = (
     gpu_free.free_wy_grad_kernel,
     gpu_free.free_token_grad_kernel,
 )
-_ALL = (*_SHARED, gpu_tiles.chunk_sum_kernel, *_PER_HEAD, *_PER_CHANNEL, *_DELTA, *_PER_HEAD_DELTA, *_FREE)
+_ALL = (*_SHARED, step_kernel, gpu_tiles.chunk_sum_kernel, *_PER_HEAD, *_PER_CHANNEL, *_DELTA, *_PER_HEAD_DELTA, *_FREE)
 
 
-# Decay, delta and whether q reads before its token: of every mixer that has a name.
+# Decay, delta and whether q reads before its token: of every mixer that has a name, then what else runs on a kernel.
 _SETTINGS = (
     (1, 1, False), (2, FREE, False), (2, 1, False), (2, 0, True), (2, 0, False), (1, 0, False), (0, 1, False),
-    (0, 0, False),
+    (0, 0, False), (2, FREE, True), (2, 1, True),
 )  # fmt: skip
-# Type, K, V, and whether there is a first state: what is trained with first, then the most demanding.
+_PLAIN = ((1, 0, False), (0, 0, False))
+# Type, K, V, heads of v for one of q and k, whether there is a first state, and settings: what is trained with first,
+# then the most demanding. Sizes that are no multiple of a block take more registers, and most where no wide load
+# reaches the columns, as at V = 129, the mLSTM's for heads of 128. With the delta rule no layer has an odd V: there the
+# gradients of states spill up to 72 bytes in 16-bit types.
 _SHAPES = (
-    (torch.bfloat16, 128, 128, True),
-    (torch.float32, 256, 512, True),
-    (torch.float16, 128, 64, False),
-    (torch.bfloat16, 256, 512, False),
-    (torch.float32, 128, 64, False),
-    (torch.bfloat16, 64, 64, False),
+    (torch.bfloat16, 128, 128, 2, True, _SETTINGS),
+    (torch.float32, 192, 257, 1, True, _SETTINGS),
+    (torch.float16, 128, 129, 1, False, _PLAIN),
+    (torch.float16, 96, 80, 1, False, _SETTINGS),
+    (torch.bfloat16, 256, 512, 1, False, _SETTINGS),
+    (torch.float32, 128, 64, 1, False, _SETTINGS),
+    (torch.bfloat16, 64, 64, 1, False, _SETTINGS),
 )
+_HEADS = 8
 
 
 def ahead_of_time_cases() -> list[Case]:
     """Every kernel in all its forms, and with every default launch of a type, but not each form with each launch.
 
     A form is what the constants of a kernel but sizes switch on. In the order of the tables a case is compiled where it
-    is the first to show its form, its launch or whether there is a first state.
+    is the first to show its form, its launch, whether there is a first state, or sizes that are no multiple of a block.
     """
     cases: list[Case] = []
     shown: set[object] = set()
-    for dtype, key_size, value_size, initial in _SHAPES:
-        for decay, delta, before in _SETTINGS:
-            plan = Plan(8, 1, key_size, value_size, decay, delta, dtype, torch.device("cuda"), before)
+
+    def offer(case: Case) -> None:
+        features = {(case.kernel, one) for one in _features(case)}
+        if not features <= shown:
+            shown.update(features)
+            cases.append(case)
+
+    for dtype, key_size, value_size, group, initial, settings in _SHAPES:
+        sizes = (key_size, value_size)
+        for decay, delta, before in settings:
+            # Where something is erased freely, q and k are repeated for the heads of v.
+            plan = Plan(
+                _HEADS, 1 if delta == FREE else group, *sizes, decay, delta, dtype, torch.device("cuda"), before
+            )
             for kernel in _kernels(plan):
                 for flags in _forms(plan, kernel):
-                    case = _case(plan, kernel, default_launch(plan.key(kernel)), HAS_INITIAL=initial, **flags)
-                    features = {(kernel, one) for one in _features(case)}
-                    if not features <= shown:
-                        shown |= features
-                        cases.append(case)
+                    offer(_case(plan, kernel, default_launch(plan.key(kernel)), HAS_INITIAL=initial, **flags))
+        # A step takes any decay with any of the others.
+        for decay, delta, before in product(range(3), range(3), (False, True)):
+            plan = Plan(_HEADS, group, *sizes, decay, delta, dtype, torch.device("cuda"), before)
+            offer(_case(plan, step_kernel, default_launch(plan.key(step_kernel))))
     return cases
 
 
@@ -92,7 +109,8 @@ def _features(case: Case) -> Iterator[object]:
         types = {name: type_.replace("fp16", "bf16") for name, type_ in types.items()}
     yield "launch", str(types), str(blocks), str(case.options)
     yield "initial", case.constexprs.get("HAS_INITIAL")
-    sizes = (*blocks, "K", "V", "W", "BT", "HAS_INITIAL", "PRECISION")
+    yield "padded", any(size & (size - 1) for name in "KV" if isinstance(size := case.constexprs.get(name), int))
+    sizes = (*blocks, "K", "V", "W", "BT", "H", "GROUP", "HAS_INITIAL", "PRECISION")
     yield "form", str({name: value for name, value in case.constexprs.items() if name not in sizes})
 
 
@@ -128,19 +146,21 @@ def _kernels(plan: Plan) -> list[Any]:
 
 
 def launch_case(key: Key, config: Config) -> Case:
-    """One launch of one key; a padded size is taken as five eighths of its power of two, such as 80 of 128."""
+    """One launch of one key, for queries that heads share where they may; a padded size is taken as five eighths of its
+    power of two, such as 80 of 128, and V as one more."""
     sizes, flags = dict(key.sizes), dict(key.flags)
     key_size, value_size = sizes.get("K", sizes.get("V", 64)), sizes.get("V", sizes.get("K", 64))
     if flags.get("padded"):
-        key_size, value_size = key_size * 5 // 8, value_size * 5 // 8
+        key_size, value_size = key_size * 5 // 8, value_size * 5 // 8 + 1
     # Of the 16-bit types, bfloat16 alone keeps its states in 16 bits.
     halves = torch.float16 if flags.get("state_bytes") == 4 else torch.bfloat16
     dtype = torch.float32 if key.element_bytes == 4 else halves
     kernel = {one.__name__: one for one in _ALL}[f"{key.kernel.removeprefix('matrix_recurrence.')}_kernel"]
     decay = 2 if kernel in _PER_CHANNEL else flags.get("DECAY", 1)
     heads = sizes["W"] if "W" in sizes else 8
-    options = (decay, flags.get("DELTA", 0), dtype, torch.device("cpu"), flags.get("BEFORE", 0) > 0)
-    plan = Plan(heads, 1, key_size, value_size, *options)
+    delta = flags.get("DELTA", 0)
+    options = (decay, delta, dtype, torch.device("cpu"), flags.get("BEFORE", 0) > 0)
+    plan = Plan(heads, 1 if delta == FREE or heads == 1 else 2, key_size, value_size, *options)
     return replace(_case(plan, kernel, config), name=key.label)
 
 

@@ -164,7 +164,7 @@ def forward(x: Inputs) -> tuple[Tensor, Tensor]:
     itself; else chunks run side by side.
     """
     plan = x.plan
-    if plan.fits_in_one and x.programs * plan.v_blocks(fused_kernel) >= plan.multiprocessors:
+    if plan.fits_in_one and x.programs * plan.default_v_blocks(fused_kernel) >= plan.multiprocessors:
         return _forward_in_one(x)
     c, out = compute_states(x), torch.empty_like(x.v)
     grid = (plan.v_blocks(output_kernel), x.chunks, x.programs)

@@ -44,13 +44,17 @@ _LAUNCHES_FLOAT32 = {
     "channel_scores": ((32, 64, 4, 1), (16, 64, 8, 1), (32, 64, 8, 1), (16, 64, 4, 1)),
     "token_grad": ((16, 16, 8, 1), (16, 32, 8, 1), (32, 16, 8, 1), (32, 32, 8, 1)),
 }
-# Without decay.
+# Without decay; of plain states of uneven sizes, too, where four warps spill at V = 129.
 _LAUNCHES_UNDECAYED = {
     "state": ((64, 64, 8, 2), (64, 64, 4, 2), (64, 64, 4, 3), (64, 32, 4, 3), (64, 32, 2, 3), (64, 128, 8, 2)),
 }
 # For the delta rule above 64, where the state is one block of all of K.
 _LAUNCHES_DELTA_ABOVE_64 = {
     "state": ((64, 64, 8, 2), (64, 64, 4, 2), (64, 64, 4, 1), (64, 32, 4, 3), (64, 64, 4, 3), (64, 32, 8, 2)),
+}
+# Of sizes that are powers of two: with queries that heads share, the default for all sizes spills on sm_80.
+_LAUNCHES_DELTA_EVEN_ABOVE_64 = {
+    "token_grad": ((64, 32, 8, 1), (64, 16, 8, 1), (32, 32, 4, 1), (32, 32, 8, 1), (32, 64, 8, 1), (64, 32, 8, 2)),
 }
 # For rows that stand before their token's decay.
 _LAUNCHES_BEFORE = {
@@ -99,10 +103,12 @@ def launch_candidates(key: Key) -> Iterator[Config]:
     sizes, flags = dict(key.sizes), dict(key.flags)
     above_64 = max(sizes.get("K", 0), sizes.get("V", 0)) > 64
     launches = (_LAUNCHES_ABOVE_64 if above_64 else {}).get(name, _LAUNCHES[name])
-    if flags.get("DECAY") == 0:
+    if flags.get("DECAY") == 0 or (flags.get("padded") and flags.get("DELTA") == 0):
         launches = _LAUNCHES_UNDECAYED.get(name, launches)
     if flags.get("DELTA") == 1 and above_64:
         launches = _LAUNCHES_DELTA_ABOVE_64.get(name, launches)
+        if not flags.get("padded"):
+            launches = _LAUNCHES_DELTA_EVEN_ABOVE_64.get(name, launches)
     if flags.get("BEFORE"):
         launches = _LAUNCHES_BEFORE.get(name, launches)
     if flags.get("DELTA") == 2:

@@ -12,6 +12,7 @@ import triton
 from torch import Tensor
 
 from kernels._matrix_recurrence.launches import default_launch, launch_key
+from kernels.backend import gpu_is_absent, multiprocessors
 from kernels.tuned_table import Config, Key
 from kernels.tuning import choose, run
 
@@ -61,15 +62,14 @@ class Plan:
 
     @property
     def multiprocessors(self) -> int:
-        """How many programs the device runs at once, at least; three for the interpreter, so that tests reach both
-        sides of every choice."""
-        return _multiprocessors(self.device)
+        return multiprocessors(self.device)
 
     @property
     def fits_in_one(self) -> bool:
         """Whether the registers of a GPU hold what the fused kernel has of all of K beside the state. In float32 they
         do not; the interpreter, which knows no registers, takes it all the same, so that tests see both forms."""
-        return self.key_size <= 128 and (self.dtype.itemsize == 2 or self.device.type != "cuda")
+        interpreted = self.device.type != "cuda" and not gpu_is_absent()
+        return self.key_size <= 128 and (self.dtype.itemsize == 2 or interpreted)
 
     def key(self, kernel: Any) -> Key:
         return _key(self, kernel)
@@ -83,6 +83,10 @@ class Plan:
 
     def v_blocks(self, kernel: Any) -> int:
         return triton.cdiv(self.value_size, self.config(kernel)["BV"])
+
+    def default_v_blocks(self, kernel: Any) -> int:
+        """Those of the default launch: what decides between kernels must not depend on what was measured for them."""
+        return _default_v_blocks(self, kernel)
 
     def constants(self, kernel: Any, **flags: bool) -> dict[str, Any]:
         """The compile-time arguments of a kernel but those of its launch configuration."""
@@ -105,13 +109,13 @@ class Plan:
 
 
 @cache
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3
-
-
-@cache
 def _key(plan: Plan, kernel: Any) -> Key:
     flags = {"DECAY": plan.decay, "DELTA": plan.delta, "BEFORE": int(plan.before)}
     sizes = (plan.key_size, plan.value_size)
     width = plan.heads * plan.gate_size
     return launch_key(kernel, plan.dtype.itemsize, plan.state_dtype.itemsize, sizes, width, flags)
+
+
+@cache
+def _default_v_blocks(plan: Plan, kernel: Any) -> int:
+    return triton.cdiv(plan.value_size, default_launch(plan.key(kernel))["BV"])

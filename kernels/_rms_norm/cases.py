@@ -16,19 +16,26 @@ KERNELS = {
 
 
 def ahead_of_time_cases() -> list[Case]:
-    """The default launches of plain norms from heads to wide rows, of sums, and of gates in both orders."""
+    """The default launches of plain norms from heads to wide rows, of sums, of gates in both orders, and of what takes
+    less than those: a sigmoid for a gate, and no weight."""
     keys = []
-    for element_bytes, size in ((2, 128), (4, 4096), (2, LARGEST_TILE)):
-        plain = {"weight": 1, "gate": 0, "first": 0}
-        keys.append(launch_key("forward", element_bytes, size, residual=1, **plain))
-        keys.append(launch_key("backward", element_bytes, size, total=1, **plain))
-    for size, first in ((128, 0), (LARGEST_TILE, 0), (LARGEST_GATED_TILE, 1)):
-        gated = {"weight": 1, "gate": 1, "first": first}
+    for element_bytes, size, weight in ((2, 128, 1), (4, 4096, 1), (2, LARGEST_TILE, 1), (2, LARGEST_TILE, 0)):
+        plain = {"weight": weight, "gate": 0, "first": 0}
+        keys.append(launch_key("forward", element_bytes, size, residual=weight, **plain))
+        keys.append(launch_key("backward", element_bytes, size, total=weight, **plain))
+    silu, sigmoid = 1, 2  # as in GATES of gpu.py
+    for size, gate, first, weight in (
+        (128, silu, 0, 1), (LARGEST_TILE, silu, 0, 1), (LARGEST_GATED_TILE, silu, 1, 1),
+        (128, sigmoid, 0, 1), (LARGEST_GATED_TILE, sigmoid, 1, 0),
+    ):  # fmt: skip
+        gated = {"weight": weight, "gate": gate, "first": first}
         keys.append(launch_key("forward", 2, size, residual=0, **gated))
         keys.append(launch_key("backward", 2, size, total=0, **gated))
-    keys.append(launch_key("wide_forward", 2, 0, residual=1, weight=1, gate=0, first=0))
-    keys.append(launch_key("wide_backward", 2, 0, total=0, weight=1, gate=1, first=1))
-    keys.append(launch_key("wide_weight", 2, 0, gate=1, first=1))
+    for gate, first, weight in ((0, 0, 1), (silu, 1, 1), (sigmoid, 0, 0)):
+        flags = {"gate": gate, "first": first}
+        keys.append(launch_key("wide_forward", 2, 0, residual=gate == 0, weight=weight, **flags))
+        keys.append(launch_key("wide_backward", 2, 0, total=gate == 0, weight=weight, **flags))
+        keys.append(launch_key("wide_weight", 2, 0, **flags))
     return [launch_case(key, default_launch(key)) for key in keys]
 
 

@@ -198,18 +198,17 @@ def _states_last(x: Tensor) -> Tensor:
 
 
 def ahead_of_time_cases() -> list[Case]:
-    """The default launches of a layer with skip and gate in 16-bit types, and without either in float32."""
-    cases = []
+    """The default launches of a layer with skip and gate in 16-bit types, without either in float32, and with each
+    alone; steps of few and many states, too."""
+    keys = [launch_key("carry", 4, 4096, 16, reverse=reverse) for reverse in (False, True)]
     for element_bytes, extras in ((2, True), (4, False)):
-        given = {"skip": extras, "gate": extras}
-        keys = [
-            launch_key("sums", element_bytes, 4096, 16, reverse=False, gate=False),
-            launch_key("sums", element_bytes, 4096, 16, reverse=True, gate=extras),
-            *(launch_key(kernel, element_bytes, 4096, 16, **given) for kernel in ("output", "grads", "step")),
-        ]
-        cases += [launch_case(key, default_launch(key)) for key in keys]
-    carries = [launch_key("carry", 4, 4096, 16, reverse=reverse) for reverse in (False, True)]
-    return cases + [launch_case(key, default_launch(key)) for key in carries]
+        keys.append(launch_key("sums", element_bytes, 4096, 16, reverse=False, gate=False))
+        keys.append(launch_key("sums", element_bytes, 4096, 16, reverse=True, gate=extras))
+    for element_bytes, skip, gate in ((2, True, True), (4, False, False), (2, True, False), (2, False, True)):
+        names = ("output", "grads", "step")
+        keys += [launch_key(name, element_bytes, 4096, 16, skip=skip, gate=gate) for name in names]
+    keys += [launch_key("step", 2, 4096, states, skip=True, gate=True) for states in (1, 64)]
+    return [launch_case(key, default_launch(key)) for key in keys]
 
 
 def launch_case(key: Key, config: Config) -> Case:

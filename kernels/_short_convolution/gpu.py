@@ -138,10 +138,16 @@ def _flags(width: int, bias: Tensor | None, state: Tensor | None, silu: bool) ->
 
 
 def ahead_of_time_cases() -> list[Case]:
-    """The default launches of a layer with all extras in 16-bit types, and with none in float32; the widest filter."""
+    """The default launches of a layer with all extras in 16-bit types, and with none in float32; of the narrowest and
+    the widest filter in use."""
     cases = []
-    for element_bytes, extras, width in ((2, True, 4), (4, False, 3), (2, False, 8)):
-        given = {"width": width, "bias": extras, "state": extras, "silu": True}
+    for element_bytes, extras, width, silu in (
+        (2, True, 4, True),
+        (4, False, 3, False),
+        (2, True, 8, True),
+        (2, False, 2, True),
+    ):
+        given = {"width": width, "bias": extras, "state": extras, "silu": silu}
         keys = [launch_key(kernel, element_bytes, 4096, **given) for kernel in ("forward", "backward")]
         del given["state"]
         keys.append(launch_key("step", element_bytes, 4096, **given))

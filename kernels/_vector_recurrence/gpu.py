@@ -131,8 +131,14 @@ def _key(kernel: str, x: Tensor, log_decay: Tensor, **flags: bool) -> Key:
 
 
 def ahead_of_time_cases() -> list[Case]:
-    """The default launches in float32, in 16-bit types with decays in float32, and all in 16-bit types."""
+    """The default launches in float32, in 16-bit types with decays in float32, and all in 16-bit types; of a scan
+    backwards once."""
     keys = [launch_key("carry", 4, 4096)]
+    for name, flags in (
+        ("sums", {"REVERSE": 1, "SHIFTED": 0}), ("sums", {"REVERSE": 0, "SHIFTED": 1}),
+        ("output", {"REVERSE": 1}), ("grads", {"REVERSE": 0}),
+    ):  # fmt: skip
+        keys.append(launch_key(name, 2, 4096, decay_bytes=4, **flags))
     for element_bytes, decay_bytes in ((4, 4), (2, 4), (2, 2)):
         for name, flags in (
             ("sums", {"REVERSE": 0, "SHIFTED": 0}), ("sums", {"REVERSE": 1, "SHIFTED": 1}),

@@ -74,7 +74,12 @@ def decline(*tensors: object, **options: object) -> object:
 def as_called(arguments: Arguments) -> Arguments:
     """As the public function takes them: what it takes as a pair has one argument each here."""
     called = dict(arguments)
-    for name, parts in (("erase", ("erase_a", "erase_b")), ("state", ("state_S", "state_m"))):
+    pairs = {
+        "erase": ("erase_a", "erase_b"),
+        "state": ("state_S", "state_m"),
+        "initial_state": ("initial_S", "initial_m"),
+    }
+    for name, parts in pairs.items():
         if parts[0] in called:
             called[name] = tuple(called.pop(part) for part in parts)
     return called

@@ -3,7 +3,7 @@
 As `scripts/kernel_lab/operations.py`. All but the loss are bound by memory: their cost is that each tensor moves once.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -13,27 +13,31 @@ from scripts.kernel_lab.operations import Arguments, Cost, Operation, Random
 
 @dataclass(frozen=True, kw_only=True)
 class ShortConvolution(Operation):
-    """`kernels.short_convolution` with bias and SiLU; state: it starts from one and returns the last inputs."""
+    """`kernels.short_convolution`; state: it starts from one and returns the last inputs."""
 
     B: int
     T: int
     D: int
     W: int = 4
+    bias: bool = True
+    activation: Literal["silu"] | None = "silu"
     state: bool = False
     function: ClassVar[str] = "short_convolution"
 
     @property
     def differentiable(self) -> tuple[str, ...]:
-        return ("x", "weight", "bias", *(("initial_state",) if self.state else ()))
+        given = {"bias": self.bias, "initial_state": self.state}
+        return ("x", "weight", *(name for name, is_given in given.items() if is_given))
 
     def arguments(self, random: Random) -> Arguments:
-        weights = {
+        filters = {
             "weight": random.normal(self.D, self.W, dtype=torch.float32) / self.W,
-            "bias": random.normal(self.D, dtype=torch.float32),
+            "bias": random.normal(self.D, dtype=torch.float32) if self.bias else None,
+            "activation": self.activation,
         }
         state = random.normal(self.B, self.W - 1, self.D) if self.state else None
         x = random.normal(self.B, self.T, self.D)
-        return {"x": x, **weights, "initial_state": state, "return_state": self.state}
+        return {"x": x, **filters, "initial_state": state, "return_state": self.state}
 
     def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
         return tuple(arguments["x"].shape)
@@ -54,14 +58,14 @@ class ShortConvolutionStep(Operation):
     B: int
     D: int
     W: int = 4
+    bias: bool = True
+    activation: Literal["silu"] | None = "silu"
     function: ClassVar[str] = "short_convolution_step"
 
     def arguments(self, random: Random) -> Arguments:
-        given = ShortConvolution(B=self.B, T=1, D=self.D, W=self.W, state=True).arguments(random)
-        return {name: given[name] for name in ("weight", "bias")} | {
-            "x": given["x"][:, 0],
-            "state": given["initial_state"],
-        }
+        given = ShortConvolution(**asdict(self), T=1, state=True).arguments(random)
+        filters = {name: given[name] for name in ("weight", "bias", "activation")}
+        return {"x": given["x"][:, 0], **filters, "state": given["initial_state"]}
 
     def forward_cost(self, itemsize: int) -> Cost:
         elements = self.B * self.D
@@ -70,30 +74,33 @@ class ShortConvolutionStep(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class RmsNorm(Operation):
-    """`kernels.rms_norm` of N rows with a weight; with a residual, or a gate behind or in front of the norm."""
+    """`kernels.rms_norm` of N rows; with a residual, or a gate behind or in front of the norm."""
 
     N: int
     D: int
+    weight: bool = True
     residual: bool = False
     gate: Literal["none", "behind", "front"] = "none"
+    gate_activation: Literal["silu", "sigmoid"] = "silu"
     groups: int = 1
     function: ClassVar[str] = "rms_norm"
 
     @property
     def differentiable(self) -> tuple[str, ...]:
-        extras = (("residual",) if self.residual else ()) + (() if self.gate == "none" else ("gate",))
-        return ("x", "weight", *extras)
+        given = {"weight": self.weight, "residual": self.residual, "gate": self.gate != "none"}
+        return ("x", *(name for name, is_given in given.items() if is_given))
 
     def arguments(self, random: Random) -> Arguments:
         given: Arguments = {
             "x": random.normal(self.N, self.D),
-            "weight": random.normal(self.D, dtype=torch.float32),
+            "weight": random.normal(self.D, dtype=torch.float32) if self.weight else None,
             "group_size": None if self.groups == 1 else self.D // self.groups,
         }
         if self.residual:
             given["residual"] = random.normal(self.N, self.D)
         if self.gate != "none":
             given |= {"gate": random.normal(self.N, self.D), "gate_first": self.gate == "front"}
+            given["gate_activation"] = self.gate_activation
         return given
 
     def output_shape(self, arguments: Arguments) -> tuple[int, ...]:

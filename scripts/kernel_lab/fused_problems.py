@@ -5,6 +5,7 @@ Sizes are those of a 7 B hybrid: width 4096, 8192 tokens.
 
 from dataclasses import replace
 
+from scripts.kernel_lab.forms import Named, in_all_forms
 from scripts.kernel_lab.fused_operations import (
     GatedUnit,
     L2Norm,
@@ -15,8 +16,6 @@ from scripts.kernel_lab.fused_operations import (
     ShortConvolutionStep,
 )
 from scripts.kernel_lab.operations import Operation
-
-Named = list[tuple[str, Operation]]
 
 
 def benchmark_sizes() -> Named:
@@ -54,40 +53,25 @@ def cpu_sizes() -> Named:
 def launch_sizes() -> Named:
     """Every form of every kernel, at sizes that are no multiple of a block."""
     named: Named = []
-    for width, D in ((2, 40), (3, 300), (4, 128), (8, 72)):
-        convolution = ShortConvolution(B=2, T=333, D=D, W=width)
-        named += [
-            (f"convolution W{width}", convolution),
-            (f"convolution from a state W{width}", replace(convolution, T=77, state=True)),
-            (f"convolution step W{width}", ShortConvolutionStep(B=3, D=D, W=width)),
-        ]
+    for width, T, D in ((2, 333, 40), (3, 77, 300), (4, 333, 128), (8, 77, 72)):
+        named += in_all_forms(f"convolution W{width}", ShortConvolution(B=2, T=T, D=D, W=width))
+        named += in_all_forms(f"convolution step W{width}", ShortConvolutionStep(B=3, D=D, W=width))
     for D in (20, 64, 128, 1000, 4096, 9000):
-        norm = RmsNorm(N=133, D=D)
-        named += [
-            (f"norm D{D}", norm),
-            (f"norm of a sum D{D}", replace(norm, residual=True)),
-            (f"norm behind a gate D{D}", replace(norm, gate="front")),
-            (f"norm before a gate D{D}", replace(norm, gate="behind")),
-            (f"l2 norm D{D}", L2Norm(N=133, D=D)),
-        ]
-    for activation in ("silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid"):
-        named.append((f"{activation} D1100", GatedUnit(N=77, D=1100, activation=activation)))
-    named.append(("silu D40", GatedUnit(N=333, D=40)))
+        named += [*in_all_forms(f"norm D{D}", RmsNorm(N=133, D=D)), (f"l2 norm D{D}", L2Norm(N=133, D=D))]
+    named += [*in_all_forms("unit D1100", GatedUnit(N=77, D=1100)), ("unit D40", GatedUnit(N=333, D=40))]
     for D, turned in ((20, 20), (64, 64), (128, 128), (256, 64)):
         rotation = Rotation(B=2, T=77, H=5, D=D, turned=turned)
         named += [(f"rotation D{D}", rotation), (f"interleaved D{D}", replace(rotation, interleaved=True))]
     loss = LinearCrossEntropy(N=133, D=96, V=5000)
-    named += [("loss", loss), ("loss of capped logits", replace(loss, soft_cap=2.0))]
-    named.append(("norm of groups behind a gate", RmsNorm(N=133, D=512, gate="front", groups=4)))
-    return named
+    return [*named, ("loss", loss), ("loss of capped logits", replace(loss, soft_cap=2.0))]
 
 
 def tiny_sizes() -> Named:
     return [
-        ("convolution", ShortConvolution(B=1, T=9, D=8, state=True)),
-        ("step of convolution", ShortConvolutionStep(B=1, D=8)),
-        ("norm", RmsNorm(N=9, D=8, residual=True)),
-        ("gate", GatedUnit(N=9, D=8)),
+        *in_all_forms("convolution", ShortConvolution(B=1, T=9, D=8)),
+        *in_all_forms("step of convolution", ShortConvolutionStep(B=1, D=8)),
+        *in_all_forms("norm", RmsNorm(N=9, D=8)),
+        *in_all_forms("unit", GatedUnit(N=9, D=8)),
         ("rotation", Rotation(B=1, T=9, H=2, D=8, turned=4)),
         ("loss", LinearCrossEntropy(N=9, D=8, V=20)),
         ("l2 norm", L2Norm(N=9, D=8)),
@@ -96,14 +80,15 @@ def tiny_sizes() -> Named:
 
 def tuning_sizes() -> dict[str, Named]:
     """By family of kernels."""
-    convolution = ShortConvolution(B=2, T=4096, D=4096, state=True)
+    three_wide = ShortConvolution(B=2, T=4096, D=4096, W=3, state=True)
     return {
         "short_convolution": [
-            ("convolution W4", convolution),
-            ("convolution W4 without a state", replace(convolution, state=False)),
-            ("convolution step W4", ShortConvolutionStep(B=16, D=4096)),
+            *in_all_forms("convolution W4", ShortConvolution(B=2, T=4096, D=4096)),
+            *in_all_forms("convolution step W4", ShortConvolutionStep(B=16, D=4096)),
+            *in_all_forms("convolution W3", three_wide, but=("state",)),
+            *in_all_forms("convolution step W3", ShortConvolutionStep(B=16, D=4096, W=3)),
         ],
-        "glu": [(one, GatedUnit(N=16384, D=8192, activation=one)) for one in ("silu", "gelu", "gelu_tanh", "relu2")],
+        "glu": in_all_forms("unit", GatedUnit(N=16384, D=8192)),
         "rope": [
             ("rotation D128", Rotation(B=2, T=4096, H=40, D=128)),
             ("rotation D64", Rotation(B=2, T=4096, H=40, D=64)),
@@ -114,12 +99,11 @@ def tuning_sizes() -> dict[str, Named]:
             ("loss of capped logits V131072", LinearCrossEntropy(N=4096, D=2048, V=131072, soft_cap=30.0)),
         ],
         "rms_norm": [
-            ("norm D4096", RmsNorm(N=16384, D=4096)),
-            ("norm of a sum D4096", RmsNorm(N=16384, D=4096, residual=True)),
-            ("norm of heads D128 before a gate", RmsNorm(N=262144, D=128, gate="behind")),
-            ("norm D4096 behind a gate", RmsNorm(N=16384, D=4096, gate="front")),
+            *in_all_forms("norm D4096", RmsNorm(N=16384, D=4096), but=("groups",)),
+            *in_all_forms("norm of heads D128", RmsNorm(N=262144, D=128), but=("groups",)),
             ("l2 norm D128", L2Norm(N=262144, D=128)),
             ("norm D2048", RmsNorm(N=16384, D=2048)),
+            ("norm of a sum D2048", RmsNorm(N=16384, D=2048, residual=True)),
             ("norm D32768", RmsNorm(N=2048, D=32768)),
         ],
     }

@@ -47,6 +47,7 @@ class Random:
         return made.to(self.dtype if dtype is None else dtype)
 
 
+@dataclass(frozen=True)
 class Operation(ABC):
     """One call of one public function, named by `function`. A decode step has no backward pass."""
 
@@ -191,7 +192,8 @@ class RecurrenceStep(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Mlstm(Operation):
-    """`kernels.mlstm`: the matrix recurrence with exponential input gates and a normaliser, a column beside v."""
+    """`kernels.mlstm`: the matrix recurrence with exponential input gates and a normaliser, a column beside v; state:
+    it starts from one, whose parts are arguments initial_S and initial_m, and returns the last."""
 
     B: int
     T: int
@@ -199,11 +201,12 @@ class Mlstm(Operation):
     Hv: int
     K: int
     V: int
+    state: bool = False
     function: ClassVar[str] = "mlstm"
 
     @property
     def differentiable(self) -> tuple[str, ...]:
-        return ("q", "k", "v", "input_gate", "forget_gate")
+        return ("q", "k", "v", "input_gate", "forget_gate", *(("initial_S",) if self.state else ()))
 
     def arguments(self, random: Random) -> Arguments:
         q, k = (random.normal(self.B, self.T, self.Hqk, self.K) for _ in range(2))
@@ -211,7 +214,12 @@ class Mlstm(Operation):
         write, keep = (random.normal(self.B, self.T, self.Hv, dtype=torch.float32) for _ in range(2))
         # Layers begin with input gates nearly closed (xLSTM 7B with a bias of -10, arXiv 2503.13427). Open ones divide
         # by sums near zero, whose rounding in 16 bits would be all that is seen.
-        return {"q": q, "k": k, "v": v, "input_gate": write - 3, "forget_gate": F.logsigmoid(keep + 3)}
+        gates = {"input_gate": write - 3, "forget_gate": F.logsigmoid(keep + 3)}
+        if not self.state:
+            return {"q": q, "k": k, "v": v, **gates}
+        memory = random.normal(self.B, self.Hv, self.K, self.V + 1, dtype=torch.float32)
+        start = {"initial_S": memory, "initial_m": torch.zeros_like(memory[..., 0, 0])}
+        return {"q": q, "k": k, "v": v, **gates, **start, "return_state": True}
 
     def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
         return tuple(arguments["v"].shape)
@@ -242,74 +250,15 @@ class MlstmStep(Operation):
     function: ClassVar[str] = "mlstm_step"
 
     def arguments(self, random: Random) -> Arguments:
-        given = Mlstm(**asdict(self), T=1).arguments(random)
-        memory = random.normal(self.B, self.Hv, self.K, self.V + 1, dtype=torch.float32)
-        return {name: x[:, 0] for name, x in given.items()} | {
-            "state_S": memory,
-            "state_m": torch.zeros_like(memory[..., 0, 0]),
-        }
+        given = Mlstm(**asdict(self), T=1, state=True).arguments(random)
+        state = {"state_S": given["initial_S"], "state_m": given["initial_m"]}
+        tokens = ("q", "k", "v", "input_gate", "forget_gate")
+        return {name: given[name][:, 0] for name in tokens} | state
 
     def forward_cost(self, itemsize: int) -> Cost:
         state = self.B * self.Hv * self.K * (self.V + 1)
         tensors = 2 * self.B * (self.Hqk * self.K + self.Hv * self.V)
         return Cost(4 * state, 2 * 4 * state + itemsize * tensors, vector=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelectiveScan(Operation):
-    """`kernels.selective_scan` with skip and gate, as in Mamba; state: it starts from one and returns the last."""
-
-    B: int
-    T: int
-    Dm: int
-    N: int
-    state: bool = False
-    function: ClassVar[str] = "selective_scan"
-
-    @property
-    def differentiable(self) -> tuple[str, ...]:
-        return ("u", "delta", "A", "B", "C", "D", "z", *(("initial_state",) if self.state else ()))
-
-    def arguments(self, random: Random) -> Arguments:
-        u, z = (random.normal(self.B, self.T, self.Dm) for _ in range(2))
-        delta = F.softplus(random.normal(self.B, self.T, self.Dm, dtype=torch.float32) - 3).to(random.dtype)
-        B, C = (random.normal(self.B, self.T, self.N) for _ in range(2))
-        A = -torch.arange(1, self.N + 1, dtype=torch.float32, device=u.device).repeat(self.Dm, 1)
-        state = random.normal(self.B, self.Dm, self.N, dtype=torch.float32) if self.state else None
-        weights = {"A": A, "B": B, "C": C, "D": random.normal(self.Dm, dtype=torch.float32)}
-        return {"u": u, "delta": delta, **weights, "z": z, "initial_state": state, "return_state": self.state}
-
-    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
-        return tuple(arguments["u"].shape)
-
-    def forward_cost(self, itemsize: int) -> Cost:
-        tokens = self.B * self.T
-        moved = itemsize * tokens * (4 * self.Dm + 2 * self.N)  # u, delta, z, y; B, C
-        return Cost(9 * tokens * self.Dm * self.N, moved, vector=True)
-
-    def backward_cost(self, itemsize: int) -> Cost:
-        tokens = self.B * self.T
-        moved = itemsize * tokens * (7 * self.Dm + 4 * self.N)  # u, delta, z, dy, du, ddelta, dz; B, C, dB, dC
-        return Cost(BACKWARD_FACTOR * 9 * tokens * self.Dm * self.N, moved, vector=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelectiveScanStep(Operation):
-    """`kernels.selective_scan_step`: as `SelectiveScan` for one token."""
-
-    B: int
-    Dm: int
-    N: int
-    function: ClassVar[str] = "selective_scan_step"
-
-    def arguments(self, random: Random) -> Arguments:
-        given = SelectiveScan(B=self.B, T=1, Dm=self.Dm, N=self.N, state=True).arguments(random)
-        step = {name: given[name][:, 0] for name in ("u", "delta", "B", "C", "z")}
-        return {**step, "A": given["A"], "D": given["D"], "state": given["initial_state"]}
-
-    def forward_cost(self, itemsize: int) -> Cost:
-        state = self.B * self.Dm * self.N
-        return Cost(7 * state, 2 * 4 * state + itemsize * self.B * (4 * self.Dm + 2 * self.N), vector=True)
 
 
 @dataclass(frozen=True, kw_only=True)

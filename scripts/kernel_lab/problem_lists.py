@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from kernels.backend import OPERATIONS
 from scripts.kernel_lab import attention_problems, fused_problems, scan_problems, sparse_problems
 from scripts.kernel_lab.attention_problems import FLA_SHAPES
+from scripts.kernel_lab.forms import LAYERS, SETTINGS, Named, in_all_forms
 from scripts.kernel_lab.operations import (
     GroupedMatmul,
     Mlstm,
@@ -19,8 +20,6 @@ from scripts.kernel_lab.operations import (
     Operation,
     Recurrence,
     RecurrenceStep,
-    SelectiveScan,
-    SelectiveScanStep,
     Setting,
 )
 from scripts.kernel_lab.problems import DTYPES, Problem
@@ -28,26 +27,18 @@ from scripts.kernel_lab.problems import DTYPES, Problem
 FUNCTIONS = (*OPERATIONS, "mlstm", "mlstm_step")
 """The public functions that have problems: those with kernels of their own, and two that run on such kernels."""
 
-# The published layer of each setting of the recurrence.
-LAYERS: dict[str, Setting] = {
-    "simple_gla": Setting("head"),
-    "gated_delta_rule": Setting("head", delta=True),
-    "gla": Setting("channel"),
-    "kda": Setting("channel", delta=True),
-    "rwkv7": Setting("channel", erase=True),
-    "rwkv6": Setting("channel", bonus=True),
-    "linear_attention": Setting("none"),
-    "retention": Setting("fixed"),
-    "delta_rule": Setting("none", delta=True),
-}
 HEAD_SIZES = (16, 20, 32, 64, 96, 128, 256)
+# Layers whose steps are timed; linear attention and RetNet decode as simple GLA does.
+STEPS = ("simple_gla", "gated_delta_rule", "gla", "kda", "rwkv7", "rwkv6", "delta_rule")
+# Settings of no layer, yet with kernels of their own for whole sequences; others run on a decay per channel or head.
+COMBINED = ("decay per channel, delta, bonus", "decay per channel, erase, bonus")
 
 
 def benchmark_problems(device_type: str) -> list[Problem]:
     """The problems for `cuda`, in bfloat16, or those for `cpu`, in float32."""
     if device_type == "cpu":
         return [Problem(name=name, operation=one, dtype="float32", exact=True) for name, one in cpu_sizes()]
-    named = [*attention_problems.benchmark_sizes(), *recurrence_sizes(), *scan_sizes(), *expert_sizes()]
+    named = [*attention_problems.benchmark_sizes(), *recurrence_sizes(), *expert_sizes()]
     named += [*sparse_problems.benchmark_sizes(), *fused_problems.benchmark_sizes(), *scan_problems.benchmark_sizes()]
     return [Problem(name=name, operation=one, dtype="bfloat16", exact=False) for name, one in named]
 
@@ -73,21 +64,14 @@ def recurrence_sizes() -> list[tuple[str, Operation]]:
         ("B4 T4096 H8 K256 V128", Mlstm(B=4, T=4096, Hqk=8, Hv=8, K=256, V=128)),
         ("kda B1 T8192 H64 D128", Recurrence(B=1, T=8192, Hqk=64, Hv=64, K=128, V=128, gate="channel", delta=True)),
     ]
-    for layer, B in itertools.product(("simple_gla", "gated_delta_rule", "gla", "kda", "rwkv7"), (1, 64)):
-        one = RecurrenceStep(B=B, Hqk=32, Hv=32, K=128, V=128, **asdict(LAYERS[layer]))
-        named.append((f"{layer} step B{B} H32 D128", one))
+    for B in (1, 64):
+        for layer in STEPS:
+            one = RecurrenceStep(B=B, Hqk=32, Hv=32, K=128, V=128, **asdict(LAYERS[layer]))
+            named.append((f"{layer} step B{B} H32 D128", one))
+        mamba = RecurrenceStep(B=B, Hqk=1, Hv=80, K=128, V=64, gate="head")
+        named.append((f"mamba2 step B{B} H80/1 K128 V64", mamba))
     named += [(f"B{B} H32 D128", MlstmStep(B=B, Hqk=32, Hv=32, K=128, V=128)) for B in (1, 64)]
     return named
-
-
-def scan_sizes() -> list[tuple[str, Operation]]:
-    return [
-        ("B1 T8192 D4096 N16", SelectiveScan(B=1, T=8192, Dm=4096, N=16)),
-        ("B8 T2048 D4096 N16", SelectiveScan(B=8, T=2048, Dm=4096, N=16)),
-        ("B1 T131072 D1536 N16", SelectiveScan(B=1, T=131072, Dm=1536, N=16)),  # a long one, as of the other scans
-        ("step B1 D4096 N16", SelectiveScanStep(B=1, Dm=4096, N=16)),
-        ("step B64 D4096 N16", SelectiveScanStep(B=64, Dm=4096, N=16)),
-    ]
 
 
 def expert_sizes() -> list[tuple[str, Operation]]:
@@ -113,8 +97,6 @@ def cpu_sizes() -> list[tuple[str, Operation]]:
         ("B1 T512 H4 D64", Mlstm(B=1, T=512, Hqk=4, Hv=4, K=64, V=64)),
         ("B1 H4 D64", MlstmStep(B=1, Hqk=4, Hv=4, K=64, V=64)),
         ("gated_delta_rule step B1 H4 D64", RecurrenceStep(B=1, Hqk=4, Hv=4, K=64, V=64, gate="head", delta=True)),
-        ("B1 T512 D512 N16", SelectiveScan(B=1, T=512, Dm=512, N=16)),
-        ("step B1 D512 N16", SelectiveScanStep(B=1, Dm=512, N=16)),
         ("T256 E8 K256 N192", GroupedMatmul(M=512, E=8, K=256, N=192)),
         *sparse_problems.cpu_sizes(),
         *fused_problems.cpu_sizes(),
@@ -126,25 +108,15 @@ def launch_problems() -> list[Problem]:
     """Every head size and type of every kernel, a length that is no multiple of a block, every variant of a mask."""
     problems: list[Problem] = []
     for dtype, D in itertools.product(DTYPES, HEAD_SIZES):
-        named = attention_problems.launch_sizes(D)
-        for layer, setting in LAYERS.items():
-            with_state = setting.gate in ("head", "channel")
-            one = Recurrence(B=1, T=330, Hqk=1, Hv=2, K=D, V=D, **asdict(setting), state=with_state)
-            step = RecurrenceStep(B=2, Hqk=1, Hv=2, K=D, V=D, **asdict(setting))
-            many = replace(one, T=70, Hqk=8, Hv=256)  # heads that fill a GPU, whose states stay in registers
-            named += [(f"{layer} D{D}", one), (f"{layer} step D{D}", step), (f"{layer} of 256 heads D{D}", many)]
+        named = [*attention_problems.launch_sizes(D), *_recurrence_launches(D)]
         problems += [Problem(name=name, operation=one, dtype=dtype, exact="step" in name) for name, one in named]
     for dtype in DTYPES:
         latent = attention_problems.latent_launch_sizes()
         problems += [Problem(name=name, operation=one, dtype=dtype, exact="step" in name) for name, one in latent]
         named = [
             ("uneven head", Recurrence(B=1, T=130, Hqk=2, Hv=6, K=128, V=48, gate="head", delta=True, state=True)),
-            ("memories", Mlstm(B=2, T=130, Hqk=2, Hv=4, K=64, V=48)),
-            ("memories step", MlstmStep(B=2, Hqk=2, Hv=4, K=64, V=48)),
-            ("channels", SelectiveScan(B=2, T=200, Dm=72, N=16, state=True)),
-            ("channels, long", SelectiveScan(B=2, T=1100, Dm=40, N=16, state=True)),
-            ("odd channels", SelectiveScan(B=1, T=77, Dm=21, N=10)),
-            ("channels step", SelectiveScanStep(B=3, Dm=72, N=16)),
+            *in_all_forms("memories", Mlstm(B=2, T=130, Hqk=2, Hv=4, K=64, V=48)),
+            *in_all_forms("memories step", MlstmStep(B=2, Hqk=2, Hv=4, K=64, V=48)),
             ("multiples of 16", GroupedMatmul(M=700, E=6, K=96, N=160)),
             ("odd widths", GroupedMatmul(M=300, E=5, K=50, N=70, zipf=True)),
             ("more experts than rows", GroupedMatmul(M=8, E=64, K=128, N=64)),
@@ -156,21 +128,39 @@ def launch_problems() -> list[Problem]:
     return problems
 
 
+def _recurrence_launches(D: int) -> Named:
+    """Every setting at one head size; what has no kernels of its own for whole sequences, at two of them."""
+    named: Named = []
+    for name, setting in SETTINGS.items():
+        if name not in (*LAYERS, *COMBINED) and D not in (20, 128):
+            continue
+        one = recurrence(setting, B=1, T=330, Hqk=1, Hv=2, K=D, V=D)
+        step = RecurrenceStep(B=2, Hqk=1, Hv=2, K=D, V=D, **asdict(setting))
+        named += [(f"{name} D{D}", one), (f"{name} step D{D}", step)]
+        if name in (*LAYERS, *COMBINED):  # with heads that fill a GPU, whose states stay in registers
+            named.append((f"{name} of 256 heads D{D}", replace(one, T=70, Hqk=8, Hv=256)))
+    return named
+
+
+def recurrence(setting: Setting, **sizes: int) -> Recurrence:
+    """Where the decay depends on the token, from a state and to the last one."""
+    return Recurrence(**sizes, **asdict(setting), state=setting.gate in ("head", "channel"))
+
+
 def tiny_problems(dtype: str = "float32") -> list[Problem]:
     """Seconds in the interpreter, all together."""
-    recurrence = Recurrence(B=1, T=20, Hqk=1, Hv=2, K=16, V=16, gate="head")
-    named: list[tuple[str, Operation]] = [
+    steps = [(f"step of {name}", setting) for name, setting in SETTINGS.items()]
+    named: Named = [
         *attention_problems.tiny_sizes(),
-        ("simple_gla", replace(recurrence, T=70)),
-        ("gated_delta_rule", replace(recurrence, delta=True, state=True)),
-        ("gla", replace(recurrence, gate="channel")),
-        ("rwkv7", replace(recurrence, gate="channel", erase=True)),
-        ("rwkv6", replace(recurrence, gate="channel", bonus=True)),
-        ("memories", Mlstm(B=1, T=20, Hqk=1, Hv=2, K=16, V=15)),
+        # The first of them has several chunks.
+        *(
+            (name, recurrence(one, B=1, T=70 if name == "simple_gla" else 20, Hqk=1, Hv=2, K=16, V=16))
+            for name, one in SETTINGS.items()
+        ),
+        ("kda of 4 heads", recurrence(LAYERS["kda"], B=1, T=20, Hqk=2, Hv=4, K=16, V=16)),  # which fill an interpreter
+        *((name, RecurrenceStep(B=1, Hqk=1, Hv=2, K=16, V=16, **asdict(one))) for name, one in steps),
+        *in_all_forms("memories", Mlstm(B=1, T=20, Hqk=1, Hv=2, K=16, V=15)),
         ("step of memories", MlstmStep(B=1, Hqk=1, Hv=2, K=16, V=15)),
-        ("step of gated_delta_rule", RecurrenceStep(B=1, Hqk=1, Hv=2, K=16, V=16, gate="head", delta=True)),
-        ("scan", SelectiveScan(B=1, T=20, Dm=16, N=4)),
-        ("step of scan", SelectiveScanStep(B=1, Dm=16, N=4)),
         ("experts", GroupedMatmul(M=40, E=3, K=32, N=16)),
         *sparse_problems.tiny_sizes(),
         *fused_problems.tiny_sizes(),

@@ -87,7 +87,8 @@ class Problem:
             return Inputs(arguments, ())
         cotangents = [random.normal(*self.operation.output_shape(arguments))]
         if arguments.get("return_state"):
-            cotangents.append(random.normal(*arguments["initial_state"].shape, dtype=arguments["initial_state"].dtype))
+            state = arguments["initial_S" if "initial_S" in arguments else "initial_state"]
+            cotangents.append(random.normal(*state.shape, dtype=state.dtype))
         if arguments.get("return_lse"):
             cotangents.append(random.normal(*arguments["q"].shape[:3], dtype=torch.float32))
         if arguments.get("residual") is not None:

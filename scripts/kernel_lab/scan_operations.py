@@ -1,12 +1,84 @@
 """What the scans of vector and diagonal states are asked in benchmarks, as in `scripts/kernel_lab/operations.py`."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from scripts.kernel_lab.operations import Arguments, Cost, Operation, Random
+from scripts.kernel_lab.operations import BACKWARD_FACTOR, Arguments, Cost, Operation, Random
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectiveScan(Operation):
+    """`kernels.selective_scan`, as in Mamba with skip and gate; state: it starts from one and returns the last; groups
+    of channels with projections of their own."""
+
+    B: int
+    T: int
+    Dm: int
+    N: int
+    skip: bool = True
+    gate: bool = True
+    groups: int = 1
+    state: bool = False
+    function: ClassVar[str] = "selective_scan"
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        given = {"D": self.skip, "z": self.gate, "initial_state": self.state}
+        return ("u", "delta", "A", "B", "C", *(name for name, is_given in given.items() if is_given))
+
+    def arguments(self, random: Random) -> Arguments:
+        u, z = (random.normal(self.B, self.T, self.Dm) for _ in range(2))
+        delta = F.softplus(random.normal(self.B, self.T, self.Dm, dtype=torch.float32) - 3).to(random.dtype)
+        groups = () if self.groups == 1 else (self.groups,)
+        B, C = (random.normal(self.B, self.T, *groups, self.N) for _ in range(2))
+        A = -torch.arange(1, self.N + 1, dtype=torch.float32, device=u.device).repeat(self.Dm, 1)
+        state = random.normal(self.B, self.Dm, self.N, dtype=torch.float32) if self.state else None
+        skip = random.normal(self.Dm, dtype=torch.float32)
+        options = {"D": skip if self.skip else None, "z": z if self.gate else None}
+        states = {"initial_state": state, "return_state": self.state}
+        return {"u": u, "delta": delta, "A": A, "B": B, "C": C, **options, **states}
+
+    def output_shape(self, arguments: Arguments) -> tuple[int, ...]:
+        return tuple(arguments["u"].shape)
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        tokens = self.B * self.T
+        # u, delta, y, z; B, C.
+        moved = itemsize * tokens * ((3 + self.gate) * self.Dm + 2 * self.groups * self.N)
+        return Cost(9 * tokens * self.Dm * self.N, moved, vector=True)
+
+    def backward_cost(self, itemsize: int) -> Cost:
+        tokens = self.B * self.T
+        # u, delta, dy, du, ddelta, z, dz; B, C, dB, dC.
+        moved = itemsize * tokens * ((5 + 2 * self.gate) * self.Dm + 4 * self.groups * self.N)
+        return Cost(BACKWARD_FACTOR * 9 * tokens * self.Dm * self.N, moved, vector=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectiveScanStep(Operation):
+    """`kernels.selective_scan_step`: as `SelectiveScan` for one token."""
+
+    B: int
+    Dm: int
+    N: int
+    skip: bool = True
+    gate: bool = True
+    groups: int = 1
+    function: ClassVar[str] = "selective_scan_step"
+
+    def arguments(self, random: Random) -> Arguments:
+        given = SelectiveScan(**asdict(self), T=1, state=True).arguments(random)
+        step = {name: given[name][:, 0] for name in ("u", "delta", "B", "C")}
+        z = None if given["z"] is None else given["z"][:, 0]
+        return {**step, "z": z, "A": given["A"], "D": given["D"], "state": given["initial_state"]}
+
+    def forward_cost(self, itemsize: int) -> Cost:
+        state = self.B * self.Dm * self.N
+        tokens = self.B * ((3 + self.gate) * self.Dm + 2 * self.groups * self.N)
+        return Cost(7 * state, 2 * 4 * state + itemsize * tokens, vector=True)
 
 
 @dataclass(frozen=True, kw_only=True)

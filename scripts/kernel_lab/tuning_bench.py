@@ -9,14 +9,13 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache, lru_cache
 
 import torch
 
 import kernels
 from kernels.tuned_table import Config, Key, source_hash
-from kernels.tuning import force_launches, implementation_source, is_choice, watch_launches
+from kernels.tuning import force_launches, implementation_source, is_choice, leave_out_launches, watch_launches
 from scripts.kernel_lab.problems import WORST_ROW_FACTOR, Inputs, Problem, Result
 
 Overrides = Sequence[tuple[Key, Config]]
@@ -50,20 +49,15 @@ def complaint_of(key: Key, config: Config, arch: int) -> str | None:
     return check(_family(key).launch_case(key, config), arch)
 
 
-def launched_keys(problem: Problem) -> list[Key]:
-    """The keys that a problem launches, in order; nothing is computed, so any machine can tell."""
-    # Launches of bfloat16 and float16 are one, but the interpreter multiplies only the latter.
-    dtype = "float16" if problem.dtype == "bfloat16" else problem.dtype
-    problem = replace(problem, dtype=dtype)
-    keys: dict[Key, None] = {}
-    with kernels.use_backend("gpu"), watch_launches(lambda key, launch: keys.setdefault(key)):
-        with warnings.catch_warnings():
-            # What is computed from memory that no launch has filled is rubbish, and may overflow.
-            warnings.simplefilter("ignore")
-            inputs = problem.make_inputs("cpu")
-            problem.run(inputs)
-            problem.forward(inputs)  # without a gradient somebody else may be the fastest
-    return list(keys)
+def launched_keys(problem: Problem, multiprocessors: int) -> list[Key]:
+    """The keys that a problem launches on a GPU, in order; nothing is computed, so any machine can tell."""
+    with leave_out_launches(multiprocessors) as keys, warnings.catch_warnings():
+        # What is computed from memory that no launch has filled is rubbish, and may overflow.
+        warnings.simplefilter("ignore")
+        inputs = problem.make_inputs("cpu")
+        problem.run(inputs)
+        problem.forward(inputs)  # without a gradient somebody else may be the fastest
+    return list(dict.fromkeys(keys))
 
 
 def error_of(problem: Problem, overrides: Overrides, device: str) -> float:

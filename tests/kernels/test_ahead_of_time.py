@@ -36,7 +36,7 @@ def test_shared_memory_above_the_limit_of_the_architecture_is_a_complaint():
 @pytest.mark.parametrize(
     ("resources", "archs"),
     [
-        (Resources(96, 0, 1024, matrix_units=False), [80]),
+        (Resources(191, 0, 1024, matrix_units=False), [80]),
         (Resources(200, 0, 1024, matrix_units=False), [80, 90, 100]),
         (Resources(96, 0, 100 * 1024, matrix_units=False), [80, 90, 100]),
     ],
