@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from nas.study.bars import Bars
 from nas.study.events import Observer
 from scripts import benchmark_signal
 from scripts.benchmark_signal import page, scores_of, signal, silent_scores, tell_budget
@@ -144,7 +145,13 @@ def test_a_search_warns_in_one_sentence_of_a_score_without_signal():
             said.append(text)
 
     settings = SearchSettings.from_overrides(["budget.no_signal=[text_loss]"])
-    announce(settings, [design.name for design in settings.designs], 0, Listening())
+    bars = Bars(
+        objectives=settings.objectives,
+        requirements=settings.requirements,
+        limits=settings.limits,
+        reference=settings.baseline,
+    )
+    announce(settings, bars, [design.name for design in settings.designs], 0, Listening())
     (warning,) = [text for text in said if "text_loss" in text]
     assert warning.startswith("text_loss does not tell designs apart at this budget")
 
