@@ -79,8 +79,8 @@ def _check(x: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None, r
     if x.dtype != weight.dtype or len({x.device, weight.device, targets.device}) > 1:
         raise ValueError(
             f"x, weight and targets must be on one device, x and weight of one type, but got x {list(x.shape)} of "
-            f"{x.dtype} on {x.device}, weight {list(weight.shape)} of {weight.dtype} on {weight.device} and targets on "
-            f"{targets.device}: convert them first."
+            f"{x.dtype} on {x.device}, weight {list(weight.shape)} of {weight.dtype} on {weight.device} and targets "
+            f"{list(targets.shape)} on {targets.device}: convert them first."
         )
     check_dtype("x", x)
     if soft_cap is not None:

@@ -137,7 +137,7 @@ def _check(
         if tensor.dtype not in dtypes or tensor.device != x.device:
             wanted = " or ".join(str(dtype) for dtype in dict.fromkeys(dtypes))
             raise ValueError(
-                f"{name} must be {wanted} on {x.device}, beside x, but got {tensor.dtype} on {tensor.device}: "
-                "convert it first."
+                f"{name} must be {wanted} on {x.device}, beside x, but got {list(tensor.shape)} of {tensor.dtype} on "
+                f"{tensor.device}: convert it first."
             )
     return channels if group_size is None else group_size

@@ -155,7 +155,10 @@ def test_the_operator_keeps_what_torch_asks_of_it():
         ({"targets": torch.zeros(3, dtype=torch.int64)}, r"targets must be \[2\] of torch\.int64"),
         ({"weight": torch.ones(3, 4, dtype=torch.float16)}, "on one device, x and weight of one type"),
         ({"x": torch.ones(2, 4, dtype=torch.int64)}, "on one device, x and weight of one type"),
-        ({"targets": torch.zeros(2, dtype=torch.int64, device="meta")}, "on one device, .* and targets on meta"),
+        (
+            {"targets": torch.zeros(2, dtype=torch.int64, device="meta")},
+            r"on one device, .* and targets \[2\] on meta",
+        ),
         ({"x": torch.ones(2, 4, device="meta")}, r"on one device, .* but got x \[2, 4\] of torch.float32 on meta"),
         ({"x": torch.ones(2, 0), "weight": torch.ones(3, 0)}, r"d and V must be at least 1, but got x \[2, 0\]"),
         ({"weight": torch.ones(0, 4)}, r"d and V must be at least 1, .* weight \[0, 4\]"),

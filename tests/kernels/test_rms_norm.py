@@ -272,7 +272,7 @@ def test_operators_keep_what_torch_asks_of_them():
             {"residual": torch.ones(2, 4, dtype=torch.int64)},
             r"residual must be .*bfloat16 on cpu.* torch\.int64",
         ),
-        ({"residual": torch.ones(2, 4).double()}, r"residual must be .*but got torch\.float64"),
+        ({"residual": torch.ones(2, 4).double()}, r"residual must be .*but got \[2, 4\] of torch\.float64"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(change, message):
