@@ -11,7 +11,7 @@ from nas.study.errors import StudyError
 from nas.study.events import Observer
 from nas.study.guidance import keeps_limits
 from nas.study.rows import Row
-from nas.study.samplers.known import Completed
+from search_spaces.picks import Given
 
 
 def relative(bars: Bars) -> tuple[Requirement, ...]:
@@ -47,7 +47,7 @@ def refuse_excluded_baseline(
     params = dict(references).get(bars.reference)
     if params is None or not relative(bars):
         return
-    architecture = space(Completed(dict(params), lambda _, distribution: distribution.choices[0]))
+    architecture = space(Given(params))
     for limit in bars.limits:
         if limit.objective.stage == "count" and not keeps_limits(evaluator, [limit], architecture):
             name = relative(bars)[0].name

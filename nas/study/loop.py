@@ -16,7 +16,6 @@ import math
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +35,11 @@ from nas.study.crew import Crew
 from nas.study.errors import StudyError
 from nas.study.events import Observer
 from nas.study.front_files import FrontFiles
+from nas.study.fruitless import Fruitless
 from nas.study.guidance import guide, note_constraints
 from nas.study.noise import Repeats
 from nas.study.rows import Row, Rung, State, standing_rows
 from nas.study.rungs import ROUNDING, Fidelity, Step
-from nas.study.samplers import Exhaustive
 from nas.study.trials import (
     INTERRUPTED,
     PROMOTED_FROM,
@@ -58,7 +57,6 @@ from nas.study.trials import (
 )
 
 FAILURES_THAT_STOP = 5
-FRUITLESS_BEFORE_RANDOM = 8
 WAIT_SECONDS = 1.0  # between two looks at whether others have left something to do
 HANGS = "this worker ends, because what hangs in it cannot be stopped otherwise"
 EXPLORER_SEED = 1_000_003  # apart from the seeds of the samplers, whose stream it must not repeat
@@ -90,9 +88,9 @@ class Loop:
         self._read: dict[int, Row] = {}
         self.refresh()
         self.rows_before = {row.number for row in self.rows}
-        self.fruitless: Counter[str] = Counter()
         self.work_seconds = 0.0
         self.sampler = self.study.sampler
+        self.fruitless = Fruitless(sampler=self.sampler, patience=self.patience)
         self.explorer = RandomSampler(seed=EXPLORER_SEED + self.seed + len(self.rows))
         self.current: int | None = None
         self.repeats = Repeats(study=self.study, evaluator=self.evaluator, crew=self.crew, seeds=self.noise_seeds)
@@ -123,9 +121,9 @@ class Loop:
 
     def run(self) -> None:
         """Walk the ladder with one architecture after another. Raises StudyError when the search cannot go on."""
-        # Who ends leaves nothing behind that somebody was killed with.
         self._repeat_on_rungs()
-        while self.allowance.next_step(self.rows, new=not self._is_fruitless()) or self._take_up():
+        # Who ends leaves nothing behind that somebody was killed with.
+        while self.allowance.next_step(self.rows, new=not self.fruitless.over) or self._take_up():
             self._take_up()
             trial = self._ask()
             if trial is None:
@@ -135,7 +133,7 @@ class Loop:
                 self._run(trial)
                 self._repeat_on_rungs()
                 self._check_failures()
-        if self._is_fruitless() and self.done < self.trials:
+        if self.fruitless.over and self.done < self.trials:
             self._explain_exhaustion()
 
     def _take_up(self) -> int:
@@ -187,10 +185,6 @@ class Loop:
         sys.stdout.flush()
         os._exit(1)
 
-    def _is_fruitless(self) -> bool:
-        exhausted = isinstance(self.sampler, Exhaustive) and self.sampler.exhausted
-        return exhausted or self.fruitless.total() >= self.patience
-
     def _check_failures(self) -> None:
         """Raise StudyError when nothing but failures came out so far."""
         failed = [row for row in self.rows if row.number not in self.rows_before and row.state == "failed"]
@@ -209,8 +203,7 @@ class Loop:
                 return None
             if step.row is not None:
                 go_on(self.study, step.row)
-            stuck = self.fruitless.total() >= FRUITLESS_BEFORE_RANDOM and not isinstance(self.sampler, Exhaustive)
-            self.study.sampler = self.explorer if stuck else self.sampler
+            self.study.sampler = self.explorer if self.fruitless.stuck else self.sampler
             guide(self.sampler, self.bars, self.evaluator, self.rows)
             trial = self.study.ask()
             self.crew.claim(trial)
@@ -218,7 +211,7 @@ class Loop:
 
     def _room(self) -> Step | None:
         self.refresh()
-        return self.allowance.room(self.rows, new=not self._is_fruitless())
+        return self.allowance.room(self.rows, new=not self.fruitless.over)
 
     def _run(self, trial: optuna.Trial) -> None:
         """One trial to its end: its row is stored, and Optuna is told."""
@@ -356,10 +349,7 @@ class Loop:
             if row.state == "complete":
                 self.files.keep(row, candidate, self.rows, {*front, *required})
             note_constraints(trial, row, self.bars, self.rows)
-            if row.state in ("complete", "stopped"):
-                self.fruitless.clear()
-            else:
-                self.fruitless[kind] += 1
+            self.fruitless.note(row, kind)
             try:
                 note_row(trial, row)
             except TakenAway:
@@ -377,10 +367,6 @@ class Loop:
             self.evaluator.let_go(behind.id, ended=True)
 
     def _explain_exhaustion(self) -> None:
-        counts = ", ".join(f"{n} by {kind}" for kind, n in self.fruitless.most_common())
-        sentence = f"{self.fruitless.total()} samples in a row brought nothing new to train ({counts})"
-        if isinstance(self.sampler, Exhaustive) and self.sampler.exhausted:
-            sentence = "the space has no further architecture that the limits allow"
         if self.done == 0:
-            raise StudyError(f"{sentence}; loosen the limits or widen the search space.")
-        self.observer.message(f"{sentence}: the search ends with {self.done} of {self.trials} trials.")
+            raise StudyError(f"{self.fruitless.sentence()}; loosen the limits or widen the search space.")
+        self.observer.message(f"{self.fruitless.sentence()}: the search ends with {self.done} of {self.trials} trials.")
