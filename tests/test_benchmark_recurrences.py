@@ -38,23 +38,3 @@ except RuntimeError as error:
 """
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert "Mamba-2: ours and mamba2_chunk_scan differ by 0.1" in finished.stdout, finished.stderr
-
-
-def test_the_page_on_kernels_says_what_was_measured():
-    pages = ROOT / "docs" / "benchmarks"
-    recurrences, scans = (json.loads((pages / f"{name}.json").read_text())["rows"] for name in ("recurrences", "scans"))
-
-    def aim(row):
-        return f" (aim {row['aim']:g})" if row["aim"] is not None else ""
-
-    def times(row, one, other, field):
-        return f"{row['layer']} {row[one][field] / row[other][field]:.1f}"
-
-    by_line = (
-        [times(row, "ours", "products", "milliseconds") + aim(row) for row in recurrences],
-        [times(row, "transformers", "ours", "milliseconds") for row in recurrences if row["transformers"] is not None],
-        [times(row, "transformers", "ours", "value") + aim(row) for row in scans],
-    )
-    page = (ROOT / "docs" / "kernels.md").read_text()
-    for line in map(", ".join, by_line):
-        assert f"| {line} |" in page, f"docs/kernels.md must say, as the benchmark does: {line}"
