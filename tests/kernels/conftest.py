@@ -12,6 +12,9 @@ from torch._dynamo import trace_rules
 
 from kernels._attention import launch_tables
 from kernels.tuning import forget_tables
+from tests.kernels.interpreter import make_ready_once_a_launch
+
+make_ready_once_a_launch()
 
 
 @pytest.fixture
