@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kernels._linear_cross_entropy import portable, reference
-from kernels.arguments import check_number, check_tensors
+from kernels.arguments import check_number, check_optional_tensors, check_tensors
 from kernels.backend import ask_substitute, choose_backend
 from kernels.dtypes import as_autocast, check_dtype
 from kernels.whole_numbers import check_whole_number
@@ -26,6 +26,7 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     soft_cap: float | None = None,
     reduction: Literal["mean", "sum"] = "mean",
+    factors: Tensor | None = None,
 ) -> Tensor:
     """-ln softmax(x weightᵀ)[target], over the tokens that ask for something.
 
@@ -36,6 +37,7 @@ def linear_cross_entropy(
             CPU.
         soft_cap: logits become soft_cap * tanh(logits / soft_cap); left out, they stay.
         reduction: the mean over the tokens that ask for something (NaN where none does), or the sum.
+        factors: float32 [...], multiplies the loss of each token of a sum; left out, each counts once. No gradient.
 
     Returns a float32 scalar in nats. x and weight receive gradients, once: the backward pass itself is not
     differentiable. Softmax and sums are in float32.
@@ -48,13 +50,29 @@ def linear_cross_entropy(
     check_whole_number("ignore_index", ignore_index)
     x, weight = as_autocast(x, x.device), as_autocast(weight, x.device)
     _check(x, weight, targets, soft_cap, reduction)
+    check_optional_tensors(factors=factors)
+    if factors is not None:
+        _check_factors(factors, targets, reduction)
+        factors = factors.detach().reshape(-1)
     options = {"ignore_index": ignore_index, "soft_cap": soft_cap, "reduction": reduction}
+    if factors is not None:
+        options["factors"] = factors
     substituted = ask_substitute("linear_cross_entropy", x, weight, targets, **options)
     if substituted is not NotImplemented:
         return substituted
     rows, asked = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
-    total = _implementation(x).summed_cross_entropy(rows, weight, asked, ignore_index, soft_cap)
+    total = _implementation(x).summed_cross_entropy(rows, weight, asked, ignore_index, soft_cap, factors)
     return total if reduction == "sum" else total / (asked != ignore_index).sum()
+
+
+def _check_factors(factors: Tensor, targets: Tensor, reduction: str) -> None:
+    if reduction != "sum":
+        raise ValueError(f"factors are of the tokens of a sum, reduction='sum', but got reduction={reduction!r}.")
+    if factors.shape != targets.shape or factors.dtype != torch.float32 or factors.device != targets.device:
+        raise ValueError(
+            f"factors must be {list(targets.shape)} of torch.float32 on {targets.device}, as targets, but got "
+            f"{list(factors.shape)} of {factors.dtype} on {factors.device}."
+        )
 
 
 def _implementation(x: Tensor) -> ModuleType:

@@ -1,8 +1,9 @@
 """What torch.compile and autograd are told of the loss, whichever operator computes it.
 
 An operator takes (x [N, d], weight [V, d], targets [N], ignore_index, soft_cap or 0, whether x and whether weight ask
-for gradients) and returns the sum and its gradients of x and weight: they are computed with it, while the logits are
-at hand. The sum and the gradient of weight are float32, or float64 with inputs of that; what nobody asks for is empty.
+for gradients, factors of the tokens [N] or None) and returns the sum and its gradients of x and weight: they are
+computed with it, while the logits are at hand. The sum and the gradient of weight are float32, or float64 with inputs
+of that; what nobody asks for is empty.
 """
 
 from typing import Any
@@ -13,12 +14,19 @@ from torch.library import CustomOpDef
 
 
 def call(
-    operator: CustomOpDef, x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, soft_cap: float | None
+    operator: CustomOpDef,
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    ignore_index: int,
+    soft_cap: float | None,
+    factors: Tensor | None,
 ) -> Tensor:
     """The sum alone."""
     wanted = torch.is_grad_enabled()
     of_x, of_weight = wanted and x.requires_grad, wanted and weight.requires_grad
-    return operator(x, weight, targets, ignore_index, 0.0 if soft_cap is None else soft_cap, of_x, of_weight)[0]
+    cap = 0.0 if soft_cap is None else soft_cap
+    return operator(x, weight, targets, ignore_index, cap, of_x, of_weight, factors)[0]
 
 
 def register(operator: CustomOpDef) -> None:
@@ -30,7 +38,7 @@ def exact_type(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _fake(x, weight, targets, ignore_index, soft_cap, of_x, of_weight):
+def _fake(x, weight, targets, ignore_index, soft_cap, of_x, of_weight, factors):
     return (
         x.new_empty((), dtype=exact_type(x)),
         x.new_empty(x.shape if of_x else 0),
@@ -46,4 +54,4 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor
 def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple:
     grad_x, grad_weight = ctx.saved_tensors
     of_x = (grad_x * grad).to(grad_x.dtype) if ctx.of_x else None
-    return of_x, (grad_weight * grad).to(ctx.weight_dtype) if ctx.of_weight else None, *(None,) * 5
+    return of_x, (grad_weight * grad).to(ctx.weight_dtype) if ctx.of_weight else None, *(None,) * 6

@@ -63,15 +63,25 @@ def rows_kernel(
 
 
 def summed_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, soft_cap: float | None
+    x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, soft_cap: float | None, factors: Tensor | None
 ) -> Tensor:
-    """The sum over the tokens that ask for something; x [N, d], targets [N]. Never waits for the device."""
-    return differentiation.call(_summed, x, weight, targets, ignore_index, soft_cap)
+    """The sum over the tokens that ask for something; x [N, d], targets [N], factors [N]. Never waits for the device.
+
+    Factors cost one more pass over the gradient of the logits.
+    """
+    return differentiation.call(_summed, x, weight, targets, ignore_index, soft_cap, factors)
 
 
 @torch.library.custom_op("hybrid_nas::linear_cross_entropy", mutates_args=())
 def _summed(
-    x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, soft_cap: float, of_x: bool, of_weight: bool
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    ignore_index: int,
+    soft_cap: float,
+    of_x: bool,
+    of_weight: bool,
+    factors: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sum, and its gradients of x and weight (empty where they are not asked for)."""
     x, weight, targets = x.contiguous(), weight.contiguous(), targets.contiguous()
@@ -91,11 +101,13 @@ def _summed(
                 key, rows_kernel, (logits.shape[0],), logits, targets[part], losses[part], words, ignore_index,
                 soft_cap, CAP=soft_cap > 0, GRADIENT=of_x or of_weight, **config,
             )  # fmt: skip
+        if factors is not None and (of_x or of_weight):
+            logits.mul_(factors[part].unsqueeze(1))
         if of_x:
             torch.mm(logits, weight, out=grad_x[part])
         if of_weight:
             grad_weight += torch.mm(logits.t(), x[part])
-    return losses.sum(), grad_x, grad_weight
+    return (losses if factors is None else losses * factors).sum(), grad_x, grad_weight
 
 
 differentiation.register(_summed)

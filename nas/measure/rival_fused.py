@@ -132,19 +132,38 @@ def fla_rotary(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Ans
 
 
 def whole_logits(
-    x: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int, soft_cap: float | None, reduction: str
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int,
+    soft_cap: float | None,
+    reduction: str,
+    factors: Tensor | None = None,
 ) -> Answer:
     """`kernels.linear_cross_entropy` by PyTorch: all logits, then `torch.nn.functional.cross_entropy`."""
     logits = F.linear(x, weight).float()
     if soft_cap is not None:
         logits = soft_cap * torch.tanh(logits / soft_cap)
-    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=ignore_index, reduction=reduction)
+    rows, asked = logits.flatten(0, -2), targets.flatten()
+    if factors is None:
+        return F.cross_entropy(rows, asked, ignore_index=ignore_index, reduction=reduction)
+    return (F.cross_entropy(rows, asked, ignore_index=ignore_index, reduction="none") * factors).sum()
 
 
 def fla_linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int, soft_cap: float | None, reduction: str
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int,
+    soft_cap: float | None,
+    reduction: str,
+    factors: Tensor | None = None,
 ) -> Answer:
-    """`kernels.linear_cross_entropy` by fla's Triton kernels."""
+    """`kernels.linear_cross_entropy` by fla's Triton kernels, which know no factors."""
+    if factors is not None:
+        return NotImplemented
     loss = fla_module("fused_linear_cross_entropy.ops", "fused_linear_cross_entropy_loss")
     options = {"ignore_index": ignore_index, "logit_softcapping": soft_cap, "reduction": reduction}
     return loss(x.reshape(-1, x.shape[-1]), targets.reshape(-1), weight, **options)

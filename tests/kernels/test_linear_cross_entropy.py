@@ -58,6 +58,8 @@ def test_exact_example(backend):
         (15, 20, 100, {"soft_cap": 3.0}, torch.float16),
         (63, 7, 33, {"reduction": "sum"}, torch.float16),
         (100, 5, 130, {}, torch.float32),
+        (63, 7, 33, {"reduction": "sum", "soft_cap": 3.0, "factors": torch.arange(63.0).sin()}, torch.float32),
+        (15, 20, 100, {"reduction": "sum", "factors": torch.arange(15.0)}, torch.float16),
         (130, 4, 17, {}, torch.float16),
     ],
 )
@@ -107,6 +109,10 @@ def test_equals_the_cross_entropy_of_pytorch(backend):
     expected = F.cross_entropy(F.linear(x, weight).flatten(0, 1), targets.flatten())
     with use_backend(backend):
         loss = linear_cross_entropy(x, weight, targets)
+        factors = torch.rand(4, 10)
+        of_each = F.cross_entropy(F.linear(x, weight).flatten(0, 1), targets.flatten(), reduction="none").view(4, 10)
+        weighted = linear_cross_entropy(x, weight, targets, reduction="sum", factors=factors)
+    assert_close_relative(weighted.reshape(1), (of_each * factors).sum().reshape(1), 1e-6)
     assert_close_relative(loss.reshape(1), expected.reshape(1), 1e-6)
     for ours, theirs in zip(*(torch.autograd.grad(one, (x, weight)) for one in (loss, expected)), strict=True):
         assert_close_relative(ours, theirs, 1e-5)
@@ -135,7 +141,7 @@ def test_a_target_that_is_no_word_makes_the_loss_of_the_gpu_and_its_gradients_na
     with use_backend("gpu"):
         assert linear_cross_entropy(x.detach(), weight.detach(), targets).isnan()
         assert not linear_cross_entropy(x.detach(), weight.detach(), targets, ignore_index=wrong).isnan()
-    _, grad_x, grad_weight = gpu._summed(x, weight, targets, -100, 0.0, True, True)
+    _, grad_x, grad_weight = gpu._summed(x, weight, targets, -100, 0.0, True, True, None)
     assert grad_x.isnan().any(1).tolist() == [False, False, True, False, False]
     assert grad_weight.isnan().all()
 
@@ -145,7 +151,7 @@ def test_the_operator_keeps_what_torch_asks_of_it():
 
     x, weight, targets = problem(5, 4, 8)
     for one in (gpu, portable):
-        torch.library.opcheck(one._summed, (x, weight, targets, -100, 2.0, True, True))
+        torch.library.opcheck(one._summed, (x, weight, targets, -100, 2.0, True, True, torch.arange(5.0)))
 
 
 @pytest.mark.parametrize(
@@ -167,6 +173,12 @@ def test_the_operator_keeps_what_torch_asks_of_it():
         ({"soft_cap": 0.0}, r"soft_cap must be positive or None, but got 0\.0"),
         ({"soft_cap": math.nan}, "soft_cap must be a finite number, but got nan"),
         ({"reduction": "none"}, "reduction must be 'mean' or 'sum', but got 'none'"),
+        ({"factors": torch.ones(2)}, "factors are of the tokens of a sum, reduction='sum', but got reduction='mean'"),
+        (
+            {"factors": torch.ones(3), "reduction": "sum"},
+            r"factors must be \[2\] of torch.float32 on cpu, .* got \[3\]",
+        ),
+        ({"factors": 2.0}, "factors must be a tensor or None, but got"),
         ({"targets": torch.tensor([0, 3])}, "targets must be below the 3 rows of weight"),
     ],
 )
