@@ -50,6 +50,7 @@ from nas.layers.qkv import projected_sizes
 from nas.mixers.attention import AttentionMixer
 from nas.mixers.base import Mixer
 from nas.mixers.block_sparse_attention import BlockSparseAttentionMixer
+from nas.mixers.both_ways import BothWays
 from nas.mixers.differential_attention import DifferentialAttentionMixer
 from nas.mixers.forgetting_attention import ForgettingAttentionMixer
 from nas.mixers.gated_deltanet import GatedDeltaNetMixer
@@ -116,7 +117,10 @@ FFNS: dict[type[FfnOptions], Callable[[Any, int], Ffn] | None] = {
 def build_mixer(options: MixerOptions, d_model: int) -> Mixer | None:
     """The mixer that the options describe; None for no mixer."""
     build = MIXERS[type(options)]
-    return None if build is None else build(options, d_model)
+    if build is None:
+        return None
+    mixer = build(options, d_model)
+    return BothWays(mixer) if options.direction == "both" and options.causal else mixer
 
 
 def build_ffn(options: FfnOptions, d_model: int) -> Ffn | None:
@@ -160,6 +164,7 @@ def compile_architecture(architecture: Architecture, *, seed: int | None = None)
             logits_scale=architecture.logits_scale,
             logits_soft_cap=architecture.logits_soft_cap,
             num_meta_tokens=architecture.num_meta_tokens,
+            causal=architecture.causal,
         )
 
 

@@ -24,6 +24,7 @@ class Context:
         embedding: the stream before the first block, [B, T, d] or [B, d] of a step, where a block reads it again.
         aside: what a block left for the next one to read beside the stream.
         mixer_adapter, ffn_adapter: what this use of the block that runs adds to the first projection of either.
+        backward: the same pass from the last token to the first, for mixers that read both ways in two passes.
     """
 
     position: int = 0
@@ -35,6 +36,16 @@ class Context:
     aside: Tensor | None = None
     mixer_adapter: nn.Module | None = None
     ffn_adapter: nn.Module | None = None
+    backward: "Context | None" = None
+
+    def backwards(self) -> "Context":
+        """The context of reading the tokens of this pass from the last to the first: what layers share there is kept
+        apart, losses are not."""
+        if self.backward is None:
+            tokens = None if self.tokens is None else self.tokens.flip(-1)
+            self.backward = Context(losses=self.losses, tokens=tokens)
+        self.backward.mixer_adapter = self.mixer_adapter
+        return self.backward
 
     def clock_on(self, device: torch.device) -> Tensor:
         """`position` as [] int64 on a device, without waiting for it."""

@@ -69,7 +69,7 @@ def count_parameters(architecture: Architecture) -> int:
     """All parameters, shared ones once."""
     d_model = architecture.d_model
     ends = architecture.vocab_size * d_model * (1 if architecture.tie_embeddings else 2) + d_model
-    ends += architecture.num_meta_tokens * d_model
+    ends += (architecture.num_meta_tokens + (not architecture.causal)) * d_model  # the mask has an embedding
     parts = sum(
         times * (mixer_parameters(block.mixer, d_model) + ffn_parameters(block.ffn, d_model))
         for block, times in _with_weights(architecture)
@@ -97,7 +97,12 @@ def _further_norm_vectors(architecture: Architecture) -> int:
 
 @lru_cache(maxsize=1024)
 def count_state_bytes(architecture: Architecture, context: int, *, dtype: torch.dtype) -> int:
-    """Bytes of cache and recurrent state of one sequence of `context` tokens, and the meta tokens before them."""
+    """Bytes of cache and recurrent state of one sequence of `context` tokens, and the meta tokens before them.
+
+    None where the network is not causal, which reads everything again.
+    """
+    if not architecture.causal:
+        return 0
     d_model, context = architecture.d_model, context + architecture.num_meta_tokens
     return sum(
         times * (mixer_state_bytes(block.mixer, d_model, context, dtype) + ffn_state_bytes(block.ffn, d_model, dtype))
@@ -109,10 +114,12 @@ def count_flops(architecture: Architecture, tokens: int, context: int = 0) -> in
     """Forward operations of `tokens` tokens of one sequence after `context` earlier ones.
 
     Two per multiply-accumulate; the head counts for every token; lookups, norms and activations do not count. Meta
-    tokens are read with the first token.
+    tokens are read with the first token. What is not causal reads the earlier ones again, without a head for them.
     """
     d_model, meta = architecture.d_model, architecture.num_meta_tokens
     head = 2 * tokens * architecture.vocab_size * d_model
+    if not architecture.causal:
+        tokens, context = tokens + context, 0
     tokens, context = (tokens, context + meta) if context else (tokens + meta, 0)
     return head + sum(
         times

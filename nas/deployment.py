@@ -10,14 +10,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from nas.architecture import ArchitectureError, Scale, did_you_mean
+from nas.architecture import Architecture, ArchitectureError, Scale, did_you_mean
 from nas.devices import DeviceError, DeviceSpec, described_devices, spec_from
 from nas.workload import (
+    DENOISED,
+    FIRST_TOKEN,
     INFERENCE_MEMORY,
     WORKLOADS,
+    Phase,
+    Prefill,
     TrainStep,
     Workload,
     WorkloadError,
+    as_read,
     quantities_behind,
     quantities_of,
     whole_number,
@@ -129,6 +134,16 @@ class Deployment:
         if wanted.served or not any(name in INFERENCE_MEMORY for name in names):
             return wanted
         return replace(wanted, quantities=(*WORKLOADS["serve"], *wanted.quantities))
+
+    def phases(self, architecture: Architecture) -> dict[str, Phase]:
+        """What an architecture does for each quantity.
+
+        Where it is not causal, the first token comes after a pass over the prompt and the masks behind it.
+        """
+        found = {q: as_read(self.workload.phase(q), causal=architecture.causal) for q in self.quantities}
+        if not architecture.causal and FIRST_TOKEN in found:
+            found[FIRST_TOKEN] = Prefill(batch=1, prompt=self.workload.prompt + DENOISED)
+        return found
 
     @property
     def served(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.context import Context
+from nas.denoising import choose, continued
 from nas.ffns.base import Ffn
 from nas.layers.linear import INIT_STD, Linear
 from nas.layers.norm import RMSNorm
@@ -61,10 +62,12 @@ class DecodeState:
 
 
 class Model(nn.Module):
-    """A causal language model over `vocab_size` tokens.
+    """A language model over `vocab_size` tokens.
 
     `meta_tokens` [M, d] are read before every text, at positions 0 to M - 1; states count them, tokens and logits do
     not. `order` names the block of each layer where a block is that of several; unless given, layers are blocks.
+    Unless `causal`, tokens see later ones too: sequences are read whole, a token more, `mask_token`, stands for one
+    that is not known, and texts are continued by denoising.
     """
 
     def __init__(
@@ -81,10 +84,13 @@ class Model(nn.Module):
         logits_scale: float = 1.0,
         logits_soft_cap: float | None = None,
         num_meta_tokens: int = 0,
+        causal: bool = True,
     ) -> None:
         super().__init__()
+        self.vocab_size, self.causal = vocab_size, causal
         self.embedding_scale, self.logits_scale, self.logits_soft_cap = embedding_scale, logits_scale, logits_soft_cap
-        self.embedding = nn.Embedding(vocab_size, d_model, _weight=torch.empty(vocab_size, d_model))
+        rows = vocab_size if causal else vocab_size + 1
+        self.embedding = nn.Embedding(rows, d_model, _weight=torch.empty(rows, d_model))
         nn.init.normal_(self.embedding.weight, std=INIT_STD)
         self.embedding_norm = embedding_norm
         self.num_meta_tokens = num_meta_tokens
@@ -114,9 +120,19 @@ class Model(nn.Module):
             before[i] += 1
         return found
 
-    def forward(self, tokens: Tensor, context: Context | None = None) -> Tensor:
-        """Logits [B, T, V] of the token after each of tokens [B, T]; auxiliary losses are left in the context."""
-        return self._logits(self._read(tokens, context or Context()))
+    @property
+    def mask_token(self) -> int | None:
+        """The id behind those of the vocabulary that stands for a token that is not known; None in a causal model."""
+        return None if self.causal else self.vocab_size
+
+    def forward(self, tokens: Tensor, context: Context | None = None, *, last: int | None = None) -> Tensor:
+        """Logits [B, T, V] for tokens [B, T]; auxiliary losses are left in the context.
+
+        Of the token after each of them where the model is causal, else of the token at each place itself.
+        last: only those of so many tokens at the end.
+        """
+        x = self._read(tokens, context or Context())
+        return self._logits(x if last is None else x[:, -last:])
 
     def before_head(self, tokens: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:
         """What a loss needs that makes no logits: x [B, T, d] and the head's weight [V, d].
@@ -131,7 +147,7 @@ class Model(nn.Module):
         weight = self.embedding.weight
         dtype = weight.dtype if dtype is None else dtype
         room = max_len + self.num_meta_tokens
-        layers = [block.init_state(batch, room, dtype, weight.device) for block in self.layers]
+        layers = [block.init_state(batch, room, dtype, weight.device) if self.causal else {} for block in self.layers]
         clock = torch.zeros((), dtype=torch.int64, device=weight.device)
         return DecodeState(position=0, max_len=max_len, layers=layers, clock=clock)
 
@@ -140,10 +156,14 @@ class Model(nn.Module):
         """Read tokens [B, T], from the start or on from a state; returns (logits [B, V] after the last one, the state).
 
         Without a state there is room for these tokens and no more. The state given is used up: keep the one returned.
-        Raises ValueError when the tokens do not fit.
+        Raises ValueError when the tokens do not fit, and where a model that is not causal is to read on from others.
         """
         state = self.init_state(tokens.shape[0], tokens.shape[1]) if state is None else state
         state.check_room(tokens.shape[1])
+        if not self.causal:
+            if state.position:
+                self._check_causal()
+            return self(tokens, last=1)[:, 0], self._after(state, tokens.shape[1], state.layers)
         context, layers = Context(self._read_before(state), state.clock, tokens=tokens), []
         x = self._embed(tokens) if state.position else self._behind_meta(self._embed(tokens))
         self._keep_embedding(x, context)
@@ -154,7 +174,11 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def step(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
-        """Read one token per sequence, tokens [B]; returns (logits [B, V], the state). As `prefill` otherwise."""
+        """Read one token per sequence, tokens [B]; returns (logits [B, V], the state). As `prefill` otherwise.
+
+        Raises ValueError for a model that is not causal.
+        """
+        self._check_causal()
         if self.num_meta_tokens and state.position == 0:
             return self.prefill(tokens.unsqueeze(1), state)
         state.check_room(1)
@@ -168,14 +192,19 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def generate(self, tokens: Tensor, max_new_tokens: int, temperature: float = 0.0) -> Tensor:
-        """Continue tokens [B, T] to [B, T + max_new_tokens]: the likeliest token at temperature 0, else sampled."""
+        """Continue tokens [B, T] to [B, T + max_new_tokens]: the likeliest token at temperature 0, else sampled.
+
+        A model that is not causal denoises: `nas.denoising.continued`, where more can be asked for.
+        """
         if max_new_tokens < 1:
             return tokens
+        if self.mask_token is not None:
+            return continued(self, self.mask_token, tokens, max_new_tokens, temperature=temperature)
         logits, state = self.prefill(tokens, self.init_state(tokens.shape[0], tokens.shape[1] + max_new_tokens))
-        new = [_choose(logits, temperature)]
+        new = [choose(logits, temperature)]
         while len(new) < max_new_tokens:
             logits, state = self.step(new[-1], state)
-            new.append(_choose(logits, temperature))
+            new.append(choose(logits, temperature))
         return torch.cat((tokens, torch.stack(new, dim=1)), dim=1)
 
     def parameter_families(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
@@ -187,14 +216,21 @@ class Model(nn.Module):
         """
         family_of: dict[nn.Parameter, str] = {}
         for block in self.blocks:
-            mixers = [module for module in block.modules() if isinstance(module, Mixer)]
-            owners = [(block, mixers[0])] if len(mixers) == 1 else [(mixer, mixer) for mixer in mixers[1:]]
+            mixers = [module for module in block.modules() if isinstance(module, Mixer) and not _holds_mixers(module)]
+            owners = [(block, mixers[0])] if len(mixers) == 1 else [(mixer, mixer) for mixer in mixers]
             for owner, mixer in owners:
                 family_of.update(dict.fromkeys(owner.parameters(), mixer.family))
         families: dict[str, list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in self.named_parameters():
             families.setdefault(family_of.get(parameter, SHARED_FAMILY), []).append((name, parameter))
         return families
+
+    def _check_causal(self) -> None:
+        if not self.causal:
+            raise ValueError(
+                "A model that is not causal reads sequences whole, because each token changes what those before it "
+                "see: it does not read on from a state; call it on all tokens, or generate."
+            )
 
     def _after(self, state: DecodeState, tokens: int, layers: list[State]) -> DecodeState:
         read = tokens if state.position else tokens + self.num_meta_tokens
@@ -229,7 +265,9 @@ class Model(nn.Module):
             context.embedding = x
 
     def _head_weight(self) -> Tensor:
-        return self.embedding.weight if self.head is None else self.head.weight
+        if self.head is not None:
+            return self.head.weight
+        return self.embedding.weight if self.causal else self.embedding.weight[: self.vocab_size]
 
     def _embed(self, tokens: Tensor) -> Tensor:
         x = times(self.embedding(tokens), self.embedding_scale)
@@ -256,8 +294,5 @@ def filled_state(model: Model, batch: int, context_len: int, new_tokens: int) ->
     return state
 
 
-def _choose(logits: Tensor, temperature: float) -> Tensor:
-    """One token per row of logits [B, V]."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    return torch.multinomial((logits.float() / temperature).softmax(-1), 1).squeeze(1)
+def _holds_mixers(mixer: Mixer) -> bool:
+    return any(isinstance(module, Mixer) for module in mixer.modules() if module is not mixer)

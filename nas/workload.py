@@ -14,6 +14,9 @@ from nas.architecture import did_you_mean
 LONGEST_CONTEXT = 2**24
 """Rotary positions are exact in float32 only up to here."""
 
+DENOISED = 32
+"""Masks behind a text that is continued by denoising: they are read in each pass, and replaced one after the other."""
+
 
 class WorkloadError(ValueError):
     """A configuration of the deployment breaks a rule. The message is one sentence for a user."""
@@ -58,6 +61,15 @@ def lengthened(phase: Phase, tokens: int) -> Phase:
     return replace(phase, context=phase.context + tokens)
 
 
+@lru_cache(maxsize=1024)
+def as_read(phase: Phase, *, causal: bool) -> Phase:
+    """What a network does in a phase: one that is not causal keeps nothing, and reads everything again for a token,
+    and with it the masks that stand for the next ones (`nas.denoising`)."""
+    if causal or not isinstance(phase, Decode):
+        return phase
+    return Prefill(batch=phase.batch, prompt=phase.context + DENOISED)
+
+
 PHASES: dict[str, type[Phase]] = {"train_step": TrainStep, "prefill": Prefill, "decode": Decode}
 
 
@@ -99,9 +111,11 @@ class Workload:
         return QUANTITIES[quantity](self)
 
 
+FIRST_TOKEN = "time_to_first_token_ms"
 QUANTITIES: dict[str, Callable[[Workload], Phase]] = {
-    "time_to_first_token_ms": lambda w: Prefill(batch=1, prompt=w.prompt),
-    # Latency grows with the context in a straight line, so the middle of an answer is its mean.
+    FIRST_TOKEN: lambda w: Prefill(batch=1, prompt=w.prompt),
+    # Latency grows with the context in a straight line, so the middle of an answer is its mean. Not where a token costs
+    # a pass over everything: there attention grows with the square, and the mean is up to a third above the middle.
     "time_per_output_token_ms": lambda w: Decode(batch=w.concurrency, context=w.prompt + w.new_tokens // 2),
     "prefill_latency_ms": lambda w: Prefill(batch=w.batch, prompt=w.prompt),
     "decode_latency_ms": lambda w: Decode(batch=1, context=w.length),

@@ -157,7 +157,7 @@ def compare(architecture: Architecture, meter: "TableMeter", settings: SearchSet
     from nas.count import count
 
     assert meter.whole is not None
-    phases = {settings.deployment.workload.phase(quantity) for quantity in settings.deployment.quantities}
+    phases = set(settings.deployment.phases(architecture).values())
     blocks = len(meter.reader.table.entries)
     filling, _ = timed(lambda: meter.reader.complete(architecture, phases))
     measuring, whole = timed(lambda: meter.whole.measure(architecture))  # type: ignore[union-attr]

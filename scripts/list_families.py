@@ -28,7 +28,7 @@ from nas.measure.sources import closure, kernels_of
 from nas.training.rates import read_table
 from scripts.command_line import UserError, speaking_to_users
 from scripts.interop_oracles import ORACLES, compare, saved
-from scripts.methods import EXPERTS, FULL, METHODS, Method, told
+from scripts.methods import DIFFUSION, EXPERTS, FULL, METHODS, Method, told
 from scripts.provenance import commit, version_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,11 +43,13 @@ in float32. The oracles set options that are not the defaults (`scripts/interop_
 which versions each was run stands in `docs/benchmarks/families.json`.
 """
 NOTES = {
-    FULL: """Every mixer is causal, so there are no buckets for later keys. Biases by distance are no option of the
+    FULL: """Biases by distance have no buckets for later keys: they read one way at a time. They are no option of the
 kernel: T5's are formed in PyTorch for the keys that have buckets of their own, and far keys are left to the kernel;
 ALiBi, one number times the distance, is a forget gate that never changes, which the kernel has.""",
-    EXPERTS: """Experts that choose their tokens (expert choice, arXiv 2202.09368) are refused: they compare a token
-with later ones, which a causal loss does not allow, and there is no other loss yet.""",
+    EXPERTS: """Experts that choose their tokens compare a token with later ones: under a causal loss they are refused.
+They choose within a sequence, not within a batch, so that what a sequence gives depends on it alone.""",
+    DIFFUSION: """Every mixer takes `direction: both`. Attention without a window or biases, latent and differential
+attention and a mixture of heads see both ways at once; the others read twice, with the same weights.""",
 }
 """What is not told by a row, by direction."""
 ORACLE_HEAD = """

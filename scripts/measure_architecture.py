@@ -79,7 +79,7 @@ def memory(large: Architecture, settings: SearchSettings, measured: "Measured") 
     counts = count(large, deployment.workload.length, dtype=dtype)
     yield f"counted: {counts.parameters:,} parameters, {counts.weight_bytes:,} bytes of weights, "
     yield f"    {counts.sequence_bytes:,} bytes per sequence at {deployment.workload.length:,} tokens"
-    states = [state_bytes(large, deployment.workload.phase(quantity), dtype) for quantity in deployment.quantities]
+    states = [state_bytes(large, phase, dtype) for phase in deployment.phases(large).values()]
     counted = counts.weight_bytes + max(states)
     rows = [
         ("peak_memory_bytes", "weights and the largest state as counted", counted),
@@ -104,7 +104,7 @@ def blocks(large: Architecture, settings: SearchSettings) -> Iterator[str]:
         return
     meter = open_meter(replace(settings.deployment, method="table"), cache_folder() / "tables")
     assert isinstance(meter, TableMeter)
-    phases = list(dict.fromkeys(map(settings.deployment.workload.phase, settings.deployment.quantities)))
+    phases = list(dict.fromkeys(settings.deployment.phases(large).values()))
     meter.reader.complete(large, set(phases))
     yield ""
     yield HEAD

@@ -65,9 +65,9 @@ def wanted_blocks(settings: SearchSettings, samples: int) -> "list[Wanted]":
     """The blocks of the reference designs and of random architectures, the most frequent first, with their phases."""
     from nas.measure.table_parts import measured_for, parts_of
 
-    phases = list(dict.fromkeys(map(settings.deployment.workload.phase, settings.deployment.quantities)))
     counts: Counter[Wanted] = Counter()
     for architecture in deployed_samples(settings, samples):
+        phases = set(settings.deployment.phases(architecture).values())
         for part in parts_of(architecture):
             for block in measured_for(part):
                 counts.update((block, architecture.d_model, phase) for phase in phases)

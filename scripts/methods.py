@@ -59,6 +59,8 @@ LINEAR, STATE_SPACE = "Linear sequence modelling: linear attention", "Linear seq
 STATIC, DYNAMIC = "Sparse sequence modelling: static", "Sparse sequence modelling: dynamic"
 FULL, EXPERTS = "Efficient full attention", "Sparse mixture of experts"
 HYBRID, AROUND = "Hybrid architectures: within a layer", "Around the mixers"
+DIFFUSION, MASKS = "Diffusion language models", "tests/losses/test_masked_diffusion.py"
+BOTH_WAYS = "tests/contract/test_directions.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +98,8 @@ def parts(architecture: Architecture) -> Iterator[Options]:
             yield from block.mixer.parts
 
 
-def _method(direction: str, name: str, kind: type[Options], *tests: str, **options: Any) -> Method:
-    return Method(direction=direction, name=name, kind=kind, options=options, tests=tests)
+def _method(survey: str, name: str, kind: type[Options], /, *tests: str, **options: Any) -> Method:
+    return Method(direction=survey, name=name, kind=kind, options=options, tests=tests)
 
 
 METHODS: tuple[Method, ...] = (
@@ -191,6 +193,7 @@ METHODS: tuple[Method, ...] = (
     _method(EXPERTS, "Experts of two matrices (Nemotron)", Moe, gated=False),
     _method(EXPERTS, "Clamped experts (gpt-oss, arXiv 2508.10925)", Moe, clamp=SET),
     _method(EXPERTS, "Experts by a hash of the token (arXiv 2106.04426)", Moe, ROUTERS, choice="hash"),
+    _method(EXPERTS, "Experts that choose their tokens (arXiv 2202.09368)", Moe, ROUTERS, choice="experts"),
     _method(EXPERTS, "Zero experts (LongCat-Flash, arXiv 2509.01322)", Moe, ROUTERS, num_zero=SET),
     _method(EXPERTS, "Logits of routers kept small (ST-MoE, arXiv 2202.08906)", Moe, ROUTERS, z_weight=SET),
     _method(EXPERTS, "Mixture of depths (arXiv 2404.02258)", MixtureOfDepths, ROUTERS),
@@ -210,6 +213,11 @@ METHODS: tuple[Method, ...] = (
         REMAINDER,
     ),
     _method(HYBRID, "Mean of normed heads behind one projection (Hymba)", HeadMix, CONTRACT, shared_out=True),
+    _method(DIFFUSION, "MDLM, LLaDA (arXiv 2406.07524, 2502.09992)", Architecture, MASKS, loss="masked_diffusion"),
+    _method(DIFFUSION, "Attention to earlier and later tokens", Attention, BOTH_WAYS, direction="both"),
+    _method(
+        DIFFUSION, "Reading forwards and backwards (Caduceus, arXiv 2403.03234)", Mamba2, BOTH_WAYS, direction="both"
+    ),
     _method(AROUND, "Gated linear units (arXiv 2002.05202)", Glu),
     _method(AROUND, "Squared ReLU (arXiv 2109.08668)", Mlp, activation="relu2"),
     _method(AROUND, "Attention and FFN in parallel (Command R)", Block, parallel=True),

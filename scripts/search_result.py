@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.architecture import Loss
 from nas.deployment import Deployment
 from nas.measure import choose_device, describe_device, device_name
 from nas.objectives import OBJECTIVES, Objective
@@ -20,6 +21,11 @@ from nas.study.loop import Loop
 from nas.study.robust import robust_members
 from nas.study.rows import NoiseFloor, Row, StudyResult
 from scripts.settings import SearchSettings
+
+LOSSES: Mapping[Loss, str] = {
+    "causal": "causal",
+    "masked_diffusion": "masked diffusion: losses on text are bounds from above, a token costs a pass over the text",
+}
 
 
 def make_result(
@@ -40,6 +46,7 @@ def make_result(
         noise=noise,
         hypervolume=dominated_volume(rows, settings.objectives),
         settings={
+            "loss": LOSSES[settings.space.loss],
             "sampler": settings.sampler["name"],
             "trials": settings.trials,
             "rungs": list(settings.fidelity.shares) if settings.fidelity.top else "none, full trainings",
@@ -59,17 +66,19 @@ def make_result(
 def dominated_volume(rows: Sequence[Row], objectives: Sequence[Objective]) -> float | None:
     """Hypervolume of the trained rows, each objective scaled so that the reference designs span 0 to 1.
 
-    The bounding point lies a tenth beyond their worst. None with fewer than two reference designs.
+    The bounding point lies a tenth beyond their worst. None with fewer than two reference designs. An objective in
+    which all rows are equal (the memory of a sequence, where nothing of it is kept) is left out.
     """
     references = [row for row in rows if row.is_reference and row.state == "complete"]
     if len(references) < 2:
         return None
-    anchors = losses(references, objectives)
-    low, span = anchors.min(axis=0), np.ptp(anchors, axis=0)
-    if np.any(span == 0):
-        return None
     complete = losses([row for row in rows if row.state == "complete"], objectives)
-    return hypervolume((complete - low) / span, np.full(len(objectives), 1.1))
+    differ = np.ptp(complete, axis=0) > 0
+    anchors, complete = losses(references, objectives)[:, differ], complete[:, differ]
+    low, span = anchors.min(axis=0), np.ptp(anchors, axis=0)
+    if np.any(span == 0) or not differ.any():
+        return None
+    return hypervolume((complete - low) / span, np.full(differ.sum(), 1.1))
 
 
 def shown(settings: SearchSettings) -> tuple[Objective, ...]:

@@ -172,7 +172,7 @@ def definition_of(
 ) -> dict[str, Any]:
     """What makes rows comparable, as plain data."""
     return {
-        "search_space": {"kind": space_name, **plain["search_space"]},
+        "search_space": {"kind": space_name, **told_of_space(plain["search_space"])},
         "optimize": optimized,
         "task": plain["task"],
         "train": {name: plain["budget"]["train"][name] for name in tasks},
@@ -326,3 +326,8 @@ def dealt_out(devices: int, train: Any, tasks: Mapping[str, Task]) -> int:
                 f"budget.train.{name}.batch_size={size}."
             )
     return devices
+
+
+def told_of_space(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a space as a definition keeps them: a causal loss is left out, as before there was another."""
+    return {name: value for name, value in fields.items() if (name, value) != ("loss", "causal")}

@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
-from nas.architecture import Architecture, ArchitectureError, Attention, Block, canonical
-from search_spaces.fields import check_keys, integer, integers, kv_heads, shares, switch, words
+from nas.architecture import Architecture, ArchitectureError, Attention, Block, Loss, canonical, turned, with_loss
+from search_spaces.fields import check_keys, integer, integers, kv_heads, shares, switch, word, words
 from search_spaces.kinds import (
     HEAD_MIX,
     KINDS,
@@ -40,6 +40,7 @@ class SearchSpace(ABC):
     """
 
     vocab_size: int = integer()
+    loss: Loss = word("causal", "masked_diffusion")
     match_params: bool = switch()
     params: int = integer()
     num_layers: tuple[int, ...] = integers()
@@ -188,9 +189,13 @@ class SearchSpace(ABC):
 
         A point of this space comes back exactly, whatever its FFN widths. Another design has its states, windows and
         shares moved to the nearest choice, its width to one that its depth can afford, and its blocks repeated to the
-        smallest depth that they divide; its kinds and the options without a choice must be those of the space.
+        smallest depth that they divide; its kinds and the options without a choice must be those of the space. Mixers
+        read as the loss of the space has it.
         """
-        architecture = canonical(architecture)
+        try:
+            architecture = canonical(with_loss(architecture, self.loss))
+        except ArchitectureError:
+            return None
         depths = [n for n in self.num_layers if n % len(architecture.blocks) == 0]
         if not depths:
             return None
@@ -241,7 +246,7 @@ class SearchSpace(ABC):
         """What each layer must choose."""
         found: list[dict[str, object]] = []
         sources: Sources = {}
-        for block in blocks:
+        for block in (turned(block, "forward") for block in blocks):
             found.append(self.describe(block, sources))
             sources = sources_after(block.mixer, sources)
         return found
@@ -277,7 +282,7 @@ class SearchSpace(ABC):
             name=pattern_name(blocks, self.kinds),
             d_model=d_model,
             vocab_size=self.vocab_size,
-            loss="causal",
+            loss=self.loss,
             blocks=tuple(blocks),
         )
-        return self.whole(pick, network, num_layers)
+        return with_loss(self.whole(pick, network, num_layers), self.loss)

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from nas.devices import read_spec
+from nas.workload import Prefill, TrainStep
 from scripts import benchmark_measurement, describe_device, measure_architecture, measure_table, show_resize
 from scripts.measurement_page import ordered_right, row_of
+from scripts.settings import SearchSettings
 from tests.commands import call
 
 TINY = [
@@ -62,6 +64,12 @@ def test_a_table_is_filled_once_and_goes_on_where_it_stopped(tmp_path, monkeypat
     assert call(measure_table, monkeypatch, *arguments) == 0
     assert "0 of them to be measured" in capsys.readouterr().out
     assert json.loads(table.read_text())["blocks"] == blocks
+
+
+def test_what_denoises_wants_blocks_that_read_everything_again():
+    overrides = [*TINY, "search_space.loss=masked_diffusion", "measure.workloads=[serve,train_step]"]
+    wanted = measure_table.wanted_blocks(SearchSettings.from_overrides(overrides), samples=1)
+    assert {type(phase) for _, _, phase in wanted} == {Prefill, TrainStep}
 
 
 def test_a_table_of_a_device_that_is_not_at_hand_is_refused(monkeypatch, capsys):

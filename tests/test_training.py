@@ -2,15 +2,15 @@
 
 import signal
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from nas.architecture import Architecture, Attention, Block, GatedDeltaNet, Glu, Mamba1
+from nas.architecture import Architecture, Attention, Block, GatedDeltaNet, Glu, Mamba1, Moe
 from nas.compile import compile_architecture
-from nas.losses import LOSSES
-from nas.tasks import RecallTask
+from nas.tasks import InContextRecallTask, RecallTask
 from nas.training import NonFiniteLoss, Recipe, RecipeError, evaluate, fit, learning_rates, recipe_from
 from nas.training import loop as loop_module
 from nas.training.groups import group_layout, parameter_groups
@@ -26,13 +26,29 @@ def task():
     return RecallTask(sequence_length=16, num_pairs=2, vocab_size=16, easier=0, score_sequences=32)
 
 
-def model_of(*mixers, seed=0):
+@pytest.fixture
+def copying():
+    """A task whose targets are the tokens that follow."""
+    return InContextRecallTask(sequence_length=16, vocab_size=16, score_sequences=32)
+
+
+def architecture_of(*mixers):
     blocks = tuple(Block(mixer=mixer, ffn=Glu(d_ff=16)) for mixer in mixers)
-    architecture = Architecture(d_model=16, vocab_size=16, blocks=blocks)
-    return compile_architecture(architecture, seed=seed)
+    return Architecture(d_model=16, vocab_size=16, blocks=blocks)
+
+
+def model_of(*mixers, seed=0):
+    return compile_architecture(architecture_of(*mixers), seed=seed)
 
 
 ATTENTION = Attention(num_heads=1, head_dim=16)
+CHOOSY = Moe(num_experts=2, top_k=1, d_ff=16, choice="experts")
+DENOISER = Architecture(
+    d_model=16,
+    vocab_size=16,
+    loss="masked_diffusion",
+    blocks=(Block(mixer=replace(ATTENTION, direction="both"), ffn=CHOOSY),),
+)
 
 
 def groups_of(model, recipe):
@@ -94,10 +110,20 @@ def test_an_exit_that_is_no_ctrl_c_stays_an_exit(task):
             on_step=lambda *_: sys.exit(3))  # fmt: skip
 
 
-def test_a_run_that_was_cut_off_ends_where_an_uncut_one_does(task, tmp_path, monkeypatch):
+def test_a_model_that_denoises_learns(copying):
+    recipe = Recipe(tokens=60 * 8 * 16, batch_size=8)
+    model = compile_architecture(DENOISER, seed=0)
+    name = copying.metrics[1].name
+    before = evaluate(model, copying, recipe)[name].value
+    fit(model, copying, recipe, seed=0, learning_rates=RATES)
+    assert evaluate(model, copying, recipe)[name].value < before - 0.1
+
+
+@pytest.mark.parametrize("architecture", [architecture_of(ATTENTION), DENOISER], ids=lambda one: one.loss)
+def test_a_run_that_was_cut_off_ends_where_an_uncut_one_does(architecture, copying, tmp_path, monkeypatch):
     monkeypatch.setattr(loop_module, "RESUME_SECONDS", 0.0)
-    recipe = Recipe(tokens=12 * 4 * 16, batch_size=4)
-    uncut = model_of(ATTENTION)
+    recipe, task = Recipe(tokens=12 * 4 * 16, batch_size=4), copying
+    uncut = compile_architecture(architecture, seed=0)
     whole = fit(uncut, task, recipe, seed=0, learning_rates=RATES)
 
     def crash(step, total, loss):
@@ -106,9 +132,10 @@ def test_a_run_that_was_cut_off_ends_where_an_uncut_one_does(task, tmp_path, mon
 
     path = tmp_path / "run.ckpt"
     with pytest.raises(RuntimeError, match="power cut"):
-        fit(model_of(ATTENTION), task, recipe, seed=0, learning_rates=RATES, on_step=crash, resume_path=path)
+        model = compile_architecture(architecture, seed=0)
+        fit(model, task, recipe, seed=0, learning_rates=RATES, on_step=crash, resume_path=path)
     assert path.exists()
-    model = model_of(ATTENTION, seed=9)
+    model = compile_architecture(architecture, seed=9)
     result = fit(model, task, recipe, seed=0, learning_rates=RATES, resume_path=path)
     assert result.loss_curve == whole.loss_curve
     assert not path.exists()
@@ -221,8 +248,7 @@ def test_a_checkpoint_of_another_strategy_is_put_away_and_training_starts_anew(t
 
 def test_pieces_of_parameters_are_trained_as_the_whole_ones_would_be():
     model = model_of(ATTENTION, Mamba1(num_heads=2, head_dim=16))
-    loss = LOSSES["causal"]
-    module = loop_module.TrainingModule(model, loss, Recipe(tokens=1, batch_size=1), RATES, 1, 1, None, None, "cpu")
+    module = loop_module.TrainingModule(model, Recipe(tokens=1, batch_size=1), RATES, 1, 1, None, None, "cpu")
 
     def dealt():
         groups = module.configure_optimizers()["optimizer"].param_groups

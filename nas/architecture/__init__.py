@@ -2,10 +2,13 @@
 
 from nas.architecture.architecture import Architecture as Architecture
 from nas.architecture.architecture import Block as Block
+from nas.architecture.architecture import Loss as Loss
 from nas.architecture.canonical import canonical as canonical
 from nas.architecture.canonical import canonical_id as canonical_id
 from nas.architecture.diagram import diagram as diagram
 from nas.architecture.differential_attention import DifferentialAttention as DifferentialAttention
+from nas.architecture.directions import turned as turned
+from nas.architecture.directions import with_loss as with_loss
 from nas.architecture.errors import ArchitectureError as ArchitectureError
 from nas.architecture.errors import did_you_mean as did_you_mean
 from nas.architecture.ffns import FFNS as FFNS

@@ -12,7 +12,7 @@ from nas.architecture.kv_sharing import check_sources
 from nas.architecture.mixers import Attention, MixerOptions, NoMixer
 from nas.architecture.options import DEFAULT_NORM_EPS, Options, option
 
-Loss = Literal["causal"]
+Loss = Literal["causal", "masked_diffusion"]
 Norm = Literal["rmsnorm", "layernorm"]
 NormPlacement = Literal["pre", "post", "sandwich", "residual"]
 WidthRoot = Literal["sqrt_d_model"]
@@ -95,6 +95,8 @@ class Architecture(Options):
     c tanh(logits / c) with c = `logits_soft_cap`.
     num_meta_tokens: so many learned vectors are read before every text, at the first positions (Hymba, arXiv
     2411.13676, section 2.3).
+    loss: `causal`, the next token from those before it; `masked_diffusion`, masked tokens from all others (MDLM, arXiv
+    2406.07524; LLaDA, 2502.09992), with an embedding more, that of the mask, and parts that may see later tokens.
     """
 
     name: str = "unnamed"
@@ -122,10 +124,17 @@ class Architecture(Options):
                 "Meta tokens have no ids, which hash routing needs, but got num_meta_tokens="
                 f"{self.num_meta_tokens} and an FFN with choice: hash."
             )
+        if self.loss == "causal":
+            check_causal(self.blocks)
         check_tied(self.blocks)
         check_sources([block.mixer for block in self.blocks])
         if self.norm_bias and self.norm == "rmsnorm":
             raise ArchitectureError("norm_bias needs norm: layernorm, but norm is rmsnorm, which has none.")
+
+    @property
+    def causal(self) -> bool:
+        """Whether tokens are read and written one after the other."""
+        return self.loss == "causal"
 
     @cached_property
     def weights_at(self) -> tuple[int, ...]:
@@ -147,6 +156,26 @@ class Architecture(Options):
         for block in self.blocks:
             found.extend(block.mixer.parts if isinstance(block.mixer, HeadMix) else (block.mixer,))
         return tuple(m for m in found if not isinstance(m, NoMixer))
+
+
+def looks_ahead(block: Block) -> bool:
+    """Whether a part of the block sees later tokens."""
+    return block.mixer.direction != "forward" or (isinstance(block.ffn, Moe) and block.ffn.choice == "experts")
+
+
+def check_causal(blocks: tuple[Block, ...]) -> None:
+    """Raise ArchitectureError, naming the block, where a part sees later tokens."""
+    for i, block in enumerate(blocks):
+        if block.mixer.direction != "forward":
+            raise ArchitectureError(
+                f"blocks[{i}]: a mixer that reads both ways sees the tokens that a causal loss asks for; use "
+                "direction: forward, or loss: masked_diffusion."
+            )
+        if looks_ahead(block):
+            raise ArchitectureError(
+                f"blocks[{i}]: experts that choose their tokens (expert choice) compare a token with later ones, which "
+                "a causal loss does not allow; use choice: scores, or loss: masked_diffusion."
+            )
 
 
 def check_tied(blocks: tuple[Block, ...]) -> None:

@@ -24,6 +24,10 @@ class DifferentialAttention(GroupedHeads):
     position: Position = option("rope")
     rope_base: float = option(DEFAULT_ROPE_BASE, minimum=1)
 
+    @property
+    def sees_both_at_once(self) -> bool:
+        return True
+
     def check(self) -> None:
         if self.head_dim % 8:
             raise ArchitectureError(

@@ -70,7 +70,9 @@ class Moe(FfnOptions):
     balance_weight, z_weight: of the losses that keep loads equal and the router's logits small.
     Experts: without `gated`, two matrices; gate and up are clamped to `clamp`, and `up_offset` is added to up (gpt-oss,
     arXiv 2508.10925, section 2). shared_gate: the shared experts are multiplied by sigmoid(w x). choice: experts by
-    their scores, or by a fixed hash of the token's id, which leaves only weights to the scores (arXiv 2106.04426).
+    their scores, or by a fixed hash of the token's id, which leaves only weights to the scores (arXiv 2106.04426), or
+    `experts`: each takes the tokens of a sequence that score highest for it, so many that a token has `top_k` experts
+    on average; all are equally loaded, weights are the scores, and later tokens count (arXiv 2202.09368, section 3.2).
     num_zero: experts that return their input at no cost, beside the others (LongCat, arXiv 2509.01322, section 2.2).
     """
 
@@ -100,11 +102,6 @@ class Moe(FfnOptions):
     z_weight: float = option(0.0, minimum=0, rare=True)
 
     def check(self) -> None:
-        if self.choice == "experts":
-            raise ArchitectureError(
-                "Experts that choose their tokens (expert choice) compare a token with later ones, which a causal loss "
-                "does not allow, and there is no other loss: use choice: scores."
-            )
         if self.num_experts % self.num_groups or self.top_groups > self.num_groups:
             raise ArchitectureError(
                 "num_groups must divide num_experts and top_groups be at most num_groups, but got num_experts="
@@ -115,9 +112,10 @@ class Moe(FfnOptions):
                 f"num_zero goes without groups of experts, but got num_zero={self.num_zero}, num_groups="
                 f"{self.num_groups}."
             )
-        if self.choice == "hash" and (self.num_groups > 1 or self.selection_bias):
+        if self.choice != "scores" and (self.num_groups > 1 or self.selection_bias):
             raise ArchitectureError(
-                "choice: hash compares no experts, so it goes without num_groups and selection_bias."
+                f"choice: {self.choice} does not compare the experts of a token, so it goes without num_groups and "
+                "selection_bias."
             )
         if self.top_k > self.num_experts // self.num_groups * self.top_groups:
             groups = f", {self.top_groups} of {self.num_groups} groups" if self.num_groups > 1 else ""
@@ -136,9 +134,11 @@ class Moe(FfnOptions):
         rare = all(getattr(self, f.name) == f.default for f in fields(self) if f.metadata["rare"])
         if self.num_experts == 1 and rare:
             return Glu(d_ff=self.d_ff * (1 + self.num_shared), activation=self.activation)
-        if self.choice != "hash":
-            return self
-        return replace(self, balance_weight=type(self).balance_weight, z_weight=type(self).z_weight)
+        if self.choice == "hash":
+            return replace(self, balance_weight=type(self).balance_weight, z_weight=type(self).z_weight)
+        if self.choice == "experts":
+            return replace(self, balance_weight=type(self).balance_weight, normalise=type(self).normalise)
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

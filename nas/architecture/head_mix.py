@@ -17,6 +17,7 @@ class HeadMix(MixerOptions):
     `concat`: heads are concatenated and projected once. `norm_mean`: mean of normalised branches with learned scales.
     scales: of `concat`, a factor for the output of each part. shared_out: of `norm_mean`; heads are averaged, then
     projected once, as in Hymba (arXiv 2411.13676, section 2.1), whose parts have heads of the same width in all.
+    direction: that of all parts.
     """
 
     kind: ClassVar[str] = "head_mix"
@@ -26,6 +27,15 @@ class HeadMix(MixerOptions):
     fuse: Literal["concat", "norm_mean"] = option("norm_mean")
     scales: tuple[float, ...] | None = None
     shared_out: bool = option(False, rare=True)
+
+    @property
+    def sees_both_at_once(self) -> bool:
+        return True
+
+    @property
+    def directed_parts(self) -> tuple[MixerOptions, ...]:
+        """The parts, which read as the whole does."""
+        return tuple(replace(part, direction=self.direction) for part in self.parts)
 
     def check(self) -> None:
         if self.scales is not None:
@@ -43,6 +53,11 @@ class HeadMix(MixerOptions):
         for part in self.parts:
             if isinstance(part, HeadMix | NoMixer):
                 raise ArchitectureError(f"A part of head_mix must be a mixer with heads, but got {part.kind!r}.")
+            if part.direction != "forward":
+                raise ArchitectureError(
+                    f"Parts of head_mix read as the whole does, but got one with direction={part.direction}; set it on "
+                    "the head_mix."
+                )
             if isinstance(part, Attention) and part.reads != "stream":
                 raise ArchitectureError(
                     f"Parts of head_mix read the stream alone, but got one with reads={part.reads}."
@@ -77,7 +92,9 @@ class HeadMix(MixerOptions):
                 parts.append(part)
             else:
                 parts[-1] = joined
-        return parts[0] if len(parts) == 1 else replace(self, parts=tuple(parts), scales=None)
+        if len(parts) == 1:
+            return replace(parts[0], direction=self.direction)
+        return replace(self, parts=tuple(parts), scales=None)
 
 
 def heads_width(part: Any) -> int:

@@ -24,6 +24,10 @@ class IndexedLatentAttention(LatentAttention):
     index_dim: int = option(32, role="head_dim", minimum=4)
     index_weight: float = option(1.0, minimum=0, rare=True)
 
+    @property
+    def sees_both_at_once(self) -> bool:
+        return False  # its indexer picks earlier tokens
+
     def check(self) -> None:
         super().check()
         if self.index_dim < self.rope_dim:

@@ -10,15 +10,16 @@ from dataclasses import replace
 
 from nas.architecture.errors import ArchitectureError
 from nas.architecture.head_mix import HeadMix
-from nas.architecture.mixer_options import MixerOptions
+from nas.architecture.mixer_options import Direction, MixerOptions
 from nas.architecture.mixers import Attention
 
-Reach = tuple[int | None, int]
+Reach = tuple[int | None, int, Direction, bool]
 
 
 def reach(options: Attention) -> Reach:
-    """What a source and those that share with it have in common: (window, global tokens)."""
-    return options.window, options.num_global
+    """What a source and those that share with it have in common: (window, global tokens, direction, and whether one
+    pass is causal)."""
+    return options.window, options.num_global, options.direction, options.causal
 
 
 def with_own(mixer: MixerOptions) -> MixerOptions:
@@ -57,6 +58,7 @@ def check_sources(mixers: Sequence[MixerOptions]) -> None:
             source = sources.get(reach(part))
             if source is None:
                 alike = "without a window" if part.window is None else f"with window={part.window}"
+                alike += "" if part.direction == "forward" else " that reads both ways as it does"
                 raise ArchitectureError(
                     f"blocks[{index}]: KV shared from a layer that has none: no earlier attention {alike} has keys and "
                     "values of its own; use kv_from: own."
@@ -71,7 +73,7 @@ def check_sources(mixers: Sequence[MixerOptions]) -> None:
 
 
 def _attentions(mixer: MixerOptions) -> list[Attention]:
-    parts = mixer.parts if isinstance(mixer, HeadMix) else (mixer,)
+    parts = mixer.directed_parts if isinstance(mixer, HeadMix) else (mixer,)
     return [part for part in parts if isinstance(part, Attention)]
 
 

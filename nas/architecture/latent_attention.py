@@ -61,6 +61,10 @@ class LatentAttention(MixerOptions):
             )
 
     @property
+    def sees_both_at_once(self) -> bool:
+        return True
+
+    @property
     def value_size(self) -> int:
         return self.head_dim if self.value_dim is None else self.value_dim
 

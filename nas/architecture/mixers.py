@@ -34,6 +34,10 @@ class NoMixer(MixerOptions):
     kind: ClassVar[str] = "none"
     family: ClassVar[str] = "none"
 
+    def check(self) -> None:
+        if self.direction != "forward":
+            raise ArchitectureError(f"direction is of a mixer, but got direction={self.direction} without one.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GroupedHeads(MixerOptions):
@@ -129,6 +133,10 @@ class Attention(GroupedHeads):
     @property
     def value_size(self) -> int:
         return self.head_dim if self.value_dim is None else self.value_dim
+
+    @property
+    def sees_both_at_once(self) -> bool:
+        return self.window is None and self.position != "relative"
 
     @property
     def routes_heads(self) -> bool:

@@ -3,7 +3,8 @@
 By default experts are GLUs and the weights of the chosen ones sum to one (Mixtral, arXiv 2401.04088, section 2.1).
 Other routers and experts: `kernels.route_top_k` and `kernels.moe_ffn`.
 Shared experts run for every token; they are one FFN of their joint width. No token is dropped. Zero experts, numbered
-behind the others, return the token itself; a hash of the token's id may choose in place of the scores.
+behind the others, return the token itself; a hash of the token's id may choose in place of the scores, or the experts
+their tokens (`nas.ffns.expert_choice`).
 In training the balance loss E * sum_e f_e P_e, f the share of assignments and P the mean probability of an expert, is
 added to the context (Switch, arXiv 2101.03961, equation 4, over all top_k choices), and where asked for the mean square
 of the log-sum-exp of the router's logits (ST-MoE, arXiv 2202.08906, equation 5).
@@ -16,6 +17,7 @@ from kernels import moe_ffn, route_top_k
 from nas.architecture.ffns import Glu, Mlp, Moe
 from nas.context import Context
 from nas.ffns.base import Ffn
+from nas.ffns.expert_choice import best_tokens
 from nas.ffns.glu import GluFfn
 from nas.ffns.mlp import MlpFfn
 from nas.layers.linear import INIT_STD, Linear
@@ -67,8 +69,18 @@ class MoeFfn(Ffn):
         self.shared_gate = Linear(d_model, 1) if options.shared_gate else None
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
-        tokens = x.reshape(-1, x.shape[-1])
-        chosen, weights = self._routed(tokens, context)
+        if self.options.choice == "experts":
+            y = self._chosen_by_experts(x, context)
+        else:
+            tokens = x.reshape(-1, x.shape[-1])
+            y = self._of_experts(tokens, *self._routed(tokens, context)).view(x.shape)
+        if self.shared is None:
+            return y
+        shared = self.shared(x)
+        return y + (shared if self.shared_gate is None else self.shared_gate(x).sigmoid() * shared)
+
+    def _of_experts(self, tokens: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """The weighted sum [N, d] of the experts chosen [N, k], zero ones included, of tokens [N, d]."""
         identity = None
         if self.options.num_zero:
             zero = chosen >= self.num_experts
@@ -87,13 +99,26 @@ class MoeFfn(Ffn):
             clamp=self.options.clamp,
             up_offset=self.options.up_offset,
         )
-        if identity is not None:
-            y = y + identity.to(y.dtype) * tokens.to(y.dtype)
-        y = y.view(x.shape)
-        if self.shared is None:
-            return y
-        shared = self.shared(x)
-        return y + (shared if self.shared_gate is None else self.shared_gate(x).sigmoid() * shared)
+        return y if identity is None else y + identity.to(y.dtype) * tokens.to(y.dtype)
+
+    def _chosen_by_experts(self, x: Tensor, context: Context | None) -> Tensor:
+        """Every expert on the tokens of x [B, T, d] that it chose in each sequence."""
+        if x.ndim != 3:
+            raise ValueError(
+                "Experts that choose their tokens compare all tokens of a sequence, x must be [B, T, d], but got "
+                f"{list(x.shape)}: a sequence is read whole."
+            )
+        assert self.router is not None, "scores come from a router"
+        tokens = x.reshape(-1, x.shape[-1])
+        logits = self.router(tokens)
+        self._add_z_loss(logits, context)
+        token, weight = best_tokens(self._scores(logits).view(*x.shape[:2], self.routed), self.top_k)
+        expert = torch.arange(self.routed, device=x.device).repeat_interleave(token.numel() // self.routed).unsqueeze(1)
+        weight = weight.flatten().unsqueeze(1) * self.options.weight_scale
+        y = self._of_experts(tokens[token.flatten()], expert, weight)
+        # Summed in float32, in an order that a GPU does not promise.
+        total = torch.zeros_like(tokens, dtype=torch.float32).index_add(0, token.flatten(), y.float())
+        return total.to(y.dtype).view(x.shape)
 
     def flops(self, tokens: int) -> int:
         router = 0 if self.router is None else 2 * tokens * self.router.weight.numel()
@@ -136,11 +161,14 @@ class MoeFfn(Ffn):
         )
         if self.training and context is not None and self.balance_weight:
             context.losses.append(self.balance_weight * self._balance(logits, chosen))
-        if self.training and context is not None and options.z_weight:
-            context.losses.append(options.z_weight * logits.float().logsumexp(-1).square().mean())
+        self._add_z_loss(logits, context)
         if self.training and options.bias_rate:
             self._move_bias(chosen)
         return chosen, weights
+
+    def _add_z_loss(self, logits: Tensor, context: Context | None) -> None:
+        if self.training and context is not None and self.options.z_weight:
+            context.losses.append(self.options.z_weight * logits.float().logsumexp(-1).square().mean())
 
     def _scores(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(-1) if self.options.router == "softmax" else logits.float().sigmoid()

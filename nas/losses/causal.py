@@ -1,12 +1,22 @@
 """Next-token cross-entropy: the loss of a causal language model and of recall alike."""
 
-from collections.abc import Callable
-
+import torch
 from torch import Tensor
 
 from kernels import linear_cross_entropy
+from nas.losses.base import Question
 
-Loss = Callable[[Tensor, Tensor, Tensor, float | None], tuple[Tensor, dict[str, Tensor]]]
+
+class Causal:
+    """Batches are asked as they are."""
+
+    def ask(self, tokens: Tensor, targets: Tensor, generator: torch.Generator) -> Question:
+        return Question(tokens, targets)
+
+    def __call__(
+        self, x_btd: Tensor, head_vd: Tensor, question: Question, soft_cap: float | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return causal(x_btd, head_vd, question.targets, soft_cap)
 
 
 def causal(

@@ -153,7 +153,7 @@ class ModelMeter:
 
     def measure(self, architecture: Architecture) -> Measured:
         device = choose_device(self.deployment.device)
-        phases = {self.deployment.workload.phase(quantity) for quantity in self.deployment.quantities}
+        phases = set(self.deployment.phases(architecture).values())
         effort = effort_of(self.deployment, self.deployment.seconds * SHARE_OF_TIMING / max(1, len(phases)))
         with DeviceLock.of(device).exclusive():
             if device.type != "cpu":
@@ -194,7 +194,7 @@ class TableMeter:
     whole: ModelMeter | None = None
 
     def measure(self, architecture: Architecture) -> Measured:
-        phases = {quantity: self.deployment.workload.phase(quantity) for quantity in self.deployment.quantities}
+        phases = self.deployment.phases(architecture)
         dtype = DTYPES[self.reader.dtype]
         check_fits(architecture, set(phases.values()), dtype, self.spec.memory_bytes, self.spec.name)
         self.reader.complete(architecture, set(phases.values()))
@@ -261,7 +261,7 @@ class RooflineMeter:
     spec: DeviceSpec
 
     def measure(self, architecture: Architecture) -> Measured:
-        phases = {quantity: self.deployment.workload.phase(quantity) for quantity in self.deployment.quantities}
+        phases = self.deployment.phases(architecture)
         name = dtype_of(self.deployment)
         dtype = DTYPES[name]
         check_fits(architecture, set(phases.values()), dtype, self.spec.memory_bytes, self.spec.name)

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import torch
 
 from nas.context import Context
-from nas.losses import causal
+from nas.losses import loss_of
 from nas.measure.random_model import random_state
 from nas.model import Model
 from nas.workload import Decode, Phase, Prefill, TrainStep
@@ -56,7 +56,7 @@ def train_step(model: Model, phase: TrainStep, device: torch.device) -> Call:
     AdamW has a rate of zero, so that nothing drifts.
     """
     model.train()
-    loss = loss_of(model, phase, device)
+    loss = training_loss(model, phase, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
 
     def step() -> object:
@@ -68,21 +68,23 @@ def train_step(model: Model, phase: TrainStep, device: torch.device) -> Call:
     return step
 
 
-def loss_of(model: Model, phase: TrainStep, device: torch.device) -> Callable[[], torch.Tensor]:
+def training_loss(model: Model, phase: TrainStep, device: torch.device) -> Callable[[], torch.Tensor]:
     """The forward half of a training step: the loss of random tokens, to which every auxiliary loss is added."""
-    tokens = random_tokens(model, device, phase.batch, phase.tokens)
-    targets = random_tokens(model, device, phase.batch, phase.tokens)
+    function = loss_of(model.mask_token)
+    # A causal model reads all but the last of the tokens that it is asked about, the other reads that one too.
+    text = torch.randint(model.vocab_size, (phase.batch, phase.tokens + (1 if model.causal else 0)))
+    question = function.ask(text[:, :-1], text[:, 1:], torch.Generator().manual_seed(0)).to(device)
 
     def forward() -> torch.Tensor:
         context = Context()
         half = torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
         with half:
-            x_btd, head_vd = model.before_head(tokens, context)
-            loss, _ = causal(x_btd, head_vd, targets, model.logits_soft_cap)
+            x_btd, head_vd = model.before_head(question.tokens, context)
+            loss, _ = function(x_btd, head_vd, question, model.logits_soft_cap)
             return loss + sum(context.losses, torch.zeros((), device=device))
 
     return forward
 
 
 def random_tokens(model: Model, device: torch.device, *shape: int) -> torch.Tensor:
-    return torch.randint(model.embedding.num_embeddings, shape, device=device)
+    return torch.randint(model.vocab_size, shape, device=device)

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from kernels import fingerprint
+from nas.architecture.architecture import Loss
 from nas.measure.stacks import bare_ends, bare_stack
 from nas.measure.table_parts import Ends, Part
 
@@ -18,7 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 HASH_LENGTH = 12
 ROOMS = ("nas.mixers.", "nas.ffns.", "nas.layers.")
 MODEL = ("nas.model", "nas.residual")
-LOSS = "nas.losses.causal"
+LOSSES: dict[Loss, frozenset[str]] = {
+    "causal": frozenset({"nas.losses.causal"}),
+    "masked_diffusion": frozenset({"nas.losses.causal", "nas.losses.masked_diffusion"}),
+}
 """What a training step runs after the last norm."""
 NEVER_TIMED = ("generate", "parameter_families")
 """Methods of a model."""
@@ -28,7 +32,7 @@ NEVER_TIMED = ("generate", "parameter_families")
 def operations_of_part(part: Part, d_model: int, device: str) -> dict[str, str]:
     """Operation -> hash for one block of a table, by the code at hand."""
     if isinstance(part, Ends):
-        own = operations_of(bare_ends(part, d_model), device) | operations_of_files(frozenset({LOSS}), device)
+        own = operations_of(bare_ends(part, d_model), device) | operations_of_files(LOSSES[part.loss], device)
         return own | {"ends": hash_of_class("Model")}
     return operations_of(bare_stack(part, d_model).blocks[-1], device) | {"residual": hash_of_class("ResidualBlock")}
 

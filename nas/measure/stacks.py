@@ -24,6 +24,7 @@ def built_ends(ends: Ends, d_model: int) -> Model:
         embedding_norm=ends.embedding_normed,
         logits_scale=SCALED if ends.logits_scaled else 1.0,
         logits_soft_cap=CAP if ends.logits_capped else None,
+        loss=ends.loss,
         blocks=(Block(ffn=Glu(d_ff=1)),),
     )
     model = compile_architecture(architecture)

@@ -28,7 +28,7 @@ from nas.architecture import (
     options_to_dict,
     read_part,
 )
-from nas.architecture.architecture import Norm, NormPlacement
+from nas.architecture.architecture import Loss, Norm, NormPlacement, looks_ahead
 from nas.architecture.kv_sharing import with_own
 from nas.parts import ffn_width, with_width
 
@@ -50,6 +50,7 @@ class Ends:
     embedding_normed: bool = False
     logits_scaled: bool = False
     logits_capped: bool = False
+    loss: Loss = "causal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,7 @@ def ends_of(architecture: Architecture) -> Ends:
         embedding_normed=architecture.embedding_norm,
         logits_scaled=architecture.logits_scale != 1,
         logits_capped=architecture.logits_soft_cap is not None,
+        loss=architecture.loss,
     )
 
 
@@ -164,6 +166,7 @@ def stack(layer: Layer, d_model: int, vocab_size: int, repeats: int) -> Architec
         vocab_size=vocab_size,
         norm=joint.norm,
         norm_bias=joint.norm_bias,
+        loss="masked_diffusion" if looks_ahead(Block(**wiring)) else "causal",
         blocks=(*sources, *(Block(**wiring),) * repeats),
     )
 
@@ -239,7 +242,8 @@ def describe_part(part: Part) -> str:
     if isinstance(part, Joined):
         return told(describe_part(part.part), part.joint)
     if isinstance(part, HeadMix):
-        return f"head_mix {part.fuse}: " + " + ".join(describe_part(inner) for inner in part.parts)
+        both = "" if part.direction == "forward" else f" direction={part.direction}"
+        return f"head_mix {part.fuse}{both}: " + " + ".join(describe_part(inner) for inner in part.parts)
     given = [(f.name, getattr(part, f.name)) for f in fields(part) if getattr(part, f.name) != f.default]
     return " ".join((part.kind, *(f"{name}={value}" for name, value in given)))
 

@@ -18,7 +18,7 @@ from nas.measure.memory import (
     peak_memory,
     saved_for_backward_bytes,
 )
-from nas.measure.phases import loss_of, phase_call
+from nas.measure.phases import phase_call, training_loss
 from nas.measure.random_model import random_model
 from nas.measure.roofline import roofline
 from nas.measure.timing import Effort, Timing, time_phase
@@ -29,6 +29,7 @@ from nas.workload import Decode, Phase, Prefill, TrainStep, describe_phase
 SHARE_OF_TIMING = 0.8  # of the time for one candidate; building the model and weighing it take about the rest
 OPTIMIZER_BYTES = 8  # of AdamW per weight: two moments in float32
 WEIGHT_BYTES = 4  # in training
+TOKEN_BYTES = 8  # of an id
 TRAINING_BYTES = 2 * WEIGHT_BYTES + OPTIMIZER_BYTES  # weight, gradient and moments
 
 
@@ -56,7 +57,7 @@ def measure_model(architecture: Architecture, deployment: Deployment, spec: Devi
     """
     device = choose_device(deployment.device)
     dtype = choose_dtype(deployment.dtype, device)
-    phases = {quantity: deployment.workload.phase(quantity) for quantity in deployment.quantities}
+    phases = deployment.phases(architecture)
     check_fits(architecture, set(phases.values()), dtype, available_bytes(device), str(device))
     if deployment.busy == "refuse":
         check_idle(device)
@@ -111,7 +112,7 @@ def training_memory(model: Model, phase: TrainStep, device: torch.device) -> dic
     step = phase_call(model, phase, device)
     step()  # the optimizer makes its state in its first step
     weights = sum(p.numel() for p in model.parameters())
-    saved = saved_for_backward_bytes(loss_of(model, phase, device))
+    saved = saved_for_backward_bytes(training_loss(model, phase, device))
     peak = peak_memory(step, device)
     return {
         "train_peak_memory_bytes": weighed(weights * (WEIGHT_BYTES + OPTIMIZER_BYTES) + peak.allocated),
@@ -139,18 +140,22 @@ def fitting(
     dtype: torch.dtype,
     numbers: Mapping[str, Measurement],
 ) -> dict[str, Measurement]:
-    """How many sequences of the deployment's length the device's memory holds beside weights and work space."""
+    """How many sequences of the deployment's length the device's memory holds beside weights and work space.
+
+    Where nothing of a sequence is kept, its tokens are, to be read again.
+    """
     weights = count_parameters(architecture) * dtype.itemsize
     work = 0.0
     if "peak_memory_bytes" in numbers:
         states = [
             state_bytes(architecture, phase, dtype)
-            for phase in map(deployment.workload.phase, deployment.quantities)
+            for phase in deployment.phases(architecture).values()
             if not isinstance(phase, TrainStep)
         ]
         work = max(0.0, numbers["peak_memory_bytes"].value - weights - max(states, default=0))
     each = count_state_bytes(architecture, deployment.workload.length, dtype=dtype)
-    room = max(0, int((spec.memory_bytes - weights - work) // max(1, each)))
+    each = each or TOKEN_BYTES * deployment.workload.length
+    room = max(0, int((spec.memory_bytes - weights - work) // each))
     source = numbers["peak_memory_bytes"].source if "peak_memory_bytes" in numbers else "counted"
     return {"sequences_that_fit": replace(Measurement.exact(room, "sequences"), source=source)}
 

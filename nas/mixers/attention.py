@@ -31,6 +31,7 @@ class AttentionMixer(Mixer):
     def __init__(self, options: Attention, d_model: int) -> None:
         super().__init__()
         self.family = options.family
+        self.causal = options.causal
         self.window = options.window
         self.num_global = options.num_global
         self.shares = options.kv_from == "earlier"
@@ -59,18 +60,19 @@ class AttentionMixer(Mixer):
             q, (k, v) = self.qkv.queries(x, context), self._shared(context)
         else:
             q, k, v = self.qkv(x, context)
-            if state is not None:
+            if state is not None and self.causal:
                 read = (("k", k), ("v", v))
                 k, v = (extend(state[name], new, context.position, self.num_global) for name, new in read)
             context.shared[self.source] = (k, v)
         given = {"scale": self.scale, "window": self.window, **self._score_options(q)}
         if self.bias is None:
-            o = attention(q, k, v, num_global=self.num_global, **given)
+            o = attention(q, k, v, causal=self.causal, num_global=self.num_global, **given)
         else:
             o = self.bias.attend(q, k, v, **given)
         return self._finish(o, x, context), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
+        self.check_causal()
         if self.shares:
             q, (k_seen, v_seen) = self.qkv.queries(x.unsqueeze(1), context), self._shared(context)
             _, length = slot_and_length(context, k_seen.shape[1], self.num_global, x.device)
@@ -87,7 +89,7 @@ class AttentionMixer(Mixer):
         return self._finish(o, x, context), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
-        if self.shares:
+        if self.shares or not self.causal:
             return {}
         return self._cache(batch, max_len, dtype, device)
 
@@ -98,13 +100,15 @@ class AttentionMixer(Mixer):
 
     def flops(self, tokens: int, context_len: int) -> int:
         seen = None if self.window is None else self.num_global + self.window
-        pairs = pairs_in_window(tokens, context_len, seen)
+        pairs = pairs_in_window(tokens, context_len, seen) if self.causal else tokens**2
         products = 2 * pairs * self.qkv.num_heads * (self.qkv.head_dim + self.qkv.value_dim)
         layers = [self.gate_proj, None if self.router is None else self.router.proj, self.out_proj]
         return self.qkv.flops(tokens) + products + linear_flops(tokens, *(layer for layer in layers if layer))
 
     def state_traffic(self, tokens: int, context_len: int, dtype: torch.dtype) -> int:
         # All keys and values in sight are read; only those of the new tokens are written, by the layer that has them.
+        if not self.causal:
+            return 0
         if self.shares:
             cache = self._cache(1, context_len + tokens, dtype, torch.device("meta"))
             return sum(tensor.nbytes for tensor in cache.values())

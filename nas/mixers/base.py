@@ -12,14 +12,17 @@ State = dict[str, Tensor]
 
 
 class Mixer(nn.Module, ABC):
-    """A causal token mixer.
+    """A token mixer.
 
     Attributes:
         family: the row of the learning-rate table.
+        causal: whether a token sees none after it. One that is not reads whole sequences alone: its state is empty,
+            and reading begins anew whatever state is given.
         out_proj: the last projection, whose result joins the residual stream.
     """
 
     family: str
+    causal: bool = True
     out_proj: Linear
 
     @abstractmethod
@@ -32,6 +35,18 @@ class Mixer(nn.Module, ABC):
         `context.position` tokens and return the state after the last one. The state given is used up: buffers in it may
         be written in place.
         """
+
+    def check_causal(self) -> None:
+        """Raise ValueError unless tokens can be read one by one."""
+        if not self.causal:
+            raise ValueError(
+                "A mixer with direction: both has no step, because a new token changes what all others see: read the "
+                "whole sequence again."
+            )
+
+    def without_projection(self) -> None:
+        """Leave the last projection to another: what is returned is what it would be given."""
+        self.out_proj = nn.Identity()  # type: ignore[assignment]
 
     @abstractmethod
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:

@@ -29,6 +29,7 @@ class DifferentialAttentionMixer(Mixer):
     def __init__(self, options: DifferentialAttention, d_model: int) -> None:
         super().__init__()
         self.family = options.family
+        self.causal = options.causal
         self.num_heads, self.kv_heads, self.head_dim = options.num_heads, options.kv_heads, options.head_dim
         self.lambda_init, self.eps = options.lambda_init, options.norm_eps
         self.qkv = QkvProjection(options.halves(), d_model)
@@ -41,12 +42,13 @@ class DifferentialAttentionMixer(Mixer):
     ) -> tuple[Tensor, State | None]:
         context = context or Context()
         q, k, v = self._projected(x, context)
-        if state is not None:
+        if state is not None and self.causal:
             k, v = extend(state["k"], k, context.position), extend(state["v"], v, context.position)
         pairs = zip(q.chunk(2, dim=2), k.chunk(2, dim=2), strict=True)
-        return self._finish(*(attention(q_half, k_half, v) for q_half, k_half in pairs)), state
+        return self._finish(*(attention(q_half, k_half, v, causal=self.causal) for q_half, k_half in pairs)), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
+        self.check_causal()
         q, k, v = (tensor[:, 0] for tensor in self._projected(x.unsqueeze(1), context))
         slot, length = slot_and_length(context, state["k"].shape[1], 0, x.device)
         k_seen, v_seen = append(state["k"], k, slot), append(state["v"], v, slot)
@@ -55,12 +57,15 @@ class DifferentialAttentionMixer(Mixer):
         return self._finish(*outputs), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
+        if not self.causal:
+            return {}
         k = torch.zeros(batch, max_len, 2 * self.kv_heads, self.head_dim // 2, dtype=dtype, device=device)
         return {"k": k, "v": k.new_zeros(batch, max_len, self.kv_heads, self.head_dim)}
 
     def flops(self, tokens: int, context_len: int) -> int:
         # Of a pair: two scores of D / 2 and two sums of values of D.
-        products = 6 * pairs_in_window(tokens, context_len, None) * self.num_heads * self.head_dim
+        pairs = pairs_in_window(tokens, context_len, None) if self.causal else tokens**2
+        products = 6 * pairs * self.num_heads * self.head_dim
         return self.qkv.flops(tokens) + products + linear_flops(tokens, self.out_proj)
 
     def state_traffic(self, tokens: int, context_len: int, dtype: torch.dtype) -> int:

@@ -26,7 +26,8 @@ class HeadMixer(Mixer):
     def __init__(self, options: HeadMix, d_model: int, build: Callable[[MixerOptions, int], Mixer | None]) -> None:
         super().__init__()
         self.family = options.family
-        self.parts: list[Mixer] = nn.ModuleList(build(part, d_model) for part in options.parts)  # type: ignore[assignment]
+        self.causal = options.causal
+        self.parts: list[Mixer] = nn.ModuleList(build(part, d_model) for part in options.directed_parts)  # type: ignore[assignment]
         self.scales = options.scales
         self.shared_out = options.shared_out
         normed = options.parts if options.fuse == "norm_mean" else ()
@@ -35,7 +36,7 @@ class HeadMixer(Mixer):
         if options.shared_out:
             self.out_proj = Linear(size, d_model)
             for part in self.parts:
-                part.out_proj = nn.Identity()  # type: ignore[assignment]
+                part.without_projection()
             return
         # A normalised part would enter the residual stream at size 1, far above the embeddings and every other mixer.
         # A value projection and an output projection at their initial size leave about this much.
@@ -54,6 +55,7 @@ class HeadMixer(Mixer):
         return self._fuse(outputs), new
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
+        self.check_causal()
         outputs, new = [], {}
         for i, part in enumerate(self.parts):
             y, part_state = part.step(x, _state_of(state, i), context)

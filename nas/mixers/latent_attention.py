@@ -33,6 +33,7 @@ class LatentAttentionMixer(Mixer):
     def __init__(self, options: LatentAttention, d_model: int) -> None:
         super().__init__()
         self.family = options.family
+        self.causal = options.causal
         self.num_heads, self.latent_dim = options.num_heads, options.latent_dim
         self.own, self.shared, self.value = options.head_dim, options.rope_dim, options.value_size
         self.scale = options.score_scale * (self.own + self.shared) ** -0.5
@@ -55,23 +56,26 @@ class LatentAttentionMixer(Mixer):
     ) -> tuple[Tensor, State | None]:
         context = context or Context()
         q, latent = self._queries(self._short_queries(x), context), self._latent(x, context)
-        if state is not None:
+        if state is not None and self.causal:
             latent = extend(state["latent"], latent, context.position)
         k, v = self._written_out(latent)
-        return self.out_proj(attention(q, k, v, scale=self.scale).flatten(2)), state
+        return self.out_proj(attention(q, k, v, causal=self.causal, scale=self.scale).flatten(2)), state
 
     def step(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
+        self.check_causal()
         x = x.unsqueeze(1)
         q, latent = self._queries(self._short_queries(x), context), self._latent(x, context)
         slot, length = slot_and_length(context, state["latent"].shape[1], 0, x.device)
         return self._absorbed(q[:, 0], append(state["latent"], latent[:, 0], slot), length), state
 
     def init_state(self, batch: int, max_len: int, dtype: torch.dtype, device: torch.device) -> State:
+        if not self.causal:
+            return {}
         shape = (batch, max_len, 1, self.latent_dim + self.shared)
         return {"latent": torch.zeros(shape, dtype=dtype, device=device)}
 
     def flops(self, tokens: int, context_len: int) -> int:
-        pairs = pairs_in_window(tokens, context_len, None)
+        pairs = pairs_in_window(tokens, context_len, None) if self.causal else tokens**2
         return linear_flops(tokens, *self._linears()) + pairs * self._flops_of_a_pair(tokens)
 
     def state_traffic(self, tokens: int, context_len: int, dtype: torch.dtype) -> int:

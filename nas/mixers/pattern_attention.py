@@ -3,7 +3,7 @@
 Sources: chunks: Llama 4 (its model card and code); local and global blocks: Longformer (Beltagy et al., arXiv
 2004.05150), section 3.1, with random ones BigBird (Zaheer et al., arXiv 2007.14062), section 2; strides: Sparse
 Transformers (Child et al., arXiv 1904.10509), section 4.2; dilated segments: LongNet (Ding et al., arXiv 2307.02486),
-section 2.2. All of them causal here, and in blocks. The lists of blocks: `kernels.local_global_blocks` and its
+section 2.2. All of them read one way here, and in blocks. The lists of blocks: `kernels.local_global_blocks` and its
 neighbours.
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 
-Model = Callable[["Tensor"], "Tensor"]
+
+@runtime_checkable
+class Answering(Protocol):
+    """A model whose logits are not those of the next token, and that says itself what it makes of a batch."""
+
+    def answers(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """For a batch the nats of each target, 0 where nothing is asked, and whether the model has it right, [B, A]
+        both; A is T, or T G for targets [B, T, G]."""
+        ...
+
+
+Model = Callable[["Tensor"], "Tensor"] | Answering
 
 
 class TaskError(ValueError):

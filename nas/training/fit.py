@@ -31,7 +31,6 @@ def fit(
     *,
     seed: int,
     learning_rates: Mapping[str, float],
-    loss: str = "causal",
     device: Device = "auto",
     on_step: Callable[[int, int, float], None] | None = None,
     time_limit: float | None = None,
@@ -41,7 +40,7 @@ def fit(
     devices: int = 1,
     strategy: str = "auto",
 ) -> TrainResult:
-    """Train `model` in place on the task's stream; it lies on the CPU afterwards.
+    """Train `model` in place on the task's stream with the loss of its kind; it lies on the CPU afterwards.
 
     Args:
         seed: of the order of the data alone; the weights are the caller's.
@@ -75,7 +74,6 @@ def fit(
         "recipe": recipe,
         "seed": seed,
         "learning_rates": dict(learning_rates),
-        "loss": loss,
         "device": device,
         "time_limit": time_limit,
         "resume_path": resume_path,
@@ -98,7 +96,6 @@ def fit_here(
     recipe: Recipe,
     seed: int,
     learning_rates: Mapping[str, float],
-    loss: str,
     device: Device,
     time_limit: float | None,
     resume_path: Path | None,
@@ -110,7 +107,6 @@ def fit_here(
 ) -> tuple[TrainResult, dict[str, Tensor]]:
     """`fit` in this process, one rank of several where there are several; also gives the whole model's weights, which
     the model itself may not hold then."""
-    from nas.losses import LOSSES
     from nas.training.loop import (
         Keep,
         KeepBranch,
@@ -126,7 +122,7 @@ def fit_here(
     total = recipe.steps(task.sequence_length)
     stop = recipe.steps_until(share, task.sequence_length)
     accelerator = accelerator_name(device)
-    module = TrainingModule(model, LOSSES[loss], recipe, learning_rates, total, stop, on_step, time_limit, accelerator)
+    module = TrainingModule(model, recipe, learning_rates, total, stop, on_step, time_limit, accelerator)
     sharded = devices > 1 and strategy == "fsdp"
     resume, notes = _readable(resume_path, sharded)
     if resume is None:
@@ -190,6 +186,8 @@ def evaluate(model: Model, task: Task, recipe: Recipe, *, device: Device = "auto
     """The task's metrics on its held-out set, on the device and in the precision of training."""
     import torch
 
+    from nas.training.predictor import as_scored
+
     accelerator = accelerator_name(device)
     place = torch.device("cuda" if accelerator == "gpu" else "cpu")
     half = _precision(recipe, accelerator) == "bf16-mixed"
@@ -197,7 +195,7 @@ def evaluate(model: Model, task: Task, recipe: Recipe, *, device: Device = "auto
     model.to(place).eval()
     try:
         with torch.autocast(place.type, dtype=torch.bfloat16, enabled=half):
-            return task.score(model, recipe.batch_size)
+            return task.score(as_scored(model), recipe.batch_size)
     finally:
         model.to("cpu").train(was_training)
 

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from nas.context import Context
-from nas.losses import Loss
+from nas.losses import Loss, Question, loss_of
 from nas.model import Model
 from nas.tasks.base import Batch, Task
 from nas.training.errors import NonFiniteLoss
@@ -42,7 +43,6 @@ class TrainingModule(pl.LightningModule):
     def __init__(
         self,
         model: Model,
-        loss: Loss,
         recipe: Recipe,
         rates: Mapping[str, float],
         total: int,
@@ -53,7 +53,7 @@ class TrainingModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss = loss
+        self.loss: Loss = loss_of(model.mask_token)
         self.recipe = recipe
         self.layout = group_layout(model, recipe, rates)
         self.total = total
@@ -64,10 +64,10 @@ class TrainingModule(pl.LightningModule):
         self.curve: list[tuple[int, float]] = []
         self.read_every = READ_EVERY[accelerator]
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
+    def training_step(self, batch: Question, index: int) -> Tensor:
         context = Context()
         x, head = self.model.before_head(batch.tokens, context)
-        value, _ = self.loss(x, head, batch.targets, self.model.logits_soft_cap)
+        value, _ = self.loss(x, head, batch, self.model.logits_soft_cap)
         step = self.global_step + 1
         if step % self.read_every == 0 or step in (1, self.stop):
             self._read(step, self.trainer.strategy.reduce(value.detach(), reduce_op="mean").item())
@@ -110,9 +110,10 @@ class TrainingModule(pl.LightningModule):
 
 
 class Stream:
-    """The task's endless batches for Lightning, which skips what a resumed run has already seen.
+    """The task's endless batches for Lightning as the loss asks them, without those a resumed run has already seen.
 
-    Of several ranks each takes its sequences of every batch.
+    Of several ranks each takes its sequences of every batch. What is random in a question follows from the seed, the
+    step and the rank.
     """
 
     def __init__(self, task: Task, batch_size: int, seed: int, module: TrainingModule) -> None:
@@ -121,11 +122,14 @@ class Stream:
         self.seed = seed
         self.module = module
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Question]:
         batches = self.task.train_batches(self.batch_size, self.seed)
         rank, ranks = self.module.trainer.global_rank, self.module.trainer.world_size
-        mine = (Batch(batch.tokens[rank::ranks], batch.targets[rank::ranks]) for batch in batches)
-        return itertools.islice(mine if ranks > 1 else batches, self.module.global_step, None)
+        first = self.module.global_step
+        for step, batch in enumerate(itertools.islice(batches, first, None), first):
+            mine = Batch(batch.tokens[rank::ranks], batch.targets[rank::ranks]) if ranks > 1 else batch
+            drawn = np.random.SeedSequence((self.seed, step, rank)).generate_state(1, np.uint64)[0]
+            yield self.module.loss.ask(*mine, torch.Generator().manual_seed(int(drawn >> 1)))
 
 
 class Keep(pl.Callback):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import kernels
@@ -306,14 +307,47 @@ def test_hash_routing_without_the_ids_of_its_tokens_says_so(x: Tensor):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"choice": "experts"}, r"Experts that choose their tokens \(expert choice\) compare a token with later ones"),
-        ({"choice": "hash", "selection_bias": True}, "choice: hash compares no experts"),
+        ({"choice": "experts", "num_groups": 2}, "choice: experts does not compare the experts"),
+        ({"choice": "hash", "selection_bias": True}, "choice: hash does not compare the experts"),
         ({"num_zero": 2, "num_groups": 2, "top_groups": 1}, "num_zero goes without groups of experts"),
     ],
 )
 def test_routers_that_cannot_be_are_refused(options: dict, message: str):
     with pytest.raises(ArchitectureError, match=message):
         Moe(num_experts=4, top_k=1, d_ff=8, **options)
+
+
+@pytest.mark.parametrize("num_zero", [0, 1])
+@pytest.mark.parametrize(("top_k", "taken"), [(1, 3), (2, 6)])  # of 9 tokens by 3 experts, one of them a zero expert
+def test_experts_choose_the_tokens_that_score_highest_for_them(top_k: int, taken: int, num_zero: int, x: Tensor):
+    options = Moe(
+        num_experts=3 - num_zero, top_k=top_k, d_ff=8, choice="experts", num_zero=num_zero, weight_scale=0.7,
+        num_shared=1, z_weight=0.1,
+    )  # fmt: skip
+    ffn, context = ffn_of(options).train(), Context()
+    y = ffn(x, context)
+    (z_loss,) = context.losses
+    scores = ffn.router(x).softmax(-1)
+    expected = ffn.shared(x)
+    for b in range(len(x)):
+        for e in range(3):
+            for t in scores[b, :, e].argsort(descending=True)[:taken].tolist():
+                out = x[b, t]
+                if e < options.num_experts:
+                    gate, up = (x[b, t] @ ffn.experts_in[e]).chunk(2)
+                    out = (F.silu(gate) * up) @ ffn.experts_out[e]
+                expected[b, t] = expected[b, t] + 0.7 * scores[b, t, e] * out
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(z_loss, 0.1 * ffn.router(x).logsumexp(-1).square().mean())
+    inputs = [x.requires_grad_(), *ffn.parameters()]
+    found = torch.autograd.grad(ffn(x).square().sum(), inputs)
+    assert all(gradient.isfinite().all() and gradient.abs().sum() > 0 for gradient in found)
+    torch.testing.assert_close(ffn(x[:1]), y[:1], rtol=1e-4, atol=1e-5)  # other sequences do not count
+
+
+def test_experts_that_choose_tokens_need_whole_sequences(x: Tensor):
+    with pytest.raises(ValueError, match=r"compare all tokens of a sequence, x must be \[B, T, d\], but got \[2, 24\]"):
+        ffn_of(Moe(num_experts=4, top_k=1, d_ff=8, choice="experts"))(x[:, 0])
 
 
 def test_a_model_hands_the_ids_of_its_tokens_to_hashed_experts():

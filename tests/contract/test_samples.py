@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas.architecture import Architecture
+from nas.architecture import Architecture, canonical_id
 from nas.compile import compile_architecture
 from nas.context import Context
 from nas.count import count_parameters
@@ -36,6 +36,26 @@ def test_every_sample_of_a_space_is_causal_decodes_and_learns(space: str, tokens
             keeps_the_contract(architecture, tokens)
         except AssertionError as error:
             raise AssertionError(f"sample {seed} of {space}: {architecture}") from error
+
+
+@pytest.mark.parametrize("space", sorted(SPACES))
+def test_samples_for_masked_diffusion_see_both_ways_learn_and_have_parameters(space: str, tokens: Tensor):
+    overrides = [f"search_space={space}", "search_space.loss=masked_diffusion"]
+    if space == "moe":
+        overrides.append("search_space.choice=[scores,hash,experts]")
+    of_space = SearchSettings.from_overrides(overrides).space
+    for seed in range(3):
+        sample = of_space(RandomTrial(seed))
+        assert canonical_id(of_space.at(of_space.encode(sample))) == canonical_id(sample)
+        architecture = small(sample, width=32, head_dim=16, window=4)
+        model = compile_architecture(architecture, seed=0).eval()
+        assert sum(p.numel() for p in model.parameters()) == count_parameters(architecture)
+        with torch.no_grad():
+            before = model(tokens)
+            changed = tokens.clone()
+            changed[:, READ] = model.mask_token
+            assert not torch.allclose(before[:, :READ], model(changed)[:, :READ], atol=1e-5)
+        assert_learns(model, tokens)
 
 
 def keeps_the_contract(architecture: Architecture, tokens: Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from nas.architecture import Architecture, Attention, Block, Glu, Mamba2
+from nas.architecture import Architecture, Attention, Block, Glu, Mamba2, turned
 from nas.count import count, count_parameters, count_state_bytes
 from nas.deployment import Deployment
 from nas.measure import DoesNotFit, TableError, meter, open_meter, prediction
@@ -20,11 +20,18 @@ from nas.measure.table_parts import parts_of
 from nas.measure.whole_model import Measured
 from nas.measurement import Measurement
 from nas.objectives import OBJECTIVES
-from nas.workload import QUANTITIES, Decode, WorkloadError
+from nas.workload import DENOISED, QUANTITIES, Decode, WorkloadError
 from tests.measure.counted_work import CountedWork, counting_work
 from tests.measure.examples import ATTENTION, CPU, DECODE, GLU, MAMBA2, MOE, SPEC, D, bench, entry, network
 
 HYBRID = network(Block(mixer=ATTENTION, ffn=GLU), Block(mixer=MAMBA2, ffn=MOE))
+CHOOSY = replace(MOE, choice="experts")
+DENOISER = Architecture(
+    d_model=D,
+    vocab_size=64,
+    loss="masked_diffusion",
+    blocks=tuple(turned(block, "both") for block in (Block(mixer=ATTENTION, ffn=CHOOSY), Block(mixer=MAMBA2, ffn=GLU))),
+)
 ALL = {"workloads": ["serve", "prefill", "decode", "train_step"], "prompt": 32, "new_tokens": 32, "batch": 2}
 H200 = {"device": "h200", "cost_model": "roofline"}
 
@@ -89,6 +96,31 @@ def test_bounds_of_a_described_device_are_estimates_all_of_them(tmp_path: Path) 
     assert opened.confirm(HYBRID) is None
     assert opened.describe()["costs"] == "estimates: roofline"
     assert opened.describe()["roofline"]["name"] == "NVIDIA H200"
+
+
+def test_what_keeps_nothing_of_a_text_reads_it_again_for_every_token(tmp_path: Path) -> None:
+    asked = deployment(**ALL, **H200)
+    measured = open_meter(asked, tmp_path).measure(DENOISER)
+    check_numbers(measured, "estimate")
+    times = {name: number.value for name, number in measured.numbers.items()}
+    passes = deployment(**(ALL | {"prompt": 64 + DENOISED, "batch": 1, "workloads": "prefill"}), **H200)
+    assert (
+        times["decode_latency_ms"] == open_meter(passes, tmp_path).measure(DENOISER).numbers["prefill_latency_ms"].value
+    )
+    assert times["time_per_output_token_ms"] < times["decode_latency_ms"]
+    assert times["sequences_that_fit"] == pytest.approx(141e9 / (8 * 64), rel=0.1), "8 bytes a token"
+    assert count(DENOISER, 64).flops_decode > 10 * count(HYBRID, 64).flops_decode
+
+
+def test_a_table_has_the_passes_of_what_denoises(described, tmp_path: Path) -> None:
+    small = ALL | {"workloads": ["serve", "train_step"], "prompt": 8, "new_tokens": 8, "tokens": 8}
+    opened = open_meter(deployment(device="cpu", method="table", **small), tmp_path)
+    assert isinstance(opened, TableMeter)
+    with pytest.MonkeyPatch.context() as patch, counting_work(patch):
+        measured = opened.measure(DENOISER)
+    assert set(measured.costs) == {"own", "best", "roofline"}
+    assert all(number.value > 0 for costs in measured.costs.values() for number in costs.values())
+    assert not any(isinstance(entry.phase, Decode) for entry in opened.reader.table.entries.values())
 
 
 @pytest.mark.parametrize("config", [H200, {"device": "cpu", "method": "table"}, {"device": "cpu"}], ids=str)

@@ -16,7 +16,7 @@ from nas.measure import DeviceBusy, DoesNotFit, choose_device, choose_dtype, des
 from nas.measure.conditions import Conditions
 from nas.measure.device import pinned_threads
 from nas.measure.memory import available_bytes, saved_for_backward_bytes
-from nas.measure.phases import loss_of
+from nas.measure.phases import training_loss
 from nas.measure.random_model import STRETCH, RepeatedRandomNumbers, random_model, random_state
 from nas.measure.whole_model import Measured, check_fits, measure_model, training_memory
 from nas.objectives import OBJECTIVES
@@ -120,7 +120,7 @@ def test_what_is_saved_for_backward_is_that_of_the_timed_loss_and_holds_no_whole
     model = random_model(architecture, CPU, torch.float32)
     phases = [TrainStep(batch=1, tokens=tokens) for tokens in (64, 128)]
     saved = [training_memory(model, phase, CPU)["saved_for_backward_bytes"].value for phase in phases]
-    assert saved == [saved_for_backward_bytes(loss_of(model, phase, CPU)) for phase in phases]
+    assert saved == [saved_for_backward_bytes(training_loss(model, phase, CPU)) for phase in phases]
     model_alone = saved_for_backward_bytes(lambda: model(torch.zeros(1, 128, dtype=torch.long), context=Context()))
     assert saved[1] != model_alone, "the loss keeps something, too"
     assert 0 < saved[1] - saved[0] < 64 * 16384 * 4
