@@ -4,7 +4,7 @@ What is measured in a child leaves nothing behind, neither memory nor a broken C
 kills for want of memory takes nothing with it.
 
 * A fork server holds torch and this package imported; a child is forked from it in milliseconds. The server has no
-  threads and never touches a GPU, so that its children may.
+  threads and never touches a GPU, so that its children may. Processes that train come from it too.
 * A child ends with the process that asked for it, and leaves Ctrl-C to that process.
 * What goes in and comes out is pickled by value: tensors in shared memory would need the child to live on.
 """
@@ -19,8 +19,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -41,6 +42,7 @@ KEEPING_MEMORY = {
 # ever, which would make a machine that is busy after all many times slower (scripts/benchmark_waiting.py).
 SPINNING = {"GOMP_SPINCOUNT": "20000"}
 PRELOADED = ["torch", "torch._dynamo", "nas.measure"]  # the second is loaded late, and takes longest
+TRAINING = "nas.training"
 RESET_PEAK = "5"  # proc_pid_clear_refs(5): set the peak resident set to what is resident now
 
 
@@ -54,13 +56,9 @@ def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     function: at the top level of its module; it, its arguments and its result can be pickled. Raises DoesNotFit when
     the child is killed, as the system does when memory runs out, and ChildFailed when it breaks in another way.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    ours, theirs = context.Pipe(duplex=False)
+    ours, theirs = multiprocessing.Pipe(duplex=False)
     job = pickle.dumps((function, args, kwargs))
-    process = context.Process(target=serve, args=(job, torch.get_num_threads(), theirs), daemon=True)
-    with servers_environment():
-        process.start()
+    process = started(serve, job, torch.get_num_threads(), theirs)
     theirs.close()
     try:
         answer = ours.recv_bytes()
@@ -76,6 +74,29 @@ def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     if not succeeded:
         raise result
     return result
+
+
+def started(function: Callable[..., None], *args: Any, name: str | None = None) -> BaseProcess:
+    """A process that is at `function(*args)` at once, forked from the server; it ends with this one, and leaves Ctrl-C
+    to it.
+
+    function: at the top level of its module; it and its arguments can be pickled. Its environment is that of the first
+    process that was started so.
+    """
+    context = multiprocessing.get_context("forkserver")
+    # Who has imported training trains, sooner or later, in children.
+    context.set_forkserver_preload([*PRELOADED, *({TRAINING} & sys.modules.keys()), function.__module__])
+    process = context.Process(target=live, args=(function, *args), name=name, daemon=True)
+    with servers_environment():
+        process.start()
+    return process
+
+
+def live(function: Callable[..., None], *args: Any) -> None:
+    """The life of a process that was forked from the server."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    function(*args)
 
 
 @contextmanager
@@ -106,9 +127,7 @@ def death(exit_code: int | None) -> Exception:
 
 
 def serve(job: bytes, threads: int, pipe: Connection) -> None:
-    """The life of a child: one function, one answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    """One function, one answer."""
     torch.set_num_threads(threads)
     try:
         function, args, kwargs = pickle.loads(job)

@@ -18,6 +18,7 @@ from nas.measure.block_table import (
     read_table,
     write_table,
 )
+from nas.measure.child import started
 from nas.measure.table_parts import Ends, Joined, Joint, joined, part_from_dict, part_to_dict
 from nas.parts import ffn_width
 from nas.workload import Decode, Prefill, TrainStep
@@ -217,14 +218,10 @@ def save_many(path: Path, start: int, ready, go) -> None:
 
 
 def test_two_processes_that_save_into_one_file_lose_nothing(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     path, go = tmp_path / "toy.json", context.Event()
     readies = [context.Event() for _ in range(2)]
-    workers = [
-        context.Process(target=save_many, args=(path, 100 * (i + 1), ready, go)) for i, ready in enumerate(readies)
-    ]
-    for worker in workers:
-        worker.start()
+    workers = [started(save_many, path, 100 * (i + 1), ready, go) for i, ready in enumerate(readies)]
     assert all(ready.wait(300) for ready in readies)
     go.set()
     for worker in workers:

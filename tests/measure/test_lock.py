@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from nas.measure import lock as lock_module
+from nas.measure.child import started
 from nas.measure.lock import DeviceLock
 from nas.workload import WorkloadError
 from tests.patience import wait_until
@@ -41,6 +42,7 @@ def train(lock: DeviceLock, pipe: Connection, count: Any) -> None:
             steps.append((begun, time.monotonic()))
             count.value += 1
             lock.give_way()
+    assert pipe.recv() == "stop"
     pipe.send(steps)
     with lock.shared():
         pipe.send("waiting to be killed")
@@ -51,14 +53,9 @@ def test_no_training_step_overlaps_a_measurement_in_another_process(
     lock: DeviceLock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shut = watched_gates(lock, monkeypatch)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     pipes, counts = [context.Pipe() for _ in range(2)], [context.Value("i", 0) for _ in range(2)]
-    trainers = [
-        context.Process(target=train, args=(lock, theirs, count), daemon=True)
-        for (_, theirs), count in zip(pipes, counts, strict=True)
-    ]
-    for trainer in trainers:
-        trainer.start()
+    trainers = [started(train, lock, theirs, count) for (_, theirs), count in zip(pipes, counts, strict=True)]
     measurements = []
     for _ in range(5):
         before = [count.value for count in counts]

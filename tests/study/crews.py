@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from nas.architecture import Architecture, Attention, Block, Glu, Mamba2, canonical_id
+from nas.measure.child import started
 from nas.measurement import Measurement
 from nas.objectives import parse_objectives
 from nas.study.crew import Crew
@@ -35,7 +37,11 @@ def open_toy(directory: Path, storage: str | None = None, seed: int = 0) -> Any:
     return open_study(directory, "crew", OBJECTIVES, {"space": "toy"}, RandomSampler(seed=seed), storage=storage)
 
 
-def work(
+def work(directory: Path, index: int, options: Mapping[str, Any]) -> None:
+    work_on(directory, index, **options)
+
+
+def work_on(
     directory: Path,
     index: int,
     *,
@@ -106,14 +112,12 @@ def run_workers(directory: Path, count: int, **options: Any) -> list[int | None]
 
     Each ends at least one of the `total`, which must be as many at least.
     """
-    context = multiprocessing.get_context("spawn")
-    gate = context.Barrier(count)
+    gate = multiprocessing.get_context("forkserver").Barrier(count)
     kills_at = options.pop("kills_at", -1)
     processes: list[BaseProcess] = []
     for index in range(count):
         own = {**options, "gate": gate, "kills_at": kills_at if index == 0 else -1}
-        processes.append(context.Process(target=work, args=(directory, index), kwargs=own))
-        processes[-1].start()
+        processes.append(started(work, directory, index, own))
     return exit_codes(processes)
 
 

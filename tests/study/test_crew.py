@@ -9,6 +9,7 @@ import time
 import pytest
 from optuna.trial import TrialState
 
+from nas.measure.child import started
 from nas.study import crew as crew_module
 from nas.study.crew import CHOOSING, GRACE_BEATS, RECORD, Crew, birth, machine
 from nas.study.storage.studies import StudyError, open_study
@@ -47,12 +48,17 @@ def claim_and_die(directory, ended):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def in_a_process(function, *arguments):
-    context = multiprocessing.get_context("spawn")
-    ended = context.Event()
-    process = context.Process(target=function, args=(*arguments, ended))
-    process.start()
+def in_a_process(function, *arguments, begin=started):
+    ended = multiprocessing.get_context("spawn").Event()
+    process = begin(function, *arguments, ended)
     assert ended.wait(PATIENCE)
+    return process
+
+
+def begin_child(function, *arguments):
+    """A child of this process and not of a server, which would wait for it."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
     return process
 
 
@@ -71,7 +77,7 @@ def test_a_trial_that_killed_two_workers_is_not_tried_a_third_time(tmp_path):
 
 
 def test_who_was_killed_and_not_yet_waited_for_is_gone(tmp_path):
-    process = in_a_process(claim_and_die, tmp_path)  # a zombie until it is joined
+    process = in_a_process(claim_and_die, tmp_path, begin=begin_child)  # a zombie until it is joined
     study = open_toy(tmp_path)
     with Crew(study) as crew:
         wait_until(crew.dead_trials, "its trial is seen to be dead")

@@ -14,6 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from nas.architecture import canonical_id
+from nas.measure.child import started
 from nas.measurement import Measurement
 from nas.study.candidate import Candidate
 from nas.study.rungs import Fidelity
@@ -100,16 +101,13 @@ def work(
 def run_workers(
     directory: Path, storage: str | None, total: int, dies_at: int | None, fidelity: Fidelity | None = None
 ) -> list[int | None]:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     signs = context.Barrier(WORKERS), context.Event()
     if dies_at is None:
         signs[1].set()
     deaths = [dies_at, *[None] * (WORKERS - 1)]
     arguments = [(directory, storage, total, seed, death, signs, fidelity) for seed, death in enumerate(deaths)]
-    processes = [context.Process(target=work, args=own) for own in arguments]
-    for process in processes:
-        process.start()
-    return exit_codes(processes)
+    return exit_codes([started(work, *own) for own in arguments])
 
 
 @pytest.fixture
@@ -192,9 +190,7 @@ def hang(directory: Path) -> None:
 
 
 def test_a_worker_whose_training_hangs_ends_and_its_trial_is_failed_and_not_tried_again(tmp_path: Path) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=hang, args=(tmp_path,))
-    process.start()
-    assert exit_codes([process]) == [1]
+    assert exit_codes([started(hang, tmp_path)]) == [1]
     loop = run_toy(tmp_path, trials=4)
     (failed,) = [row for row in loop.rows if row.state == "failed"]
     assert (failed.number, failed.reason) == (2, "TookTooLong: it hangs")

@@ -1,15 +1,11 @@
 """Trains the tasks of a candidate side by side, each in a process of its own.
 
 Proxies for a CPU are small: two threads on one of them are hardly faster than one, two processes on two are twice as
-fast. A worker lives as long as the run, ignores Ctrl-C (its parent answers that) and dies with its parent.
+fast. A worker lives as long as the run. It comes from the server of the processes that measure, which has all imported.
 """
 
-import ctypes
 import math
 import multiprocessing
-import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
@@ -18,6 +14,7 @@ from types import TracebackType
 
 import torch
 
+from nas.measure.child import started
 from nas.study.candidate import TaskFailed
 from nas.study.training.outcomes import Outcome
 from nas.study.training.task_training import Job, OnStep, TaskTrainer, too_long
@@ -25,7 +22,6 @@ from nas.study.training.watch import LENIENCE
 
 MESSAGES_PER_TASK = 200
 READY = "ready"
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class Workers:
@@ -115,21 +111,13 @@ class Workers:
                 yield name, message
 
     def _start(self, name: str) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipes[name], theirs = context.Pipe()
-        arguments = (self.trainers[name], theirs, self.threads, os.getpid())
-        self.processes[name] = context.Process(target=serve, args=arguments, name=f"train-{name}", daemon=True)
-        self.processes[name].start()
+        self.pipes[name], theirs = multiprocessing.Pipe()
+        self.processes[name] = started(serve, self.trainers[name], theirs, self.threads, name=f"train-{name}")
         theirs.close()
 
 
-def serve(trainer: TaskTrainer, pipe: Connection, threads: int, parent: int) -> None:
-    """The life of a worker: train what is asked for, until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() != parent:
-            return
+def serve(trainer: TaskTrainer, pipe: Connection, threads: int) -> None:
+    """What a worker does: train what is asked for."""
     torch.set_num_threads(threads)
     pipe.send(READY)
     while True:
