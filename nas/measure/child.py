@@ -9,6 +9,7 @@ kills for want of memory takes nothing with it.
 * What goes in and comes out is pickled by value: tensors in shared memory would need the child to live on.
 """
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -94,6 +95,7 @@ def started(function: Callable[..., None], *args: Any, name: str | None = None) 
 
 def live(function: Callable[..., None], *args: Any) -> None:
     """The life of a process that was forked from the server."""
+    gc.freeze()  # what the server has imported stays: no collection of garbage need look through it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=die_with_parent, daemon=True).start()
     function(*args)

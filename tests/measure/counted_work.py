@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from nas.measure import blocks, clock, meter
 
-OPERATOR_SECONDS = 1e-5
-BYTES_PER_SECOND = 1e9
+OPERATOR_SECONDS = 1e-4
+BYTES_PER_SECOND = 1e8
 
 
 class CountedWork(TorchDispatchMode):
