@@ -5,17 +5,12 @@ One JSON file for each model of GPU, `kernels/tuned/<slug>.json`, written by `sc
 and the version of Triton, because another compiler may turn a launch that was right into one that is wrong.
 """
 
-import ast
 import hashlib
-import inspect
 import json
 import re
-import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 FOLDER = Path(__file__).parent / "tuned"
@@ -169,30 +164,3 @@ def _entry(fields: Mapping[str, Any]) -> Entry:
 
 def _pairs(numbers: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     return tuple((str(name), int(number)) for name, number in numbers.items())
-
-
-@cache
-def source_hash(kernel: Any) -> str:
-    """Of a Triton kernel and everything of ours that it calls; comments, docstrings and layout do not count."""
-    text = "\n".join(sorted(_sources(kernel.fn, set())))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _sources(function: FunctionType, seen: set[str]) -> Iterator[str]:
-    name = f"{function.__module__}.{function.__qualname__}"
-    if name in seen:
-        return
-    seen.add(name)
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    definition = tree.body[0]
-    assert isinstance(definition, ast.FunctionDef)
-    if ast.get_docstring(definition) is not None:
-        definition.body = definition.body[1:] or [ast.Pass()]
-    yield f"{name}: {ast.unparse(tree)}"
-    for used in function.__code__.co_names:
-        value = function.__globals__.get(used)
-        called = getattr(value, "fn", None)
-        if isinstance(called, FunctionType) and not called.__module__.startswith("triton"):
-            yield from _sources(called, seen)
-        elif value is not None and type(value).__name__ == "constexpr":
-            yield f"{used} = {value!r}"

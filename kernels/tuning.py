@@ -25,7 +25,8 @@ from typing import Any, Literal
 import torch
 
 from kernels import backend, tuned_table
-from kernels.tuned_table import Config, Entry, Key, minor_version, read_entries, slug, source_hash
+from kernels.source_hash import source_hash
+from kernels.tuned_table import Config, Entry, Key, minor_version, read_entries, slug
 
 Status = Literal["tuned", "nearest", "default"]
 Implementation = Literal["ours", "torch"]

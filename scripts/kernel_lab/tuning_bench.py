@@ -14,7 +14,8 @@ from functools import cache, lru_cache
 import torch
 
 import kernels
-from kernels.tuned_table import Config, Key, source_hash
+from kernels.source_hash import source_hash
+from kernels.tuned_table import Config, Key
 from kernels.tuning import force_launches, implementation_source, is_choice, leave_out_launches, watch_launches
 from scripts.kernel_lab.problems import WORST_ROW_FACTOR, Inputs, Problem, Result
 

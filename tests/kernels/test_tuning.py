@@ -20,7 +20,8 @@ from kernels import (
 )
 from kernels._attention import gpu, launches
 from kernels._attention.gpu_forward import attention_fwd_kernel
-from kernels.tuned_table import Entry, Refused, read_entries, slug, source_hash, write_entries
+from kernels.source_hash import source_hash
+from kernels.tuned_table import Entry, Refused, read_entries, slug, write_entries
 from kernels.tuning import (
     CHOICES,
     choose,
