@@ -1,18 +1,19 @@
 """What a few seeds can tell: means with Student's intervals, the smallest difference that they could have seen, and how
-probable it is that no other design is better. Pure functions of numbers; designs and studies are known elsewhere.
+probable it is that no other design is better. Pure functions of numbers; designs and studies are known elsewhere. SciPy
+is imported where it is needed, which takes a second.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy import optimize, stats
 
 LEVEL = 0.95  # of intervals, and one minus the level of tests
 POWER = 0.8  # with which the smallest detectable difference is detected
 DRAWS = 4000
-MIDDLE = 2 * float(stats.norm.ppf(0.8))  # standard deviations from the 20th to the 80th percentile of a normal
+MIDDLE = 2 * NormalDist().inv_cdf(0.8)  # standard deviations from the 20th to the 80th percentile of a normal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,8 @@ class Estimate:
 
 def estimate(values: Sequence[float]) -> Estimate:
     """At least two numbers; one alone says nothing about its error."""
+    from scipy import stats
+
     assert len(values) >= 2
     mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * sd / math.sqrt(len(values))
@@ -59,6 +62,8 @@ def detectable_difference(sd: float, n: int) -> float:
     Solves the power of the test (Cohen, Statistical Power Analysis, 1988, chapter 2) by the noncentral F of t squared,
     which SciPy computes where its noncentral t loses digits.
     """
+    from scipy import optimize, stats
+
     degrees = 2 * (n - 1)
     critical = float(stats.t.ppf((1 + LEVEL) / 2, degrees))
 
@@ -106,9 +111,13 @@ def rank_agreement(first: Sequence[float], second: Sequence[float]) -> float | N
     """Kendall's tau-b of two orders of the same designs, from -1 to 1; None where either does not order them at all."""
     if len(first) < 2 or len(set(first)) < 2 or len(set(second)) < 2:
         return None
+    from scipy import stats
+
     return float(stats.kendalltau(first, second)[0])  # type: ignore[arg-type]
 
 
 def ranks(losses: Sequence[float]) -> tuple[int, ...]:
     """1 for the smallest; equal numbers share the better rank."""
+    from scipy import stats
+
     return tuple(int(rank) for rank in stats.rankdata(losses, method="min"))
