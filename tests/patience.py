@@ -8,12 +8,12 @@ PATIENCE = 400.0
 """Seconds after which something is broken; less than a test may take in all."""
 
 
-def wait_until(holds: Callable[[], object], what: str) -> None:
-    """Look again and again whether `holds()`; fails when that takes longer than anything may."""
+def wait_until(holds: Callable[[], object], what: str, every: float = 0.02) -> None:
+    """Look again and again whether `holds()`, after so many seconds; fails when that takes longer than anything may."""
     deadline = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def exit_codes(processes: Sequence[BaseProcess]) -> list[int | None]:

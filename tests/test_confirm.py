@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from scripts.command_line import UserError
 from scripts.confirm import main
 from scripts.settings import SearchSettings
 from tests.ending_itself import run_until
-from tests.test_end_to_end import ROOT, environment, search
+from tests.test_end_to_end import environment, search
+from tests.warm_process import run_script
 
 ONLY_ONE = "references=[all-attention]"
 
@@ -37,14 +37,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Pat
     return folder / "outputs" / "tiny", done.stdout
 
 
-def command(study: Path, *fields: str) -> list[str]:
-    return [sys.executable, str(ROOT / "scripts" / "confirm.py"), str(study), *fields]
-
-
 def confirm(study: Path, *fields: str, cache: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(study, *fields), env=environment(cache), capture_output=True, text=True, timeout=550, check=False
-    )
+    return run_script("scripts/confirm.py", str(study), *fields, cwd=study, environment=environment(cache))
 
 
 def trainings(study: Path) -> list[str]:

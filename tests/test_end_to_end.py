@@ -18,6 +18,7 @@ from nas.tasks import make_task
 from nas.training import Recipe, evaluate
 from tests.ending_itself import run_until
 from tests.test_command_line import mistake
+from tests.warm_process import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = {"max_bytes": 200_000, "score_tokens": 4096, "sequence_length": 64}
@@ -155,7 +156,8 @@ def test_kill_9_in_the_middle_loses_no_finished_trial_and_repeats_none(tmp_path,
     study = tmp_path / "outputs" / "killed"
     finished_before = {row["id"]: row for row in rows(study) if row["state"] == "complete"}
     assert len(finished_before) == 2
-    done = search(tmp_path, "study=killed", "budget.trials=4", "tracker=none", cache=cache)
+    overrides = ("study=killed", "budget.trials=4", "tracker=none")
+    done = run_script("search.py", *SMALL, *overrides, cwd=tmp_path, environment=environment(cache))
     assert done.returncode == 0, done.stderr
     assert "1 interrupted trials are taken up again" in done.stdout
     complete = [row for row in rows(study) if row["state"] == "complete"]

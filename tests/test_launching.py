@@ -106,7 +106,9 @@ def test_two_workers_of_a_launcher_share_one_study(tmp_path, launcher, module, l
             with lock_of_its_own.exclusive():
                 started = threads.submit(search, tmp_path, *given, cache=tmp_path / "cache")
                 wait_until(
-                    lambda: started.done() or len(workers(folder, TrialState.RUNNING)) == 2, "both workers have a trial"
+                    lambda: started.done() or len(workers(folder, TrialState.RUNNING)) == 2,
+                    "both workers have a trial",
+                    every=0.5,  # reading the study takes longer than most looks
                 )
             return started.result()
 

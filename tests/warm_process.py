@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
@@ -21,12 +21,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PRELOADED = ("scripts.search_job", "scripts.settings", "scripts.launching", "nas.training", "hydra.main")
 
 
-def run_script(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The exit code and what a script of the repository wrote, run from the folder `cwd`."""
+def run_script(
+    script: str, *arguments: str, cwd: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The exit code and what a script of the repository wrote, run from the folder `cwd`.
+
+    environment: its variables, which matter unless they are read on import; None for those of the copied process.
+    """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = warm_process()
         streams = [f"/proc/{os.getpid()}/fd/{stream.fileno()}" for stream in (out, errors)]
         request = {"script": str(ROOT / script), "arguments": arguments, "cwd": str(cwd), "streams": streams}
+        request["environment"] = environment
         print(json.dumps(request), file=process.stdin, flush=True)
         answer = process.stdout.readline()
         assert answer, "the process that scripts are copied from has ended; its output is above"
@@ -59,8 +65,13 @@ def serve() -> None:
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def become(script: str, arguments: Sequence[str], cwd: str, streams: Sequence[str]) -> NoReturn:
+def become(
+    script: str, arguments: Sequence[str], cwd: str, streams: Sequence[str], environment: Mapping[str, str] | None
+) -> NoReturn:
     """Be a script from here on."""
+    if environment is not None:
+        os.environ.clear()
+        os.environ.update(environment)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, stream in enumerate(streams, start=1):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_APPEND), number)
