@@ -19,7 +19,10 @@ CASES = {
     },
     "recall_capacity": {"fewest_pairs": 2, "most_pairs": 8, "vocab_size": 32, "score_sequences": 20},
     "in_context_recall": {"sequence_length": 16, "score_sequences": 20},
-    "fuzzy_recall": {"sequence_length": 24, "key_size": 2, "value_size": 2, "score_sequences": 20},
+    "fuzzy_recall": {
+        **{"sequence_length": 24, "key_size": 2, "value_size": 2},
+        **{"train_sequences": 256, "score_sequences": 20},
+    },
     "noisy_recall": {"sequence_length": 16, "score_sequences": 20},
     "selective_copying": {"sequence_length": 24, "num_tokens": 5, "score_sequences": 20},
     "compression": {"num_symbols": 6, "sequence_length": 8, "score_sequences": 20},
