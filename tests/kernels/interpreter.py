@@ -18,8 +18,10 @@ def make_ready_once_a_launch() -> None:
 
     Before a launch the interpreter looks through `triton.language` and puts its own functions there, and after it takes
     them out. It looks again at each call of a function from a kernel, `tl.sum` and `tl.zeros` among them, and finds all
-    in place.
+    in place. A Triton without these names keeps its own way.
     """
+    if not (hasattr(interpreter, "_patch_lang") and hasattr(interpreter, "_get_np_dtype")):
+        return
     make_ready = interpreter._patch_lang
 
     @cache
