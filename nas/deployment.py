@@ -13,16 +13,12 @@ from typing import Any, Literal, get_args
 from nas.architecture import Architecture, ArchitectureError, Scale, did_you_mean
 from nas.devices import DeviceError, DeviceSpec, described_devices, spec_from
 from nas.workload import (
-    DENOISED,
-    FIRST_TOKEN,
     INFERENCE_MEMORY,
     WORKLOADS,
     Phase,
-    Prefill,
     TrainStep,
     Workload,
     WorkloadError,
-    as_read,
     quantities_behind,
     quantities_of,
     whole_number,
@@ -136,14 +132,8 @@ class Deployment:
         return replace(wanted, quantities=(*WORKLOADS["serve"], *wanted.quantities))
 
     def phases(self, architecture: Architecture) -> dict[str, Phase]:
-        """What an architecture does for each quantity.
-
-        Where it is not causal, the first token comes after a pass over the prompt and the masks behind it.
-        """
-        found = {q: as_read(self.workload.phase(q), causal=architecture.causal) for q in self.quantities}
-        if not architecture.causal and FIRST_TOKEN in found:
-            found[FIRST_TOKEN] = Prefill(batch=1, prompt=self.workload.prompt + DENOISED)
-        return found
+        """What an architecture does for each quantity."""
+        return {q: self.workload.phase(q, causal=architecture.causal) for q in self.quantities}
 
     @property
     def served(self) -> tuple[str, ...]:

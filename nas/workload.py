@@ -61,15 +61,6 @@ def lengthened(phase: Phase, tokens: int) -> Phase:
     return replace(phase, context=phase.context + tokens)
 
 
-@lru_cache(maxsize=1024)
-def as_read(phase: Phase, *, causal: bool) -> Phase:
-    """What a network does in a phase: one that is not causal keeps nothing, and reads everything again for a token,
-    and with it the masks that stand for the next ones (`nas.denoising`)."""
-    if causal or not isinstance(phase, Decode):
-        return phase
-    return Prefill(batch=phase.batch, prompt=phase.context + DENOISED)
-
-
 PHASES: dict[str, type[Phase]] = {"train_step": TrainStep, "prefill": Prefill, "decode": Decode}
 
 
@@ -106,9 +97,16 @@ class Workload:
         """Tokens that a sequence holds."""
         return self.prompt + self.new_tokens if self.context is None else self.context
 
-    def phase(self, quantity: str) -> Phase:
-        """The phase whose time a quantity is, such as `decode_latency_ms`."""
-        return QUANTITIES[quantity](self)
+    def phase(self, quantity: str, *, causal: bool = True) -> Phase:
+        """The phase whose time a quantity is, such as `decode_latency_ms`.
+
+        A network that is not causal keeps nothing: for each new token it reads everything, and behind it the masks that
+        stand for the next ones (`nas.denoising`).
+        """
+        phase = QUANTITIES[quantity](self)
+        if not causal and isinstance(phase, Decode):
+            return Prefill(batch=phase.batch, prompt=phase.context + DENOISED)
+        return lengthened(phase, 0 if causal or quantity != FIRST_TOKEN else DENOISED)
 
 
 FIRST_TOKEN = "time_to_first_token_ms"

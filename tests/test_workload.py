@@ -4,6 +4,7 @@ import pytest
 
 from nas.objectives import OBJECTIVES
 from nas.workload import (
+    DENOISED,
     LONGEST_CONTEXT,
     QUANTITIES,
     TRAINING_MEMORY,
@@ -21,6 +22,17 @@ from nas.workload import (
 )
 
 WORKLOAD = Workload(prompt=100, new_tokens=30, concurrency=4, batch=8, tokens=64)
+
+
+def test_what_is_not_causal_reads_a_text_and_its_masks_for_every_token() -> None:
+    changed = {name: WORKLOAD.phase(name, causal=False) for name in QUANTITIES}
+    changed = {name: phase for name, phase in changed.items() if phase != WORKLOAD.phase(name)}
+    assert changed == {
+        "time_to_first_token_ms": Prefill(batch=1, prompt=100 + DENOISED),
+        "time_per_output_token_ms": Prefill(batch=4, prompt=115 + DENOISED),
+        "decode_latency_ms": Prefill(batch=1, prompt=130 + DENOISED),
+        "batched_decode_latency_ms": Prefill(batch=8, prompt=130 + DENOISED),
+    }
 
 
 def test_each_quantity_is_the_time_of_its_phase() -> None:

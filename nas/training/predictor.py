@@ -41,11 +41,13 @@ class Predictor(nn.Module):
         device = next(self.model.parameters()).device
         if not follow(tokens, targets):
             return read_off(self.model(tokens.to(device)), targets.to(device))
-        whole, asked = (part.to(device) for part in canvas(tokens, targets))
+        whole, asked = canvas(tokens, targets)
+        draws = self._draws(whole, asked)
+        whole, asked = whole.to(device), asked.to(device)
         answers = whole.masked_fill(~asked, IGNORED)
         _, right = self._with_masked(whole, asked, answers)
         nats = torch.zeros(whole.shape, device=device)
-        for masked, weight in self._draws(*canvas(tokens, targets)):
+        for masked, weight in draws:
             masked = masked.to(device)
             found, _ = self._with_masked(whole, masked, answers)
             nats += weight.to(device).unsqueeze(1) * found.masked_fill(~masked, 0)
