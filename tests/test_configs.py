@@ -1,5 +1,6 @@
 """Every file in conf/ composes, and every composed command is accepted by what reads it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,13 @@ def test_a_score_that_carries_no_signal_at_a_budget_is_named_where_it_is_used():
 
 def test_every_space_has_a_file_and_every_file_a_space():
     assert {path.stem for path in (CONF / "search_space").glob("*.yaml")} == set(SPACES)
+
+
+def test_a_space_with_a_causal_loss_is_the_one_that_was_stored_before_there_was_another():
+    stored = json.loads((CONF.parent / "docs/benchmarks/oracle.json").read_text())["provenance"]["settings"]
+    space, denoising = (settings("search_space=oracle", *more) for more in ([], ["search_space.loss=masked_diffusion"]))
+    assert space.definition["search_space"] == stored["search_space"]
+    assert denoising.definition["search_space"] == {**stored["search_space"], "loss": "masked_diffusion"}
 
 
 def test_a_field_can_be_overridden_by_a_scalar_or_a_list():

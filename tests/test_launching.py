@@ -34,8 +34,9 @@ def test_zero_workers_are_refused_in_one_sentence(tmp_path, empty):
     "arguments", [["-m", "worker=range(0,2)"], ["--multirun", "worker=0,1"], ["worker=range(0,0)"], []]
 )
 def test_launches_that_name_somebody_pass(arguments, monkeypatch):
-    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(os, "environ", {})
     prepare_launch(arguments)
+    assert ("PYTHONPATH" in os.environ) == (arguments[:1] in (["-m"], ["--multirun"])), "what workers inherit"
 
 
 @pytest.mark.parametrize(
